@@ -1,0 +1,1 @@
+"""Exact, seamless segmentation of rasters of any size."""

@@ -1,0 +1,33 @@
+"""What can go wrong, in the user's words, each with the exit code that the command line gives it."""
+
+from __future__ import annotations
+
+
+class TilesegError(Exception):
+    """The run failed, and running it again may help. The message is one line, written for the user."""
+
+    exit_code = 1
+
+
+class UsageError(TilesegError, ValueError):
+    """The command, an option or a configuration file asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+class InputError(TilesegError):
+    """The input cannot be used: running the same command again is useless."""
+
+    exit_code = 42
+
+
+class LockedError(TilesegError):
+    """Another process is working on the same output folder."""
+
+    exit_code = 75
+
+
+class Interrupted(TilesegError):
+    """The user stopped the run; what was finished is kept."""
+
+    exit_code = 130

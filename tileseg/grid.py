@@ -1,0 +1,76 @@
+"""A georeferenced lattice of pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+from affine import Affine
+
+from tileseg.errors import UsageError
+from tileseg.window import Window
+
+if TYPE_CHECKING:
+    from pyproj import CRS, Geod
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the pixels of a raster lie on the ground."""
+
+    height: int
+    """Rows."""
+    width: int
+    """Columns."""
+    transform: Affine
+    """(column, row) of a pixel's corner -> (x, y) in the CRS; (0, 0) is the outer corner of the first pixel."""
+    crs_wkt: str | None = None
+    """Coordinate reference system as WKT 2, or None: then x and y are pixels."""
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise UsageError(f"a grid needs at least one pixel, not {self.height} rows x {self.width} columns")
+        if self.transform.is_degenerate:
+            raise UsageError(f"the transform maps all pixels onto a line: {tuple(self.transform)[:6]}")
+
+    def __getitem__(self, window: Window) -> Grid:
+        """The grid of a window."""
+        shifted = self.transform * Affine.translation(window.col_off, window.row_off)
+        return Grid(window.height, window.width, shifted, self.crs_wkt)
+
+    @property
+    def extent(self) -> Window:
+        """All pixels."""
+        return Window(0, 0, self.height, self.width)
+
+    @property
+    def is_north_up(self) -> bool:
+        """Whether rows run along x and columns along y (south-up counts): then 1-D coordinates describe it."""
+        return self.transform.b == 0 and self.transform.d == 0
+
+    @cached_property
+    def crs(self) -> CRS | None:
+        """The coordinate reference system, axis order x, y (as GIS tools use it)."""
+        return None if self.crs_wkt is None else _crs(self.crs_wkt)
+
+    @cached_property
+    def geod(self) -> Geod | None:
+        """The ellipsoid to measure on, or None without a CRS (or with a local engineering one)."""
+        return None if self.crs is None else self.crs.get_geod()
+
+    def overview(self, factor: int) -> Grid:
+        """The grid of every ``factor``-th pixel: ceil(size / factor) pixels, the same outer corner."""
+        return Grid(
+            -(-self.height // factor),
+            -(-self.width // factor),
+            self.transform * Affine.scale(factor),
+            self.crs_wkt,
+        )
+
+
+@lru_cache(maxsize=16)
+def _crs(wkt: str) -> CRS:
+    from pyproj import CRS
+
+    return CRS.from_wkt(wkt)

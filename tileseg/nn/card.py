@@ -1,0 +1,130 @@
+"""The model card: what a model expects and gives. Reading it needs no Keras, so that planning is quick."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tileseg.errors import InputError
+
+Activation = Literal["logits", "softmax", "sigmoid"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassInfo(_Strict):
+    """One class; its id is its position in the card."""
+
+    name: str = Field(min_length=1)
+    color: str = Field(pattern=r"^#[0-9a-fA-F]{6}$")
+    """As in CSS: ``#rrggbb``."""
+    background: bool = False
+    """Background is labelled but not vectorised unless asked for with ``--classes``."""
+
+
+class Scaling(_Strict):
+    """How pixel values become the network's input: ``(value / divisor - mean) / std``, per band."""
+
+    kind: Literal["fixed", "scene"] = "fixed"
+    """``scene``: mean and std are those of the scene's valid pixels (over ``divisor``), found once per scene."""
+    divisor: float = Field(default=1.0, gt=0)
+    """255 for 8-bit images that were divided by 255 in training."""
+    mean: tuple[float, ...] = (0.0,)
+    """One value, or one per band."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    """One value, or one per band."""
+
+
+class ModelCard(_Strict):
+    """What a model expects and gives, and the facts about its graph that plan a run."""
+
+    format: Literal[1] = 1
+    name: str = Field(min_length=1)
+    description: str = ""
+    bands: tuple[str, ...] = Field(min_length=1)
+    """Meaning of each input band, in order: ``("red", "green", "blue")``."""
+    dtypes: tuple[str, ...] = ("uint8",)
+    """Pixel types that the scaling is meant for; the first is the preferred one."""
+    scaling: Scaling = Scaling()
+    ground_sample_distance: float | None = Field(default=None, gt=0)
+    """Metres per pixel of the images it was trained on."""
+    classes: tuple[ClassInfo, ...] = Field(min_length=2, max_length=255)
+    activation: Activation = "logits"
+    """What the graph gives: logits, softmax probabilities, or (one channel for two classes) a sigmoid."""
+    output_channels: int = Field(ge=1)
+    """Channels of the graph's output: one per class, or 1 for two classes (then its logit is the second class's)."""
+    stride: int = Field(ge=1)
+    """Pixels: windows must start and end at multiples of it."""
+    radius: int = Field(ge=0)
+    """Pixels: how far one logit depends on its surroundings. Of no meaning when not ``local``."""
+    local: bool = True
+    """False where a layer looks at the whole window: then tiles cannot equal the whole, and are blended."""
+    nonlocal_layers: tuple[str, ...] = ()
+    """Names (and kinds) of the layers that are to blame."""
+    flops_per_pixel: float = Field(gt=0)
+    """Floating-point operations per input pixel of a large window (a multiply-add is two)."""
+    activation_bytes_per_pixel: float = Field(gt=0)
+    """Peak of the live float32 activations per input pixel: the memory of a window, to be scaled by precision."""
+    parameters: int = Field(ge=0)
+    credits: tuple[str, ...] = ()
+    """Who made the training data, and under which licence."""
+    training: dict[str, str | float | int | bool | None] = {}
+    """Free facts about how it was trained, and its scores."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of ``model.keras``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelCard:
+        for name in ("mean", "std"):
+            if len(getattr(self.scaling, name)) not in (1, len(self.bands)):
+                raise ValueError(f"scaling.{name} needs one value or {len(self.bands)} (one per band)")
+        binary = self.output_channels == 1 and len(self.classes) == 2
+        if not binary and self.output_channels != len(self.classes):
+            raise ValueError(f"{self.output_channels} output channels cannot give {len(self.classes)} classes")
+        if self.activation == "sigmoid" and not binary:
+            raise ValueError("a sigmoid is understood for one channel and two classes only")
+        return self
+
+    @property
+    def halo(self) -> int:
+        """Context around a core in pixels of the network's input: the radius, up to a multiple of the stride."""
+        return -(-self.radius // self.stride) * self.stride
+
+    @property
+    def background_ids(self) -> frozenset[int]:
+        """Ids of the classes that are not vectorised by default."""
+        return frozenset(i for i, c in enumerate(self.classes) if c.background)
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read ``card.json`` of a model folder. Raises InputError in one line."""
+    path = folder / "card.json"
+    try:
+        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: not a model: {error.strerror or error} (card.json); expected a folder with card.json and "
+            "model.keras; `tileseg model pack` makes one from a .keras file"
+        ) from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {first_problem(error)}") from error
+
+
+def save_card(card: ModelCard, folder: Path) -> None:
+    """Write ``card.json`` into a model folder."""
+    text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / "card.json").write_text(text + "\n", encoding="utf-8")
+
+
+def first_problem(error: ValidationError | UnicodeDecodeError) -> str:
+    """The first complaint of a validation error as ``field: what is wrong``, in one line."""
+    if isinstance(error, UnicodeDecodeError):
+        return "is not UTF-8 text"
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"]).removeprefix("Value error, ")
