@@ -1,0 +1,86 @@
+# Everything happens in .venv, made here from the pinned versions of constraints.txt.
+# Needed on the machine: make, Python 3.11 to 3.13 with its venv module, and a package index that pip can reach.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := /bin/sh
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DEMO := demo/settlement.tileseg
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+# The first interpreter that fits. TensorFlow's wheels, not tileseg, set the upper end.
+FITS := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	"$$python" -c '$(FITS)' >/dev/null 2>&1 && { command -v "$$python"; break; }; done)
+
+.PHONY: help demo test coverage lint format bench clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/run.stamp ## Segment a sample raster with the embedded model; says where the outputs are.
+	$(BIN)/tileseg run sample_rasters/settlement.tif --out $(DEMO) --overwrite
+	@printf '%s\n' \
+	  '' \
+	  'The outputs are in $(DEMO)/' \
+	  '  quicklook.png      look at this first: scene, labels, overlay' \
+	  '  polygons.geojson   drag it into QGIS (over sample_rasters/settlement.tif) or onto geojson.io' \
+	  '  labels.tif         the classes as a Cloud-Optimized GeoTIFF with its colours' \
+	  '  mosaic.zarr/       logits and labels: xarray.open_zarr("$(DEMO)/mosaic.zarr")' \
+	  '  summary.json       what was run, with which versions, and how long each stage took' \
+	  '' \
+	  'Now with a raster of your own:  $(BIN)/tileseg run SCENE.tif' \
+	  'All options:                    $(BIN)/tileseg run --help'
+
+test: $(VENV)/test.stamp ## Run the tests (PYTEST_ARGS="-k polygons" for some of them).
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: $(VENV)/test.stamp ## Run the tests and report the lines that none of them reaches.
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.stamp ## Check style, types and the layers of the imports.
+	@status=0; \
+	for check in "ruff check" "ruff format --check" "mypy" "lint-imports"; do \
+	  echo "$$check"; $(BIN)/$$check || status=1; \
+	done; exit $$status
+
+format: $(VENV)/dev.stamp ## Format the code and apply the fixes that are safe.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/test.stamp ## Measure what benchmarks/RESULTS.md states (BENCH_ARGS to choose).
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+clean: ## Remove the environment, the demo's outputs and all caches.
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than what it was installed from, so a second call installs nothing.
+$(VENV)/created.stamp:
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo 'tileseg needs Python 3.11, 3.12 or 3.13, and none was found (python3 is: '"$$(python3 --version 2>&1)"').' >&2; \
+	  echo 'Install one, or name it: make demo PYTHON=/path/to/python3.11' >&2; exit 1; fi
+	@"$(PYTHON)" -c '$(FITS)' || { \
+	  echo '$(PYTHON) is '"$$("$(PYTHON)" --version 2>&1)"'; tileseg needs Python 3.11, 3.12 or 3.13.' >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo 'The environment could not be made. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@touch $@
+
+$(VENV)/run.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
+	@echo 'Installing tileseg and what it needs into $(VENV) (TensorFlow is large: a few minutes)'
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
+	@echo 'Installing tileseg and what its tests need into $(VENV) (TensorFlow is large: a few minutes)'
+	$(PIP_INSTALL) -e '.[test]'
+	@touch $(VENV)/run.stamp $@
+
+$(VENV)/dev.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
+	@echo 'Installing tileseg and what its development needs into $(VENV) (TensorFlow is large: a few minutes)'
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $(VENV)/run.stamp $(VENV)/test.stamp $@
