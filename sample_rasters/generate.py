@@ -542,8 +542,8 @@ def _write(
 ) -> None:
     """Write pixels (band, y, x), labels (y, x) and the polygons of the labels."""
     import rasterio
+    from affine import Affine
     from rasterio.crs import CRS
-    from rasterio.transform import from_origin
 
     nodata = {"nodata": 0} if pixels.shape[0] == 4 else {}
     profile = {
@@ -551,7 +551,7 @@ def _write(
         "height": labels.shape[0],
         "width": labels.shape[1],
         "crs": CRS.from_epsg(32737),
-        "transform": from_origin(*corner, 0.3, 0.3),
+        "transform": Affine(0.3, 0, corner[0], 0, -0.3, corner[1]),
         "tiled": True,
         "blockxsize": 256,
         "blockysize": 256,

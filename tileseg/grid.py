@@ -36,7 +36,7 @@ class Grid:
 
     def __getitem__(self, window: Window) -> Grid:
         """The grid of a window."""
-        shifted = self.transform * Affine.translation(window.col_off, window.row_off)
+        shifted = self.transform @ Affine.translation(window.col_off, window.row_off)
         return Grid(window.height, window.width, shifted, self.crs_wkt)
 
     @property
@@ -64,7 +64,7 @@ class Grid:
         return Grid(
             -(-self.height // factor),
             -(-self.width // factor),
-            self.transform * Affine.scale(factor),
+            self.transform @ Affine.scale(factor),
             self.crs_wkt,
         )
 
