@@ -1,0 +1,39 @@
+"""What all tests share: a quiet TensorFlow on the CPU, Hypothesis profiles, the folder of real rasters."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything imports TensorFlow, and inherited by the processes that tests start. Exactness is promised per
+# device; the tests' reference is the CPU. TILESEG_TEST_GPU=1 lets them see the GPUs.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if os.environ.get("TILESEG_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+# No deadlines anywhere: the first example pays for compilation, and cores are shared.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.register_profile("deep", settings.get_profile("default"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real rasters, read-only. Mark the test ``real_data`` too; it skips where there are none."""
+    folder = Path(os.environ.get("TILESEG_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real rasters: {folder} is not a folder (set TILESEG_TEST_DATA to where they are)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_rasters() -> Path:
+    """The small rasters of the repository, with their true labels."""
+    return REPOSITORY / "sample_rasters"
