@@ -1,0 +1,131 @@
+"""From logits to labels: which class a pixel gets, and how sure the network is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+NODATA = 255
+"""Label of pixels without data."""
+
+CERTAIN = 65535
+"""Confidence 1.0: probabilities are counted in units of 1/65535, so that sums do not depend on their order."""
+
+_ROWS = 64
+"""Rows worked on at a time, so that the float32 copies stay in the processor's cache."""
+
+Logits = npt.NDArray[np.float16]
+Labels = npt.NDArray[np.uint8]
+Confidence = npt.NDArray[np.uint16]
+
+
+def probabilities(logits: Logits) -> npt.NDArray[np.uint16]:
+    """Softmax over classes of (class, y, x) logits, in units of 1/65535, same shape."""
+    out = np.empty(logits.shape, np.uint16)
+    for start in range(0, logits.shape[1], _ROWS):
+        rows = slice(start, start + _ROWS)
+        odds, total = _odds(logits[:, rows])
+        np.multiply(odds, CERTAIN / total, out=odds)
+        out[:, rows] = np.rint(odds)
+    return out
+
+
+def decide(logits: Logits, valid: npt.NDArray[np.bool_]) -> tuple[Labels, Confidence]:
+    """The most probable class of each pixel and its probability; NODATA and 0 where not ``valid``.
+
+    ``logits`` (class, y, x); ties go to the lower id. The probability is the softmax of the logits as stored
+    (float16), so that polygons made from a mosaic again have the same attributes.
+    """
+    shape = logits.shape[1:]
+    labels, confidence = np.empty(shape, np.uint8), np.empty(shape, np.uint16)
+    for start in range(0, shape[0], _ROWS):
+        rows = slice(start, start + _ROWS)
+        part = logits[:, rows].astype(np.float32)
+        if len(part) == 2:
+            second = part[1] > part[0]
+            gap = np.abs(part[1] - part[0])
+            labels[rows] = second
+            total = np.exp(-gap)
+            total += 1
+        else:
+            best = part[0].copy()
+            label = np.zeros(best.shape, np.uint8)
+            for k in range(1, len(part)):
+                better = part[k] > best
+                label[better] = k
+                np.maximum(best, part[k], out=best)
+            labels[rows] = label
+            total = np.zeros_like(best)
+            for k in range(len(part)):
+                np.subtract(part[k], best, out=part[k])
+                total += np.exp(part[k], out=part[k])
+        np.divide(CERTAIN, total, out=total)
+        confidence[rows] = np.rint(total, out=total)
+    if not valid.all():
+        labels[~valid] = NODATA
+        confidence[~valid] = 0
+    return labels, confidence
+
+
+def decide_again(
+    chances: npt.NDArray[np.uint16], valid: npt.NDArray[np.bool_], thresholds: Mapping[int, float]
+) -> tuple[Labels, Confidence]:
+    """Labels from probabilities (class, y, x; units of 1/65535) with thresholds of one's own.
+
+    A class with a threshold is given where its probability reaches it (of several, the one furthest above its
+    own); elsewhere the most probable of the classes without one. With thresholds for all classes, pixels that
+    reach none are NODATA.
+    """
+    classes, *shape = chances.shape
+    labels = np.full(shape, NODATA, np.uint8)
+    confidence = np.zeros(shape, np.uint16)
+    free = [k for k in range(classes) if k not in thresholds]
+    for k in free:
+        better = (labels == NODATA) | (chances[k] > confidence)
+        labels[better] = k
+        confidence[better] = chances[k][better]
+    lead = np.full(shape, -1, np.int32)
+    for k, threshold in sorted(thresholds.items()):
+        above = chances[k].astype(np.int32) - int(np.ceil(threshold * CERTAIN))
+        better = (above >= 0) & (above > lead)
+        labels[better], lead[better] = k, above[better]
+        confidence[better] = chances[k][better]
+    labels[~valid] = NODATA
+    confidence[~valid] = 0
+    return labels, confidence
+
+
+def _odds(logits: Logits) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    part = logits.astype(np.float32)
+    part -= part.max(axis=0)
+    np.exp(part, out=part)
+    return part, part.sum(axis=0)
+
+
+@numba.njit(cache=True, nogil=True)
+def halve(labels: Labels) -> Labels:  # pragma: no cover - compiled
+    """The most frequent label of every 2 x 2 pixels, shape (ceil(h / 2), ceil(w / 2)).
+
+    Ties go to the first of the four in reading order. At an odd edge the pixels that exist decide.
+    """
+    height, width = labels.shape
+    out = np.empty(((height + 1) // 2, (width + 1) // 2), np.uint8)
+    for row in range(out.shape[0]):
+        below = min(2 * row + 1, height - 1)
+        for col in range(out.shape[1]):
+            right = min(2 * col + 1, width - 1)
+            a, b = labels[2 * row, 2 * col], labels[2 * row, right]
+            c, d = labels[below, 2 * col], labels[below, right]
+            # With four votes, `a` loses only to a pair that it is no part of.
+            if a == b or a == c or a == d:
+                out[row, col] = a
+            elif b == c or b == d:
+                out[row, col] = b
+            elif c == d:
+                out[row, col] = c
+            else:
+                out[row, col] = a
+    return out

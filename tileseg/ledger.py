@@ -1,0 +1,106 @@
+"""Which blocks are done, who works on the folder, and with what options: what makes a run resumable.
+
+``.state/`` beside the mosaic holds ``lock`` (held by the working process, released by the kernel when it dies),
+``run.json`` (fingerprint), ``done/<thousand>/<block>.json`` (a block's record, written last and atomically) and
+``fragments/`` (polygons of single blocks). Safe against killed processes; not against a power cut: nothing is
+forced to disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tileseg.errors import LockedError
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRecord:
+    """What one finished block reports."""
+
+    index: int
+    valid: int
+    """Pixels with data (and inside the area of interest); 0: the network was not asked."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage -> seconds."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, such as a window halved for want of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The state folder of one run; picklable."""
+
+    root: Path
+
+    @property
+    def run_file(self) -> Path:
+        """Options and fingerprint of the run."""
+        return self.root / "run.json"
+
+    def fragment(self, index: int) -> Path:
+        """Where the polygons of a block are kept until all blocks are done."""
+        return self.root / "fragments" / f"{index // 1000:06d}" / f"{index:09d}.npz"
+
+    def _record(self, index: int) -> Path:
+        return self.root / "done" / f"{index // 1000:06d}" / f"{index:09d}.json"
+
+    def finish(self, record: BlockRecord) -> None:
+        """Note a block as done: atomic, and after everything else of the block is written."""
+        path = self._record(record.index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(asdict(record)))
+
+    def done(self) -> set[int]:
+        """Indices of the finished blocks: one listing per thousand, no file is opened."""
+        return {int(path.stem) for path in (self.root / "done").glob("*/*.json")}
+
+    def records(self) -> Iterator[BlockRecord]:
+        """All records, by index."""
+        for path in sorted((self.root / "done").glob("*/*.json")):
+            record = json.loads(path.read_text())
+            yield BlockRecord(record["index"], record["valid"], record["seconds"], tuple(record["notes"]))
+
+    def read_run(self) -> dict[str, Any] | None:
+        """Options and fingerprint of the run that the folder belongs to, or None."""
+        try:
+            return json.loads(self.run_file.read_text())  # type: ignore[no-any-return]
+        except (OSError, ValueError):
+            return None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process. Raises LockedError, naming who holds it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
+                raise LockedError(
+                    f"{self.root.parent}: {owner} is working on this folder; wait for it, or choose another --out"
+                ) from None
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+            yield
+        finally:
+            os.close(handle)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small text file under a temporary name, then rename: readers see all of it or none."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

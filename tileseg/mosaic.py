@@ -1,0 +1,314 @@
+"""The Zarr group of a run: logits or probabilities, labels, and a pyramid of labels on the scene's grid.
+
+One block writes whole shards and nobody else writes them, so there are no locks. A shard is written to a
+temporary name and renamed (by Zarr's local store), so a killed writer leaves an old shard, a new one or none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from affine import Affine
+from zarr.codecs import BloscCodec
+
+from tileseg.errors import InputError
+from tileseg.grid import Grid
+from tileseg.labels import CERTAIN, NODATA, Confidence, Labels, Logits, decide, decide_again, halve, probabilities
+from tileseg.nn.card import ClassInfo
+from tileseg.plan import Keep
+from tileseg.window import Window, tile
+
+_CHUNK = 512
+"""Pixels on a chunk's side at the most: what a viewer reads in one go."""
+
+_SMALLEST_LEVEL = 256
+"""The pyramid ends at the level that is no larger than this."""
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """An opened mosaic; picklable, opened lazily in each process."""
+
+    path: Path
+    thresholds: Mapping[int, float] | None = None
+    """Class id -> probability from which a pixel gets it, instead of the stored labels."""
+
+    @cached_property
+    def _group(self) -> zarr.Group:
+        try:
+            group = zarr.open_group(self.path, mode="r+", zarr_format=3)
+        except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+            raise InputError(f"{self.path}: not a mosaic of tileseg: expected a folder with zarr.json") from None
+        if "tileseg" not in group.attrs:
+            raise InputError(f"{self.path}: a Zarr group, but not a mosaic of tileseg (no 'tileseg' attribute)")
+        return group
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "thresholds": self.thresholds}
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        return dict(self._group.attrs["tileseg"])  # type: ignore[arg-type]
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The scene's grid."""
+        facts = self._facts["grid"]
+        return Grid(facts["height"], facts["width"], Affine(*facts["transform"]), facts["crs_wkt"])
+
+    @cached_property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """Names and colours by class id."""
+        return tuple(ClassInfo.model_validate(c) for c in self._facts["classes"])
+
+    @cached_property
+    def block(self) -> tuple[int, int]:
+        """Size of the blocks it was written in (rows, columns)."""
+        return self._array("labels").shards or self._array("labels").chunks
+
+    @property
+    def nodata(self) -> int:
+        """Label of pixels without data."""
+        return NODATA
+
+    @property
+    def keep(self) -> Keep:
+        """What it holds besides labels."""
+        return self._facts["keep"]  # type: ignore[no-any-return]
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        member = self._group[name]
+        assert isinstance(member, zarr.Array)
+        return member
+
+    # --- Writing ----------------------------------------------------------------------------------------------
+
+    def write_block(self, core: Window, logits: Logits | None, labels: Labels) -> None:
+        """Write the whole shards of one block: (class, y, x) logits or None (labels only), (y, x) labels."""
+        rows, cols = core.slices
+        if self.keep == "logits" and logits is not None:
+            self._array("logits")[:, rows, cols] = logits
+        elif self.keep == "probabilities" and logits is not None:
+            self._array("probabilities")[:, rows, cols] = probabilities(logits)
+        self._array("labels")[rows, cols] = labels
+        for level in self._levels_of_blocks:
+            labels = halve(labels)
+            row, col = core.row_off // level, core.col_off // level
+            self._array(f"overviews/{level}/labels")[
+                row : row + labels.shape[0], col : col + labels.shape[1]
+            ] = labels
+
+    def finish_pyramid(self) -> None:
+        """Fill the levels that single blocks cannot (a block is no whole number of their pixels)."""
+        for level in self.levels:
+            if level in self._levels_of_blocks:
+                continue
+            finer = self._array(f"overviews/{level // 2}/labels" if level > 2 else "labels")
+            coarser = self._array(f"overviews/{level}/labels")
+            height, width = coarser.shape
+            side = coarser.shards or coarser.chunks
+            for part in tile(Window(0, 0, height, width), *side):
+                rows, cols = part.slices
+                source = finer[2 * rows.start : 2 * rows.stop, 2 * cols.start : 2 * cols.stop]
+                coarser[rows, cols] = halve(np.asarray(source, np.uint8))
+
+    @cached_property
+    def levels(self) -> tuple[int, ...]:
+        """Factors of the pyramid: 2, 4, 8, ..."""
+        return tuple(self._facts["levels"])
+
+    @cached_property
+    def _levels_of_blocks(self) -> tuple[int, ...]:
+        return tuple(itertools.takewhile(lambda level: all(b % level == 0 for b in self.block), self.levels))
+
+    def remove_partial(self) -> None:
+        """Delete what killed writers left: temporary names only. No writer may be at work."""
+        for left in self.path.rglob("*.partial"):
+            left.unlink(missing_ok=True)
+
+    # --- Reading: a LabelSource ---------------------------------------------------------------------------------
+
+    def read_labels(self, window: Window, level: int = 1) -> Labels:
+        """(y, x) labels of a window; of the pyramid's ``level`` in that level's pixels."""
+        rows, cols = window.slices
+        if self.thresholds and level == 1:
+            return self._decide_again(window)[0]
+        name = "labels" if level == 1 else f"overviews/{level}/labels"
+        return np.asarray(self._array(name)[rows, cols], np.uint8)
+
+    def read_confidence(self, window: Window) -> Confidence | None:
+        """(y, x) probability of the pixel's class in units of 1/65535; None where only labels are kept."""
+        if self.keep == "labels":
+            return None
+        if self.thresholds:
+            return self._decide_again(window)[1]
+        rows, cols = window.slices
+        valid = self.read_labels(window) != NODATA
+        if self.keep == "logits":
+            return decide(self.read_logits(window), valid)[1]
+        chances = np.asarray(self._array("probabilities")[:, rows, cols])
+        return np.where(valid, chances.max(axis=0), np.uint16(0))
+
+    def read_logits(self, window: Window) -> Logits:
+        """(class, y, x) float16 logits of a window; NaN where nothing was computed."""
+        rows, cols = window.slices
+        return np.asarray(self._array("logits")[:, rows, cols], np.float16)
+
+    def _decide_again(self, window: Window) -> tuple[Labels, Confidence]:
+        rows, cols = window.slices
+        valid = np.asarray(self._array("labels")[rows, cols]) != NODATA
+        if self.keep == "logits":
+            chances = probabilities(np.nan_to_num(self.read_logits(window)))
+        else:
+            chances = np.asarray(self._array("probabilities")[:, rows, cols])
+        return decide_again(chances, valid, self.thresholds or {})
+
+
+def create_mosaic(
+    path: Path, grid: Grid, block: tuple[int, int], classes: Sequence[ClassInfo], keep: Keep, provenance: dict[str, Any]
+) -> Mosaic:
+    """Create an empty mosaic, replacing what is there: one shard per block, chunks of at most 512 pixels inside.
+
+    Georeferenced twice: CF grid mapping and coordinates for xarray and rioxarray, ``proj:`` and ``spatial:``
+    attributes for readers of the Zarr conventions.
+    """
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    levels = tuple(itertools.takewhile(lambda f: max(grid.height, grid.width) * 2 > _SMALLEST_LEVEL * f, _factors()))
+    group.attrs.update(
+        {
+            "tileseg": {
+                "format": 1,
+                "grid": {
+                    "height": grid.height,
+                    "width": grid.width,
+                    "transform": list(grid.transform)[:6],
+                    "crs_wkt": grid.crs_wkt,
+                },
+                "classes": [c.model_dump() for c in classes],
+                "keep": keep,
+                "levels": list(levels),
+                **provenance,
+            },
+            "Conventions": "CF-1.11",
+            **_conventions(grid),
+        }
+    )
+    shape, chunk = (grid.height, grid.width), (_chunk(block[0]), _chunk(block[1]))
+    count = len(classes)
+    meanings = {"flag_values": list(range(count)), "flag_meanings": " ".join(_flag(c.name) for c in classes)}
+    if keep != "labels":
+        group.create_array(
+            keep,
+            shape=(count, *shape),
+            chunks=(count, *chunk),
+            shards=(count, *block),
+            dtype="float16" if keep == "logits" else "uint16",
+            fill_value=float("nan") if keep == "logits" else 0,
+            compressors=[BloscCodec(typesize=2, cname="lz4", clevel=1, shuffle="bitshuffle")],
+            dimension_names=("class", "y", "x"),
+            attributes=_mapped({} if keep == "logits" else {"scale_factor": 1 / CERTAIN}),
+        )
+        _put(group, "class", np.arange(count, dtype=np.uint8), ("class",), meanings)
+    _put_labels(group, grid, block, chunk, meanings)
+    for level in levels:
+        coarse = grid.overview(level)
+        side = (block[0] // level, block[1] // level) if all(b % level == 0 for b in block) else (_CHUNK, _CHUNK)
+        folder = group.create_group(f"overviews/{level}", attributes=_conventions(coarse))
+        _put_labels(folder, coarse, side, (_chunk(side[0]), _chunk(side[1])), meanings)
+    with warnings.catch_warnings():
+        # Consolidated metadata is not yet in the Zarr v3 specification; xarray looks for it and warns without.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(group.store)
+    return Mosaic(path)
+
+
+def _put_labels(
+    group: zarr.Group, grid: Grid, shard: tuple[int, int], chunk: tuple[int, int], attributes: dict[str, Any]
+) -> None:
+    group.create_array(
+        "labels",
+        shape=(grid.height, grid.width),
+        chunks=chunk,
+        shards=shard,
+        dtype="uint8",
+        fill_value=NODATA,
+        compressors=[BloscCodec(typesize=1, cname="zstd", clevel=1, shuffle="noshuffle")],
+        dimension_names=("y", "x"),
+        attributes=_mapped(attributes),
+    )
+    _put(group, "spatial_ref", np.array(0, np.int64), (), _grid_mapping(grid))
+    if grid.is_north_up:
+        a, _, c, _, e, f, *_ = grid.transform
+        kind = "geographic" if grid.crs is not None and grid.crs.is_geographic else "projection"
+        for name, first, pixel, size in (("x", c, a, grid.width), ("y", f, e, grid.height)):
+            geographic = {"x": ("longitude", "degrees_east"), "y": ("latitude", "degrees_north")}[name]
+            standard, unit = geographic if kind == "geographic" else (f"projection_{name}_coordinate", "")
+            named = {"standard_name": standard, "axis": name.upper()} if grid.crs is not None else {"axis": name.upper()}
+            _put(
+                group,
+                name,
+                first + pixel * (np.arange(size) + 0.5),
+                (name,),
+                {**named, **({"units": unit} if unit and grid.crs is not None else {})},
+            )
+
+
+def _put(
+    group: zarr.Group, name: str, data: npt.NDArray[Any], dimensions: tuple[str, ...], attributes: dict[str, Any]
+) -> None:
+    array = group.create_array(
+        name, shape=data.shape, dtype=data.dtype, chunks=data.shape or "auto", dimension_names=dimensions or None,
+        attributes=attributes,
+    )  # fmt: skip
+    array[...] = data
+
+
+def _mapped(attributes: dict[str, Any]) -> dict[str, Any]:
+    # Named as a coordinate too, so that a plain xarray.open_zarr finds the CRS.
+    return {**attributes, "grid_mapping": "spatial_ref", "coordinates": "spatial_ref"}
+
+
+def _grid_mapping(grid: Grid) -> dict[str, Any]:
+    a, b, c, d, e, f, *_ = grid.transform
+    named = {} if grid.crs is None else grid.crs.to_cf()
+    return {**named, "spatial_ref": grid.crs_wkt or "", "GeoTransform": f"{c!r} {a!r} {b!r} {f!r} {d!r} {e!r}"}
+
+
+def _conventions(grid: Grid) -> dict[str, Any]:
+    corners = [grid.transform * at for at in itertools.product((0, grid.width), (0, grid.height))]
+    x, y = zip(*corners, strict=True)
+    named: dict[str, Any] = {}
+    if grid.crs is not None:
+        code = grid.crs.to_authority(min_confidence=100)
+        named = {"proj:wkt2": grid.crs.to_wkt(), **({"proj:code": ":".join(code)} if code else {})}
+    return {
+        "spatial:dimensions": ["y", "x"],
+        "spatial:shape": [grid.height, grid.width],
+        "spatial:transform": list(grid.transform)[:6],
+        "spatial:bbox": [min(x), min(y), max(x), max(y)],
+        "spatial:registration": "pixel",
+        **named,
+    }
+
+
+def _factors() -> itertools.accumulate[int]:
+    return itertools.accumulate(itertools.repeat(2), lambda a, b: a * b)
+
+
+def _chunk(side: int) -> int:
+    """Largest even part of a block's side that is no larger than a chunk may be."""
+    return next(side // parts for parts in itertools.count(1) if side % parts == 0 and side // parts <= _CHUNK)
+
+
+def _flag(name: str) -> str:
+    """CF separates flag meanings by blanks."""
+    return "_".join(name.split())

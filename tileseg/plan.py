@@ -1,0 +1,383 @@
+"""A run as arithmetic: blocks, tiles, halos, memory, disk and work, before any file is opened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tileseg.errors import UsageError
+from tileseg.nn.card import ModelCard
+from tileseg.tta import Flips, View, alignment, view_halo, view_margin, views
+from tileseg.window import Window
+
+Stitch = Literal["exact", "hann", "gaussian"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Keep = Literal["logits", "probabilities", "labels"]
+
+MIB = 1 << 20
+LARGEST_TILE = 2048
+"""Pixels: past it, redundancy falls by little and memory grows by much."""
+
+# Resident memory of processes that do nothing yet, and of what a block needs beside its arrays: measured, see
+# benchmarks/RESULTS.md (memory), and rounded up.
+_DRIVER_BASE = 480 * MIB
+_WORKER_BASE = 900 * MIB
+_FINISH = 260 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One task: the pixels that it alone writes."""
+
+    index: int
+    """Position in the plan, row by row."""
+    core: Window
+    """What it writes, clipped to the scene."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Projected peak of resident memory, in bytes."""
+
+    driver: int
+    """The process that plans, feeds and finishes."""
+    worker: int
+    """One worker process (nothing when the driver computes itself)."""
+    workers: int
+    """How many."""
+
+    @property
+    def total(self) -> int:
+        """Over all processes."""
+        return self.driver + self.worker * self.workers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that follows from sizes alone. Sizes are (rows, columns) in pixels of the scene."""
+
+    scene: tuple[int, int]
+    bands: int
+    itemsize: int
+    """Bytes of one value of one band."""
+    card: ModelCard
+    scales: tuple[Fraction, ...]
+    flips: Flips
+    stitch: Stitch
+    precision: Precision
+    keep: Keep
+    block: tuple[int, int]
+    """Size of a block's core; those at the right and the bottom may be smaller."""
+    tile: tuple[int, int]
+    """Size of a tile's core: what the network is asked for in one go."""
+    step: tuple[int, int]
+    """From one tile to the next: equal to ``tile`` unless tiles are blended."""
+    halo: int | None
+    """Context in pixels of each view as told by the user, or None to derive it from the model."""
+    batch: int
+    workers: int
+    """Worker processes; 0: everything in one process."""
+    threads: int
+    """Blocks in flight in one process."""
+
+    def __post_init__(self) -> None:
+        if min(*self.block, *self.tile, *self.step, self.batch) < 1:
+            raise UsageError(f"a plan needs blocks, tiles and batches of at least 1: {self.block}, {self.tile}")
+        for name, size in (("block", self.block), ("tile", self.tile), ("step", self.step)):
+            if any(side % self.align for side in size):
+                raise UsageError(
+                    f"{name} {size[0]}x{size[1]} is not a multiple of {self.align} pixels "
+                    f"(stride {self.card.stride} x the scales' denominators)"
+                )
+
+    @cached_property
+    def align(self) -> int:
+        """Origins and sizes are multiples of it."""
+        return _align(self.card, self.scales)
+
+    @cached_property
+    def views(self) -> tuple[View, ...]:
+        """What the network sees of every tile, in the order of summing."""
+        return views(self.scales, self.flips)
+
+    def halo_at(self, scale: Fraction) -> int:
+        """Context around a core in pixels of the view at ``scale``."""
+        return _halo(self.card, self.stitch, self.halo, scale)
+
+    @cached_property
+    def margin(self) -> int:
+        """Source pixels that every tile brings along around its core: enough for all scales, in whole periods."""
+        periods = math.lcm(*(s.denominator for s in self.scales))
+        most = max(view_margin(self.halo_at(scale), scale) for scale in self.scales)
+        return -(-most // periods) * periods
+
+    @property
+    def exact(self) -> bool:
+        """Whether tiled results equal the network run once over the whole scene (in float32)."""
+        return (
+            self.stitch == "exact"
+            and self.card.local
+            and all(self.halo_at(s) >= view_halo(self.card.radius, self.card.stride, s) for s in self.scales)
+        )
+
+    # --- Blocks and tiles -------------------------------------------------------------------------------------
+
+    @property
+    def lattice(self) -> tuple[int, int]:
+        """Blocks down, blocks across."""
+        return -(-self.scene[0] // self.block[0]), -(-self.scene[1] // self.block[1])
+
+    @property
+    def blocks(self) -> int:
+        """How many."""
+        return self.lattice[0] * self.lattice[1]
+
+    def __getitem__(self, index: int) -> Block:
+        """The block at a position."""
+        if not 0 <= index < self.blocks:
+            raise IndexError(index)
+        down, across = divmod(index, self.lattice[1])
+        row, col = down * self.block[0], across * self.block[1]
+        height, width = min(self.block[0], self.scene[0] - row), min(self.block[1], self.scene[1] - col)
+        return Block(index, Window(row, col, height, width))
+
+    def __iter__(self) -> Iterator[Block]:
+        """All blocks, row by row."""
+        return (self[i] for i in range(self.blocks))
+
+    def tiles(self, core: Window) -> list[Window]:
+        """Cores of the tiles that a block computes, row by row; they may reach past the block and the scene."""
+        height, width = self.tile
+        if self.stitch == "exact":
+            rows = range(core.row_off, core.row_stop, height)
+            cols = range(core.col_off, core.col_stop, width)
+        else:
+            # One lattice for the whole scene, so that a pixel's blend does not depend on the blocks.
+            rows = _covering(core.row_off, core.row_stop, height, self.step[0])
+            cols = _covering(core.col_off, core.col_stop, width, self.step[1])
+        return [Window(row, col, height, width) for row in rows for col in cols]
+
+    def read(self, core: Window) -> Window:
+        """Source pixels that the tiles of a block need; may reach past the scene."""
+        tiles = self.tiles(core)
+        first, last = tiles[0], tiles[-1]
+        cover = Window(
+            first.row_off, first.col_off, last.row_stop - first.row_off, last.col_stop - first.col_off
+        )
+        return cover.buffer(self.margin)
+
+    @property
+    def reflect(self) -> int:
+        """How far past the scene's edge pixels still matter."""
+        return self.margin if self.stitch == "exact" else self.margin + max(self.tile)
+
+    def weights(self, axis: int) -> npt.NDArray[np.float32]:
+        """Blending weights along one axis of a tile, summing to 1 over all tiles that cover a pixel.
+
+        Tiles also start before the scene's first pixel, so the weights of a pixel at the border sum to 1 too.
+        """
+        size, step = self.tile[axis], self.step[axis]
+        at = (np.arange(size) + 0.5) / size
+        if self.stitch == "hann":
+            raw = np.sin(np.pi * at) ** 2
+        elif self.stitch == "gaussian":
+            raw = np.exp(-0.5 * ((at - 0.5) / 0.125) ** 2)
+        else:
+            raw = np.ones(size)
+        total = np.array([raw[phase::step].sum() for phase in range(step)])
+        return np.asarray(raw / total[np.arange(size) % step], dtype=np.float32)
+
+    # --- Work, memory, disk -----------------------------------------------------------------------------------
+
+    def window_at(self, scale: Fraction) -> tuple[int, int]:
+        """Size of the network's input for one tile, in pixels of the view."""
+        return _window(self.tile, scale, self.halo_at(scale))
+
+    @cached_property
+    def tile_count(self) -> int:
+        """Tiles over all blocks."""
+        return sum(len(self.tiles(block.core)) for block in self)
+
+    @property
+    def redundancy(self) -> float:
+        """Pixels the network's input has, per pixel of the scene and view, at scale 1's share of the views.
+
+        1 would be the scene itself; halos, overlaps and ragged edges are above it.
+        """
+        seen = sum(math.prod(self.window_at(s)) for s in self.scales) * self.tile_count
+        return seen / (math.prod(self.scene) * float(sum(s * s for s in self.scales)))
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the whole run, before cropping saves some."""
+        per_tile = sum(math.prod(self.window_at(v.scale)) for v in self.views)
+        return per_tile * self.tile_count * self.card.flops_per_pixel
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the mosaic before compression."""
+        classes = len(self.card.classes)
+        per_pixel = {"logits": 2.0 * classes, "probabilities": 1.0 * classes, "labels": 0.0}[self.keep]
+        return int(math.prod(self.scene) * (per_pixel + 4 / 3))
+
+    @property
+    def memory(self) -> Memory:
+        """Peak resident memory, projected: an upper bound that tests measure against."""
+        classes = len(self.card.classes)
+        height, width = (min(b, s) for b, s in zip(self.block, self.scene, strict=True))
+        read = (height + 2 * self.margin + self.tile[0]) * (width + 2 * self.margin + self.tile[1])
+        if self.stitch == "exact":
+            read = math.prod(-(-b // t) * t + 2 * self.margin for b, t in zip((height, width), self.tile, strict=True))
+        blended = 4 * classes if self.stitch != "exact" else 0
+        # Pixels and their validity; logits as float16 and, a band of rows at a time, float32; labels, confidence,
+        # component ids and runs of the tracer; the encoded shard.
+        block = read * (self.bands * self.itemsize + 1) * 2 + height * width * (2 * classes * 2 + blended + 3 + 12)
+        network = max(math.prod(self.window_at(s)) for s in self.scales) * self.batch
+        width_of = 4 if self.precision == "float32" else 2
+        activations = network * self.card.activation_bytes_per_pixel * width_of / 4
+        core = math.prod(self.tile) * self.batch
+        # The tile as float32 on the device, the sum of views, and what is handed back.
+        device = activations + core * (4 * self.bands + 3 * 4 * classes) + 12 * self.card.parameters
+        busy = int(self.threads * block + device)
+        if self.workers == 0:
+            return Memory(_DRIVER_BASE + _WORKER_BASE + busy, 0, 0)
+        finish = _FINISH + 2 * block
+        return Memory(int(_DRIVER_BASE + finish), _WORKER_BASE + busy, self.workers)
+
+
+def make_plan(
+    scene: tuple[int, int],
+    bands: int,
+    itemsize: int,
+    card: ModelCard,
+    *,
+    scales: tuple[Fraction, ...] = (Fraction(1),),
+    flips: Flips = "none",
+    stitch: Stitch = "exact",
+    overlap: float = 0.5,
+    halo: int | None = None,
+    block: int | None = None,
+    window: int | None = None,
+    batch: int | None = None,
+    precision: Precision = "float32",
+    keep: Keep = "logits",
+    workers: int = 1,
+    threads: int = 2,
+    max_memory: int | None = None,
+) -> Plan:
+    """Choose blocks, windows and batches for a scene: the largest tile that memory allows, cut evenly.
+
+    What is given (``block``, ``window``, ``batch``) is kept, unless ``max_memory`` (bytes, all processes) forces a
+    smaller window. Raises UsageError where nothing fits or a size cannot be.
+    """
+    align = _align(card, scales)
+    if block is not None and block % align:
+        raise UsageError(f"--block {block}: expected a multiple of {align}, such as {-(-block // align) * align}")
+    if not 0 <= overlap < 1:
+        raise UsageError(f"--overlap {overlap}: expected a share of the window from 0 to below 1")
+    if halo is not None and (halo < 0 or halo % card.stride):
+        raise UsageError(f"--halo {halo}: expected a multiple of the model's stride {card.stride}")
+    limit = LARGEST_TILE if window is None else _tile_of(window, align, _halo(card, stitch, halo, Fraction(1)))
+    sizes = [limit, *(size for size in _SIZES if size < limit), align]
+    chosen: Plan | None = None
+    for size in dict.fromkeys(max(align, s // align * align) for s in sizes):
+        # Windows that are small by wish still share large blocks; where memory is short, blocks shrink with them.
+        most = max(LARGEST_TILE, size) if size == limit else size
+        cut = (block, block) if block else (_even(scene[0], most, align), _even(scene[1], most, align))
+        tile = _cheapest(scene, cut, size, align, _halo(card, stitch, halo, Fraction(1)))
+        step = tile
+        if stitch != "exact":
+            tile = (size, size) if window else tile
+            step = (_stride(tile[0], overlap, align), _stride(tile[1], overlap, align))
+        each = _window(tile, max(scales), _halo(card, stitch, halo, max(scales)))
+        per_block = math.prod(-(-b // s) for b, s in zip(cut, step, strict=True))
+        many = batch or min(per_block, max(1, 1024**2 // math.prod(each)))
+        candidate = Plan(
+            scene, bands, itemsize, card, scales, flips, stitch, precision, keep,
+            cut, tile, step, halo, many, workers, threads,
+        )  # fmt: skip
+        if max_memory is None or candidate.memory.total <= max_memory:
+            return candidate
+        chosen = candidate
+    assert chosen is not None
+    alone = replace(chosen, batch=1, threads=1)
+    if max_memory is not None and alone.memory.total <= max_memory:
+        return alone
+    raise UsageError(
+        f"--max-memory {max_memory / MIB:.0f} MiB is too little: even with tiles of {chosen.tile[0]}x{chosen.tile[1]} "
+        f"and blocks of {chosen.block[0]}x{chosen.block[1]} pixels about {alone.memory.total / MIB:.0f} MiB are needed "
+        f"on {max(1, workers)} worker(s); raise it, or lower --workers, --block or --scales"
+    )
+
+
+_SIZES = (1536, 1024, 768, 512, 384, 256, 128, 64, 32)
+
+
+def _align(card: ModelCard, scales: tuple[Fraction, ...]) -> int:
+    # At least 16, so that shards divide into chunks and four levels of the pyramid whatever the model's stride.
+    return math.lcm(16, alignment(card.stride, scales))
+
+
+def _even(extent: int, largest: int, align: int) -> int:
+    """Side of equal pieces of ``extent``, at most ``largest``, a multiple of ``align``."""
+    pieces = -(-extent // largest)
+    return -(-extent // (pieces * align)) * align
+
+
+def _cheapest(
+    scene: tuple[int, int], block: tuple[int, int], largest: int, align: int, halo: int
+) -> tuple[int, int]:
+    """Tile size that makes the network see the fewest rows and columns over all blocks."""
+
+    def side(extent: int, cut: int) -> int:
+        full, rest = divmod(extent, cut)
+        least = -(-min(cut, extent) // largest)
+        options = {_even(min(cut, extent), largest, align)} | {
+            -(-min(cut, extent) // (pieces * align)) * align for pieces in range(least, least + 4)
+        }
+        return min(
+            (t for t in options if t <= max(largest, align)),
+            key=lambda t: ((full * -(-cut // t) + -(-rest // t)) * (t + 2 * halo), -t),
+        )
+
+    return side(scene[0], block[0]), side(scene[1], block[1])
+
+
+def _tile_of(window: int, align: int, halo: int) -> int:
+    """Core of a window of a given size."""
+    core = (window - 2 * halo) // align * align
+    if core < align:
+        raise UsageError(
+            f"--window {window} leaves no core: the halo takes {halo} pixels on each side; "
+            f"expected at least {2 * halo + align}"
+        )
+    return core
+
+
+def _stride(tile: int, overlap: float, align: int) -> int:
+    return min(tile, max(align, round(tile * (1 - overlap) / align) * align))
+
+
+def _halo(card: ModelCard, stitch: Stitch, halo: int | None, scale: Fraction) -> int:
+    if halo is not None:
+        return halo
+    if stitch != "exact" or not card.local:
+        return 0
+    return view_halo(card.radius, card.stride, scale)
+
+
+def _window(tile: tuple[int, int], scale: Fraction, halo: int) -> tuple[int, int]:
+    return int(tile[0] * scale) + 2 * halo, int(tile[1] * scale) + 2 * halo
+
+
+def _covering(start: int, stop: int, size: int, step: int) -> range:
+    """Multiples of ``step`` at which a tile of ``size`` touches [start, stop)."""
+    return range(((start - size) // step + 1) * step, stop, step)
+
