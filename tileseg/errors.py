@@ -31,3 +31,11 @@ class Interrupted(TilesegError):
     """The user stopped the run; what was finished is kept."""
 
     exit_code = 130
+
+
+class BlocksFailed(TilesegError):
+    """Some blocks could not be computed; the others are finished and kept."""
+
+    def __init__(self, message: str, *, hopeless: bool) -> None:
+        super().__init__(message)
+        self.exit_code = InputError.exit_code if hopeless else TilesegError.exit_code

@@ -1,0 +1,69 @@
+"""``tileseg``: the commands, and what the shell is told when one fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from tileseg.cli import doctor, model, run, vectorize
+from tileseg.errors import Interrupted, TilesegError
+
+app = typer.Typer(
+    name="tileseg",
+    help="Segment rasters of any size: exact tiles, polygons without seams, bounded memory.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.command)
+app.command("vectorize")(vectorize.command)
+app.add_typer(model.app, name="model", help="Look at models, prove them, bring your own.")
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"tileseg {version('tileseg')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Run a command; turn errors into one line and an exit code. A traceback is for bugs, and for -v."""
+    try:
+        app()
+    except TilesegError as error:
+        sys.exit(_tell(error, str(error), error.exit_code))
+    except KeyboardInterrupt as error:
+        sys.exit(_tell(error, "stopped", Interrupted.exit_code))
+    except BrokenPipeError:
+        # The reader of our output has gone (`tileseg ... | head`): nothing to tell, nobody to tell it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_tell(error, f"{where}the disk is full; make space and run the same command again to go on", 1))
+
+
+def _tell(error: BaseException, message: str, code: int) -> int:
+    if any(arg in ("-v", "--verbose") for arg in sys.argv[1:]):
+        traceback.print_exception(error)
+    typer.echo(f"tileseg: {message}", err=True)
+    return code

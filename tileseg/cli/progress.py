@@ -1,0 +1,162 @@
+"""How a run shows itself: one live line on a terminal, plain lines elsewhere, tables at the end."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Self
+
+from rich import progress as bars
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tileseg import hardware
+from tileseg.ledger import BlockRecord
+
+if TYPE_CHECKING:
+    from tileseg.run import Prepared, RunReport
+
+_PLAIN_SECONDS = 10.0
+"""Between two plain lines where there is no terminal."""
+
+
+class Progress:
+    """A :class:`tileseg.run.Listener` on standard error."""
+
+    def __init__(self, *, quiet: bool, verbose: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._verbose = verbose
+        self._bar: bars.Progress | None = None
+        self._task: bars.TaskID | None = None
+        self._pixels = self._total_pixels = self._blocks = self._done = 0
+        self._began = self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the live line."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know."""
+        self._console.print(Text(f"note: {text}", style="yellow"))
+
+    def start(self, prepared: Prepared, done: int) -> None:
+        """Begin to show blocks."""
+        plan = prepared.plan
+        self._blocks, self._done = plan.blocks, done
+        self._total_pixels = plan.scene[0] * plan.scene[1]
+        self._began = self._told = time.monotonic()
+        resumed = f", {done} of them done before" if done else ""
+        self._console.print(
+            f"{prepared.spec.scene}: {plan.scene[1]} x {plan.scene[0]} pixels, {plan.blocks} blocks{resumed}, "
+            f"{len(plan.views)} view(s), {plan.precision}, model {prepared.card.name}"
+        )
+        if not self._console.is_terminal:
+            return
+        self._bar = bars.Progress(
+            bars.SpinnerColumn(),
+            bars.BarColumn(bar_width=24),
+            bars.TextColumn("{task.completed}/{task.total} blocks"),
+            bars.TextColumn("{task.fields[rate]}"),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[memory]}"),
+            bars.TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=plan.blocks, completed=done, rate="", memory="")
+        self._bar.start()
+
+    def block(self, record: BlockRecord, pixels: int) -> None:
+        """A block is finished."""
+        self._pixels += pixels
+        self._done += 1
+        elapsed = time.monotonic() - self._began
+        rate = f"{self._pixels / 1e6 / max(elapsed, 1e-9):.2f} MPix/s"
+        if self._verbose:
+            stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in record.seconds.items())
+            self._console.print(f"block {record.index}: {record.valid} valid pixels; seconds: {stages}")
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, rate=rate, memory=_gib(hardware.resident_bytes()))
+        elif time.monotonic() - self._told >= _PLAIN_SECONDS:
+            self._told = time.monotonic()
+            left = elapsed * (self._blocks - self._done) / max(1, self._done)
+            self._console.print(
+                f"{self._done}/{self._blocks} blocks, {rate}, {left:.0f} s left, {_gib(hardware.resident_bytes())}"
+            )
+
+    def stage(self, name: str) -> None:
+        """What is done once all blocks are."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=name)
+        elif self._verbose:
+            self._console.print(name)
+
+
+def print_plan(prepared: Prepared) -> None:
+    """The plan as a table on standard output."""
+    from tileseg.run import describe
+
+    facts = describe(prepared)
+    table = Table(title=f"Plan for {prepared.spec.scene}", show_header=False, title_justify="left")
+    exact = "exact: equals the network run once over the whole scene"
+    rows = {
+        "scene": f"{facts['width']} x {facts['height']} pixels, {prepared.scene.dtype}, bands {prepared.scene.bands}",
+        "model": f"{prepared.card.name}, {facts['precision']}",
+        "blocks": f"{facts['blocks']} of {_by(facts['block'])}",
+        "windows": f"{facts['windows']} of " + ", ".join(_by(w) for w in facts["window"]) + f", batch {facts['batch']}",
+        "core": _by(facts["core"]),
+        "halo": ", ".join(f"{h} px at scale {s}" for h, s in zip(facts["halo"], prepared.plan.scales, strict=True)),
+        "views": f"{facts['views']} ({', '.join(str(s) for s in prepared.plan.scales)}; flips {prepared.plan.flips})",
+        "stitching": exact if facts["exact"] else f"{facts['stitch']}: approximate",
+        "redundancy": f"{facts['redundancy']:.2f} (pixels that the network sees per pixel of a view)",
+        "work": f"{facts['gflop'] / 1e3:.2f} TFLOP",
+        "memory": f"{_gib(facts['memory_bytes'])} projected peak ({_gib(facts['memory_bytes_driver'])} + "
+        f"{facts['workers']} x {_gib(facts['memory_bytes_per_worker'])}), {_gib(facts['max_memory_bytes'])} allowed",
+        "disk": f"{_gib(facts['disk_bytes'])} before compression, {_gib(facts['disk_free_bytes'])} free",
+        "output": facts["output"],
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    console = Console(highlight=False)
+    console.print(table)
+    for notice in prepared.notices:
+        console.print(Text(f"note: {notice}", style="yellow"))
+
+
+def print_report(report: RunReport) -> None:
+    """Seconds per stage, what was found, and where the outputs are."""
+    console = Console(highlight=False)
+    if report.finished_before:
+        console.print(f"{report.folder}: finished already, nothing to do (--overwrite starts anew)")
+    else:
+        table = Table("stage", "seconds", title_justify="left")
+        table.columns[1].justify = "right"
+        for stage, spent in report.seconds.items():
+            table.add_row(stage, f"{spent:.2f}")
+        table.add_row("whole run (wall clock)", f"{report.wall_seconds:.2f}", style="bold")
+        console.print(table)
+        console.print(
+            f"{report.computed} of {report.blocks} blocks computed now, {report.empty} empty, "
+            f"{report.megapixels_per_second:.2f} MPix/s, peak memory {_gib(report.peak_memory)}"
+        )
+    found = ", ".join(f"{count} {name}" for name, count in report.polygons.items()) or "none"
+    console.print(f"polygons: {found}")
+    width = max(len(name) for name in report.outputs)
+    for name, path in report.outputs.items():
+        console.print(Text(f"  {name:<{width}}  {path}"))
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.2f} GiB"
+
+
+def _by(size: list[int]) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -1,0 +1,54 @@
+"""Dask clusters: today a local one of spawned processes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+from distributed import Client, LocalCluster
+
+_SETTINGS = {
+    # TensorFlow's resident memory is no sign of a leak: Dask must neither pause nor kill for it. The plan bounds it.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    # Spawn, never fork, after TensorFlow.
+    "distributed.worker.multiprocessing-method": "spawn",
+    # A block whose worker died is tried again on a fresh one; it is the block's fault only after several.
+    "distributed.scheduler.allowed-failures": 5,
+    "distributed.scheduler.work-stealing": False,
+    "distributed.worker.profile.enabled": False,
+    "distributed.comm.timeouts.connect": "60s",
+    "distributed.nanny.pre-spawn-environ": {
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+        "MALLOC_ARENA_MAX": "4",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    },
+}
+
+
+@contextmanager
+def local_cluster(workers: int, threads: int, compute_threads: int) -> Iterator[Client]:
+    """A cluster of ``workers`` spawned processes, each with ``threads`` blocks in flight.
+
+    ``compute_threads`` is what OpenMP in a worker may use; Dask's own default of 1 would starve the network.
+    """
+    environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(compute_threads))
+    settings = dict(_SETTINGS)
+    settings["distributed.nanny.pre-spawn-environ"] = {**_SETTINGS["distributed.nanny.pre-spawn-environ"], **environment}  # type: ignore[dict-item]
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            processes=True,
+            memory_limit=None,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

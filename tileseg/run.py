@@ -1,0 +1,517 @@
+"""One run, from options to outputs: what the command line and the Python interface both call."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from tileseg import hardware
+from tileseg.errors import BlocksFailed, InputError, Interrupted, UsageError
+from tileseg.grid import Grid
+from tileseg.ledger import BlockRecord, Ledger, write_atomic
+from tileseg.nn.bundle import resolve_model
+from tileseg.nn.card import ModelCard, Scaling, load_card
+from tileseg.plan import Plan, Precision, make_plan
+from tileseg.spec import ALGORITHM, RunSpec
+
+_GIB = 1 << 30
+_STATE = ".state"
+_MOSAIC = "mosaic.zarr"
+_LABELS = "labels.tif"
+_QUICKLOOK = "quicklook.png"
+_SUMMARY = "summary.json"
+_QUICKLOOK_PIXELS = 900
+"""Longest side of a quicklook's pictures."""
+
+_THREADS = 2
+"""Blocks in flight in a worker: one on the device, one being read or written."""
+
+
+class Listener(Protocol):
+    """Is told how a run gets on."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know, in one line."""
+
+    def start(self, prepared: Prepared, done: int) -> None:
+        """Blocks are about to be computed; ``done`` of them are finished already."""
+
+    def block(self, record: BlockRecord, pixels: int) -> None:
+        """A block of ``pixels`` pixels is finished."""
+
+    def stage(self, name: str) -> None:
+        """What is done once all blocks are."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def notice(self, text: str) -> None:
+        """Nothing."""
+
+    def start(self, prepared: Prepared, done: int) -> None:
+        """Nothing."""
+
+    def block(self, record: BlockRecord, pixels: int) -> None:
+        """Nothing."""
+
+    def stage(self, name: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is decided but not begun. Making it reads the scene's header, and loads no network."""
+
+    spec: RunSpec
+    folder: Path
+    model: Path
+    card: ModelCard
+    scene: Any
+    """:class:`tileseg.scene.Scene`."""
+    plan: Plan
+    identity: dict[str, Any]
+    """What must be the same for a run to go on in a folder: scene, model, options, algorithm."""
+    notices: tuple[str, ...]
+    max_memory: int
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run gave."""
+
+    folder: Path
+    outputs: dict[str, Path]
+    """``mosaic``, ``labels``, ``quicklook``, ``summary`` and the vector formats."""
+    blocks: int
+    computed: int
+    """Blocks computed by this call; the others were finished before."""
+    empty: int
+    """Blocks without a valid pixel, which the network was not asked for."""
+    polygons: dict[str, int]
+    """Class name -> polygons."""
+    pixels: dict[str, int]
+    """Class name -> pixels."""
+    seconds: dict[str, float]
+    """Stage -> seconds: of blocks, summed over workers; of the rest, as they passed."""
+    wall_seconds: float
+    megapixels_per_second: float
+    """Of the scene, over the whole call."""
+    peak_memory: int
+    """Resident bytes over all processes."""
+    notices: tuple[str, ...] = ()
+    finished_before: bool = field(default=False)
+    """The folder was finished already, so nothing was done."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        values = asdict(self)
+        values["folder"] = str(self.folder)
+        values["outputs"] = {name: str(path) for name, path in self.outputs.items()}
+        return values
+
+
+def prepare(spec: RunSpec) -> Prepared:
+    """Decide everything about a run. Raises UsageError or InputError in one line."""
+    from tileseg.scene import open_scene
+
+    notices: list[str] = []
+    model = resolve_model(spec.model)
+    card = load_card(model)
+    scene = open_scene(spec.scene, bands=spec.bands, expected_bands=len(card.bands), warp=spec.warp)
+    notices += scene.notices
+    if scene.dtype not in card.dtypes:
+        notices.append(
+            f"pixels are {scene.dtype}, the model was trained on {' or '.join(card.dtypes)}: "
+            "they are standardised by the scene's own mean and standard deviation"
+        )
+    if scene.grid.crs_wkt is None:
+        notices.append("the scene has no coordinate reference system: polygons are in pixel coordinates")
+    stitch = spec.stitch
+    if stitch == "exact" and not card.local:
+        stitch = "hann"
+        notices.append(
+            f"seams are approximate: the model is not local ({', '.join(card.nonlocal_layers)}), "
+            "so overlapping windows are blended"
+        )
+    machine = hardware.detect()
+    precision = cast(Precision, hardware.default_precision(machine) if spec.precision == "auto" else spec.precision)
+    workers = max(1, len(machine.gpus)) if spec.workers is None else spec.workers
+    max_memory = int(spec.max_memory or min(machine.memory.available // 2, 4 * _GIB * max(1, workers)))
+    plan = make_plan(
+        (scene.grid.height, scene.grid.width),
+        len(card.bands),
+        scene.itemsize,
+        card,
+        scales=spec.scales,
+        flips=spec.flips,
+        stitch=stitch,
+        overlap=spec.overlap,
+        halo=None if spec.halo == "auto" else spec.halo,
+        block=spec.block,
+        window=spec.window,
+        batch=spec.batch,
+        precision=precision,
+        keep=spec.keep,
+        workers=workers,
+        threads=1 if workers == 0 else _THREADS,
+        max_memory=max_memory,
+    )
+    if stitch == "exact" and not plan.exact:
+        notices.append(
+            f"seams are approximate: --halo {spec.halo} is less than the {plan.card.halo} pixels that the model sees"
+        )
+    identity = {
+        "algorithm": ALGORITHM,
+        "scene": scene.identity,
+        "model": card.sha256,
+        "aoi": None if spec.aoi is None else _digest(spec.aoi),
+        **{k: v for k, v in spec.choices().items() if k not in ("model", "aoi")},
+    }
+    return Prepared(spec, spec.folder, model, card, scene, plan, identity, tuple(notices), max_memory)
+
+
+def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event | None = None) -> RunReport:
+    """Segment a scene into ``spec.folder``, going on where an earlier run stopped.
+
+    ``stop``: when set, blocks in flight are finished and kept, then Interrupted is raised. Raises UsageError (2),
+    InputError (42), LockedError (75), BlocksFailed (1 or 42).
+    """
+    begun = time.perf_counter()
+    listener = listener or Silent()
+    stop = stop or threading.Event()
+    prepared = prepare(spec)
+    folder = prepared.folder
+    if not spec.overwrite and (finished := _finished(prepared)):
+        return finished
+    ledger = Ledger(folder / _STATE)
+    for notice in prepared.notices:
+        listener.notice(notice)
+    with _writable(folder), ledger.lock(), hardware.PeakMemory() as memory:
+        prepared = _claim(prepared, ledger)
+        records = _compute(prepared, ledger, listener, stop)
+        report = _finish(prepared, ledger, listener, begun, records, memory)
+    return report
+
+
+def _finished(prepared: Prepared) -> RunReport | None:
+    """The report of a run that is finished and had the same options, or None. Raises UsageError where they differ."""
+    path = prepared.folder / _SUMMARY
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except ValueError:
+        raise InputError(f"{path}: damaged; start anew with --overwrite") from None
+    _same_or_refuse(prepared, summary["identity"])
+    report = dict(summary["report"])
+    report["folder"] = prepared.folder
+    report["outputs"] = {name: prepared.folder / Path(path).name for name, path in report["outputs"].items()}
+    report["notices"] = tuple(report["notices"])
+    return RunReport(**{**report, "computed": 0, "finished_before": True})
+
+
+def _same_or_refuse(prepared: Prepared, before: dict[str, Any]) -> None:
+    now = json.loads(json.dumps(prepared.identity))
+    differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if differ:
+        told = "; ".join(f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in differ)
+        raise UsageError(
+            f"{prepared.folder}: made with other options ({told}); choose another --out, or start anew with --overwrite"
+        )
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 32 else f"{text[:12]}..."
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Any:
+    try:
+        (folder / _STATE).mkdir(parents=True, exist_ok=True)
+        with (folder / _STATE / "lock").open("a"):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from error
+    yield
+
+
+def _claim(prepared: Prepared, ledger: Ledger) -> Prepared:
+    """Begin anew, or go on with the sizes that the earlier run chose. The folder is locked."""
+    from tileseg.mosaic import Mosaic, create_mosaic
+
+    folder, plan = prepared.folder, prepared.plan
+    earlier = None if prepared.spec.overwrite else ledger.read_run()
+    if earlier is not None:
+        _same_or_refuse(prepared, earlier["identity"])
+        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in earlier["plan"].items()}
+        Mosaic(folder / _MOSAIC).remove_partial()
+        return replace(prepared, plan=replace(plan, **sizes))
+    _clear(folder)
+    create_mosaic(
+        folder / _MOSAIC,
+        prepared.scene.grid,
+        plan.block,
+        prepared.card.classes,
+        plan.keep,
+        {"model": prepared.card.name, "model_sha256": prepared.card.sha256, "merge": prepared.spec.merge},
+    )
+    chosen = {name: getattr(plan, name) for name in ("block", "tile", "step", "batch", "precision")}
+    ledger.run_file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(ledger.run_file, json.dumps({"identity": prepared.identity, "plan": chosen}))
+    return prepared
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else; what says that it is finished goes first."""
+    for name in (_SUMMARY, f"{_STATE}/run.json", _LABELS, _QUICKLOOK):
+        (folder / name).unlink(missing_ok=True)
+    for path in vector_paths(folder, ("geojson", "geojsonseq", "gpkg", "parquet", "fgb")).values():
+        path.unlink(missing_ok=True)
+    for name in (_MOSAIC, f"{_STATE}/done", f"{_STATE}/fragments"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _compute(
+    prepared: Prepared, ledger: Ledger, listener: Listener, stop: threading.Event
+) -> dict[int, BlockRecord]:
+    """All blocks that are not done yet. Raises BlocksFailed or Interrupted once those in flight are finished."""
+    from tileseg.mosaic import Mosaic
+    from tileseg.segment import Job
+
+    plan, spec = prepared.plan, prepared.spec
+    done = ledger.done()
+    pending = [i for i in range(plan.blocks) if i not in done]
+    listener.start(prepared, len(done))
+    if not pending:
+        return {}
+    job = Job(
+        key=prepared.fingerprint[:16],
+        scene=prepared.scene,
+        plan=plan,
+        model=prepared.model.resolve(),
+        scaling=_scaling(prepared),
+        merge=spec.merge,
+        mosaic=Mosaic((prepared.folder / _MOSAIC).resolve()),
+        ledger=Ledger(ledger.root.resolve()),
+        aoi=_aoi(prepared),
+        ignore=_ignored(prepared),
+        connectivity=spec.connectivity,
+        compute_threads=max(1, hardware.cpu().cores // max(1, plan.workers)),
+    )
+    records: dict[int, BlockRecord] = {}
+
+    def on_done(record: BlockRecord) -> None:
+        records[record.index] = record
+        for note in record.notes:
+            listener.notice(note)
+        listener.block(record, plan[record.index].core.pixels)
+
+    if plan.workers == 0:
+        from tileseg.schedule import run_serially
+
+        failures = run_serially(job, pending, on_done, stop)
+    else:
+        from tileseg.cluster import local_cluster
+        from tileseg.schedule import run_on_cluster
+
+        with local_cluster(min(plan.workers, len(pending)), plan.threads, job.compute_threads) as client:
+            failures = run_on_cluster(client, job, pending, on_done, stop)
+    if failures:
+        listed = "\n".join(f"  {failure}" for failure in failures[:5])
+        more = f"\n  and {len(failures) - 5} more" if len(failures) > 5 else ""
+        raise BlocksFailed(
+            f"{prepared.spec.scene}: {len(failures)} of {plan.blocks} blocks could not be computed; the others are "
+            f"kept, and running the command again tries only these:\n{listed}{more}",
+            hopeless=all(failure.hopeless for failure in failures),
+        )
+    if stop.is_set() and len(records) < len(pending):
+        raise Interrupted(
+            f"stopped: {len(done) + len(records)} of {plan.blocks} blocks are done and kept; "
+            "run the same command again to go on"
+        )
+    return records
+
+
+def _scaling(prepared: Prepared) -> Scaling:
+    """The card's scaling with the scene's own statistics where they are wanted."""
+    from tileseg.scene import statistics
+
+    card, scene = prepared.card, prepared.scene
+    if card.scaling.kind == "fixed" and scene.dtype in card.dtypes:
+        return card.scaling
+    mean, std = statistics(scene)
+    return Scaling(mean=mean, std=tuple(s or 1.0 for s in std))
+
+
+def _aoi(prepared: Prepared) -> Any:
+    if prepared.spec.aoi is None:
+        return None
+    from tileseg.aoi import Aoi
+
+    return Aoi.from_file(prepared.spec.aoi, prepared.scene.grid)
+
+
+def _ignored(prepared: Prepared) -> frozenset[int]:
+    from tileseg.vectorize import ignored_classes
+
+    return ignored_classes(prepared.card.classes, prepared.spec.classes)
+
+
+def _finish(
+    prepared: Prepared,
+    ledger: Ledger,
+    listener: Listener,
+    begun: float,
+    records: dict[int, BlockRecord],
+    memory: hardware.PeakMemory,
+) -> RunReport:
+    """Everything that needs all blocks: pyramid, COG, quicklook, polygons; the summary last."""
+    from tileseg.mosaic import Mosaic
+
+    folder, plan, grid = prepared.folder, prepared.plan, cast(Grid, prepared.scene.grid)
+    mosaic = Mosaic(folder / _MOSAIC)
+    mosaic.remove_partial()
+    seconds: dict[str, float] = {}
+    empty = 0
+    for record in ledger.records():
+        empty += record.valid == 0
+        for stage, spent in record.seconds.items():
+            seconds[f"blocks: {stage}"] = seconds.get(f"blocks: {stage}", 0.0) + spent
+    listener.stage("labels, quicklook and polygons")
+    with ThreadPoolExecutor(1) as pool:
+        rasters = pool.submit(_rasters, prepared, mosaic, seconds)
+        start = time.perf_counter()
+        vectors = _vectors(prepared, ledger, plan, grid)
+        seconds["polygons"] = time.perf_counter() - start
+        pixels = rasters.result()
+    wall = time.perf_counter() - begun
+    outputs = {
+        "mosaic": folder / _MOSAIC,
+        "labels": folder / _LABELS,
+        "quicklook": folder / _QUICKLOOK,
+        **vector_paths(folder, prepared.spec.formats),
+        "summary": folder / _SUMMARY,
+    }
+    report = RunReport(
+        folder=folder,
+        outputs=outputs,
+        blocks=plan.blocks,
+        computed=len(records),
+        empty=empty,
+        polygons=vectors,
+        pixels=pixels,
+        seconds={stage: round(spent, 3) for stage, spent in seconds.items()},
+        wall_seconds=round(wall, 3),
+        megapixels_per_second=round(grid.height * grid.width / wall / 1e6, 3),
+        peak_memory=memory.peak,
+        notices=prepared.notices,
+    )
+    write_atomic(folder / _SUMMARY, json.dumps(_summary(prepared, report), indent=2) + "\n")
+    shutil.rmtree(ledger.root / "fragments", ignore_errors=True)
+    return report
+
+
+def _rasters(prepared: Prepared, mosaic: Any, seconds: dict[str, float]) -> dict[str, int]:
+    """Pyramid, label COG and quicklook; pixels per class, counted on the way."""
+    import numpy as np
+
+    from tileseg.publish.cog import write_label_cog
+    from tileseg.publish.quicklook import write_quicklook
+    from tileseg.scene import overview_rgb
+    from tileseg.window import Window
+
+    folder, plan, grid, card = prepared.folder, prepared.plan, prepared.scene.grid, prepared.card
+    start = time.perf_counter()
+    mosaic.finish_pyramid()
+    seconds["pyramid"] = time.perf_counter() - start
+    counts = np.zeros(256, np.int64)
+
+    def read(window: Window) -> Any:
+        labels = mosaic.read_labels(window)
+        counts[:] += np.bincount(labels.ravel(), minlength=256)
+        return labels
+
+    start = time.perf_counter()
+    write_label_cog(folder / _LABELS, grid, card.classes, read, (block.core for block in plan))
+    seconds["labels.tif"] = time.perf_counter() - start
+    start = time.perf_counter()
+    level = next(
+        (f for f in (1, *mosaic.levels) if max(grid.height, grid.width) / f <= _QUICKLOOK_PIXELS), mosaic.levels[-1:]
+    )
+    coarse = grid.overview(level)
+    write_quicklook(
+        folder / _QUICKLOOK,
+        prepared.spec.scene.name,
+        overview_rgb(prepared.scene, _QUICKLOOK_PIXELS),
+        mosaic.read_labels(coarse.extent, level),
+        card.classes,
+        None,
+    )
+    seconds["quicklook"] = time.perf_counter() - start
+    return {info.name: int(counts[i]) for i, info in enumerate(card.classes)}
+
+
+def _summary(prepared: Prepared, report: RunReport) -> dict[str, Any]:
+    packages = ("tileseg", "keras", "tensorflow", "rasterio", "zarr", "dask", "shapely", "pyogrio", "numpy")
+    plan = prepared.plan
+    return {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": prepared.identity,
+        "fingerprint": prepared.fingerprint,
+        "spec": prepared.spec.model_dump(mode="json"),
+        "scene": {"path": str(prepared.spec.scene), "height": plan.scene[0], "width": plan.scene[1]},
+        "model": {"name": prepared.card.name, "sha256": prepared.card.sha256, "credits": prepared.card.credits},
+        "plan": describe(prepared),
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "report": report.to_json(),
+    }
+
+
+def describe(prepared: Prepared) -> dict[str, Any]:
+    """A plan in JSON values: what ``--dry-run`` prints and ``summary.json`` keeps."""
+    plan = prepared.plan
+    memory = plan.memory
+    return {
+        "height": plan.scene[0],
+        "width": plan.scene[1],
+        "blocks": plan.blocks,
+        "block": list(plan.block),
+        "windows": plan.tile_count * len(plan.views),
+        "window": [list(plan.window_at(scale)) for scale in plan.scales],
+        "core": list(plan.tile),
+        "halo": [plan.halo_at(scale) for scale in plan.scales],
+        "batch": plan.batch,
+        "views": len(plan.views),
+        "stitch": plan.stitch,
+        "exact": plan.exact,
+        "precision": plan.precision,
+        "redundancy": round(plan.redundancy, 3),
+        "gflop": round(plan.flops / 1e9, 1),
+        "workers": plan.workers,
+        "memory_bytes": memory.total,
+        "memory_bytes_driver": memory.driver,
+        "memory_bytes_per_worker": memory.worker,
+        "max_memory_bytes": prepared.max_memory,
+        "disk_bytes": plan.disk,
+        "disk_free_bytes": hardware.disk_free(prepared.folder),
+        "output": str(prepared.folder),
+    }
