@@ -14,11 +14,12 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import psutil
 
-Precision = Literal["float32", "bfloat16", "float16"]
+if TYPE_CHECKING:
+    from tileseg.plan import Precision
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
