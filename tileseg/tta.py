@@ -144,11 +144,10 @@ def alignment(stride: int, scales: tuple[Fraction, ...]) -> int:
 def view_halo(radius: int, stride: int, scale: Fraction) -> int:
     """Halo in pixels *of the view*, a multiple of the stride.
 
-    ``radius`` is how far (pixels of the network's input) one logit depends on its surroundings; resampling the
-    logits back onto the scene's grid needs a few logits more.
+    ``radius`` is how far (pixels of the network's input) a core that lies on the stride depends on its surroundings.
+    Resampling the logits back onto the scene's grid needs a few logits more, which belong to the next stride.
     """
-    reach = radius if scale == 1 else radius + back_margin(scale)
-    return -(-reach // stride) * stride
+    return -(-radius // stride) * stride + -(-back_margin(scale) // stride) * stride
 
 
 def back_margin(scale: Fraction) -> int:

@@ -1,0 +1,110 @@
+"""What is specific to a Keras backend, and the one place that imports Keras: quietly.
+
+Everything else is written with ``keras.layers`` and ``keras.ops``. TensorFlow is the default; KERAS_BACKEND chooses
+torch or jax.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """TensorFlow reports its build on stderr while it is imported, whatever its log level says."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+with _silent():
+    import keras
+
+    NAME: str = keras.backend.backend()
+    """``tensorflow``, ``torch`` or ``jax``."""
+    if NAME == "tensorflow":
+        import tensorflow
+    elif NAME == "torch":
+        import torch
+    else:
+        import jax
+
+__all__ = ["NAME", "OUT_OF_MEMORY", "compile", "configure", "devices", "is_out_of_memory", "keras", "to_numpy"]
+
+if NAME == "tensorflow":
+    OUT_OF_MEMORY: tuple[type[Exception], ...] = (tensorflow.errors.ResourceExhaustedError,)
+elif NAME == "torch":
+    OUT_OF_MEMORY = (torch.OutOfMemoryError,)
+else:
+    OUT_OF_MEMORY = (jax.errors.JaxRuntimeError,)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the backend says that the device has no memory left: then a smaller batch or window may do."""
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, OUT_OF_MEMORY):
+        return False
+    return NAME != "jax" or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def configure(threads: int | None = None) -> None:
+    """Set up the device before its first use: how many CPU threads one operation may use, and GPU memory that grows.
+
+    Raises:
+        RuntimeError: If the backend is already in use with other settings.
+    """
+    if NAME == "tensorflow":
+        if threads is not None and tensorflow.config.threading.get_intra_op_parallelism_threads() != threads:
+            tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        for gpu in tensorflow.config.list_physical_devices("GPU"):
+            if not tensorflow.config.experimental.get_memory_growth(gpu):
+                tensorflow.config.experimental.set_memory_growth(gpu, True)
+    elif NAME == "torch" and threads is not None:
+        torch.set_num_threads(threads)
+
+
+def devices() -> tuple[str, ...]:
+    """What the backend computes on, the preferred kind first: ``("GPU:0", "GPU:1")`` or ``("CPU:0",)``."""
+    if NAME == "tensorflow":
+        found = tensorflow.config.list_logical_devices("GPU") or tensorflow.config.list_logical_devices("CPU")
+        return tuple(device.name.removeprefix("/device:") for device in found)
+    if NAME == "torch":
+        return tuple(f"GPU:{i}" for i in range(torch.cuda.device_count())) or ("CPU:0",)
+    return tuple(f"{device.platform.upper()}:{device.id}" for device in jax.devices())
+
+
+def compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of tensors with fixed shapes.
+
+    XLA is off for TensorFlow: on a CPU it is slower here, and Keras would otherwise turn it on by itself.
+    """
+    if NAME == "tensorflow":
+        return tensorflow.function(function, jit_compile=False, autograph=False)  # type: ignore[no-any-return]
+    if NAME == "jax":
+        return jax.jit(function)  # type: ignore[no-any-return]
+
+    def without_gradients(*tensors: Any) -> Any:
+        with torch.inference_mode():
+            return function(*tensors)
+
+    return without_gradients
+
+
+def to_numpy(tensor: Any) -> npt.NDArray[Any]:
+    """A tensor as an array in the host's memory."""
+    return np.asarray(keras.ops.convert_to_numpy(tensor))

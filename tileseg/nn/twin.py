@@ -1,0 +1,174 @@
+"""A graph as it is run rather than trained: in a chosen precision, with batch normalisation folded away."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tileseg.nn.backend import keras
+from tileseg.nn.crop import rebuild
+from tileseg.nn.graph import Graph, Step, flatten
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+_FOLDABLE = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+
+
+def inference_twin(model: keras.Model, height: int, width: int, margin: int, precision: Precision) -> keras.Model:
+    """The model for one window size and precision, giving its output without ``margin`` pixels on each side.
+
+    In float32 the layers are shared with ``model``, except where batch normalisation is folded into the convolution
+    before it. In 16 bits every layer is remade with its weights rounded once; the last layer that has weights, and
+    what follows it, stay in float32, so that logits are not rounded to three digits.
+
+    Returns:
+        A model (n, height, width, bands) float32 -> (n, height - 2 margin, width - 2 margin, channels) float32.
+    """
+    graph, twins = _prepare(flatten(model), precision)
+    image = keras.Input((height, width, graph.bands), name="image", dtype="float32")
+    # An operation that is no layer computes in the precision that it is given.
+    entry = image if precision == "float32" else keras.layers.Identity(dtype=precision)(image)
+    output = rebuild(graph, entry, margin, twins)
+    if keras.backend.standardize_dtype(output.dtype) != "float32":
+        output = keras.ops.cast(output, "float32")
+    return keras.Model(image, output, name=f"{model.name}_{precision}")
+
+
+@dataclass(slots=True)
+class _Twin:
+    """A layer remade: it gets its weights when it is first called, which is when it is built."""
+
+    layer: Any
+    weights: list[npt.NDArray[Any]]
+    filled: bool = field(default=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        made = self.layer(*args, **kwargs)
+        if not self.filled:
+            self.layer.set_weights(self.weights)
+            self.filled = True
+        return made
+
+
+def _prepare(graph: Graph, precision: Precision) -> tuple[Graph, dict[int, Callable[..., Any]]]:
+    """The graph without its foldable normalisations, and what to call for the steps that change."""
+    readers = Counter(value for step in graph.steps for value in step.inputs)
+    readers[graph.output] += 1
+    makers = {step.outputs[0]: step for step in graph.steps}
+    alias: dict[int, int] = {}
+    folded: dict[int, Step] = {}
+    for step in graph.steps:
+        maker = makers.get(step.inputs[0]) if len(step.inputs) == 1 else None
+        if maker is not None and readers[step.inputs[0]] == 1 and _folds(maker, step):
+            folded[maker.outputs[0]] = step
+            alias[step.outputs[0]] = maker.outputs[0]
+    kept = [step for step in graph.steps if step.outputs[0] not in alias]
+    merged = [
+        Step(s.operation, s.node, tuple(alias.get(v, v) for v in s.inputs), s.outputs)
+        for s in kept
+    ]  # fmt: skip
+    # Values are numbered without gaps, as Graph.shapes counts them.
+    number = {0: 0}
+    for step in merged:
+        for value in step.outputs:
+            number[value] = len(number)
+    renamed = tuple(
+        Step(s.operation, s.node, tuple(number[v] for v in s.inputs), tuple(number[v] for v in s.outputs))
+        for s in merged
+    )
+    simple = Graph(renamed, number[alias.get(graph.output, graph.output)], graph.bands)
+
+    head = _head(simple)
+    twins: dict[int, Callable[..., Any]] = {}
+    made: dict[tuple[int, int, str], _Twin] = {}
+    for before, step in zip(merged, renamed, strict=True):
+        layer = step.operation
+        norm = folded.get(before.outputs[0])
+        dtype = "float32" if step.outputs[0] in head else precision
+        if not isinstance(layer, keras.layers.Layer):
+            if dtype == "float32" and precision != "float32":
+                twins[step.outputs[0]] = _in_float32(layer)
+            continue
+        if norm is None and dtype == "float32" and precision == "float32":
+            continue
+        key = (id(layer), id(norm.operation) if norm else 0, dtype)
+        if key not in made:
+            made[key] = _remake(layer, norm.operation if norm else None, dtype)
+        twins[step.outputs[0]] = made[key]
+    return simple, twins
+
+
+def _in_float32(operation: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        def widen(x: Any) -> Any:
+            return keras.ops.cast(x, "float32") if isinstance(x, keras.KerasTensor) else x
+
+        return operation(*keras.tree.map_structure(widen, args), **keras.tree.map_structure(widen, kwargs))
+
+    return call
+
+
+def _folds(maker: Step, step: Step) -> bool:
+    """Whether ``step`` normalises what the convolution ``maker`` gives, and nothing is in between."""
+    layer, norm = maker.operation, step.operation
+    return (
+        type(norm) is keras.layers.BatchNormalization
+        and not step.node.arguments.kwargs.get("training")
+        and norm.axis in (-1, 3)
+        and type(layer) in _FOLDABLE
+        and layer.data_format == "channels_last"
+        and layer.activation is keras.activations.linear
+    )
+
+
+def _head(graph: Graph) -> set[int]:
+    """The values from the last layer with weights on: they stay in float32."""
+    makers = {step.outputs[0]: step for step in graph.steps}
+    found: set[int] = set()
+    pending = [graph.output]
+    while pending:
+        value = pending.pop()
+        if value not in makers or value in found:
+            continue
+        found.add(value)
+        step = makers[value]
+        if len(step.inputs) == 1 and not getattr(step.operation, "weights", None):
+            pending.extend(step.inputs)
+    return found
+
+
+def _remake(layer: Any, norm: Any | None, dtype: str) -> _Twin:
+    config = layer.get_config() | {"dtype": dtype}
+    weights = [np.asarray(keras.ops.convert_to_numpy(w), dtype=np.float64) for w in layer.weights]
+    if norm is not None:
+        config |= {"use_bias": True}
+        weights = _fold(layer, norm, weights)
+    kinds = [np.float32] * len(weights) if norm is not None else [_kind(w) for w in layer.weights]
+    return _Twin(type(layer).from_config(config), [w.astype(k) for w, k in zip(weights, kinds, strict=True)])
+
+
+def _kind(weight: Any) -> Any:
+    name = keras.backend.standardize_dtype(weight.dtype)
+    return np.float32 if "float" in name else np.dtype(name)
+
+
+def _fold(layer: Any, norm: Any, weights: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    """Kernel and bias of a convolution that does what the convolution and its normalisation did."""
+
+    def values(weight: Any) -> npt.NDArray[np.float64]:
+        return np.asarray(keras.ops.convert_to_numpy(weight), dtype=np.float64)
+
+    mean, variance = values(norm.moving_mean), values(norm.moving_variance)
+    gain = 1 / np.sqrt(variance + norm.epsilon)
+    gain = gain * values(norm.gamma) if norm.scale else gain
+    shift = values(norm.beta) if norm.center else np.zeros_like(mean)
+    kernel = weights[0]
+    bias = weights[1] if layer.use_bias else np.zeros_like(mean)
+    # A transposed convolution's kernel is (rows, columns, out, in).
+    turned = gain[:, None] if isinstance(layer, keras.layers.Conv2DTranspose) else gain
+    return [kernel * turned, (bias - mean) * gain + shift]
