@@ -1,0 +1,184 @@
+"""What tracing hands to joining: finished polygons of a block, and what of it crosses its seams."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tileseg.errors import TilesegError
+
+Array = npt.NDArray[Any]
+
+_MAGIC = b"TSFRAG1\n"
+_ALIGN = 64
+
+TOP, BOTTOM, LEFT, RIGHT = 0, 1, 2, 3
+"""The sides of a block, in the order of its strips."""
+SIDE_BITS = 26
+"""An arc's end on a side is ``side << SIDE_BITS | offset`` (pixels from the side's left or top end) ..."""
+PINCH = 1 << (SIDE_BITS + 2)
+"""... and one at a pinch is ``PINCH + 2 * pinch + (0 or 1)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonBatch:
+    """Polygons as flat arrays, on the scene's pixel lattice. P polygons, R rings, n corners.
+
+    Rings are not closed (the first corner is not repeated), start at their topmost, then leftmost corner, and have
+    their pixels on the right hand (y downwards). A polygon's first ring is its exterior, holes follow by first corner.
+    """
+
+    coordinates: Array
+    """(n, 2) int32: (x, y) = (column, row) of pixel corners, counted from the scene's outer corner."""
+    ring_offsets: Array
+    """(R + 1,) int64: ring i has the corners ``ring_offsets[i]:ring_offsets[i + 1]``."""
+    polygon_offsets: Array
+    """(P + 1,) int64: polygon i has the rings ``polygon_offsets[i]:polygon_offsets[i + 1]``."""
+    label: Array
+    """(P,) int32: class id."""
+    pixels: Array
+    """(P,) int64: pixel count."""
+    confidence_sum: Array
+    """(P,) int64: sum of the pixels' confidence, in units of 1/65535; 0 without confidence."""
+    confidence_min: Array
+    """(P,) int32: the least of them; 65535 without confidence."""
+    touches_edge: Array
+    """(P,) bool: has a pixel on the scene's edge."""
+    touches_nodata: Array
+    """(P,) bool: has a pixel with a nodata pixel above, below, left or right of it."""
+    first_pixel: Array
+    """(P,) int64: its first pixel as ``row * scene width + column``."""
+
+    def __len__(self) -> int:
+        """Number of polygons."""
+        return len(self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Components that reach an inner border of the block: their parts here. C components, by first pixel."""
+
+    label: Array
+    """(C,) int32: class id."""
+    pixels: Array
+    """(C,) int64."""
+    confidence_sum: Array
+    """(C,) int64."""
+    confidence_min: Array
+    """(C,) int32."""
+    touches_edge: Array
+    """(C,) bool."""
+    touches_nodata: Array
+    """(C,) bool."""
+    first_pixel: Array
+    """(C,) int64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A traced block. Everything is an array; sizes follow what the block holds, not its pixels."""
+
+    finished: PolygonBatch
+    """Polygons that no other block can change, by first pixel."""
+    components: Components
+    """The others, as far as this block knows them. Arrays below name them by their position here."""
+    ring_coordinates: Array
+    """(n, 2) int32: corners of their rings that are closed already."""
+    ring_offsets: Array
+    """(R + 1,) int64, into ``ring_coordinates``."""
+    component_offsets: Array
+    """(C + 1,) int64: component i has the closed rings ``component_offsets[i]:component_offsets[i + 1]``."""
+    arc_coordinates: Array
+    """(n, 2) int32: corners of boundary pieces that begin and end on inner borders or at open pinches."""
+    arc_offsets: Array
+    """(A + 1,) int64, into ``arc_coordinates``; an arc may have no corner at all."""
+    arc_component: Array
+    """(A,) int32."""
+    arc_start: Array
+    """(A,) int32: where it begins, coded as SIDE_BITS and PINCH say; a pinch corner is the arc's first corner."""
+    arc_end: Array
+    """(A,) int32: where it ends; the corner of a pinch is not part of the arc that ends there."""
+    pinch_component: Array
+    """(K, 2) int32: the two components of equal label that meet at a pinch, and may turn out to be one."""
+    strip_offsets: Array
+    """(5,) int64: runs of the top, bottom, left and right inner border; none on the scene's own edge."""
+    strip_starts: Array
+    """(S,) int32: first pixel of each run, counted from the side's left or top end."""
+    strip_component: Array
+    """(S,) int32: component of each run, -1 where the pixels are ignored, -2 where they are nodata."""
+    has_confidence: bool
+    """Whether the sums mean anything."""
+
+    def save(self, path: Path) -> None:
+        """Write to a temporary name and rename. The same fragment gives the same bytes. Raises TilesegError."""
+        arrays = {".".join(key): np.ascontiguousarray(value) for key, value in _flatten(self)}
+        header: list[tuple[str, str, tuple[int, ...], int]] = []
+        position = 0
+        for name, array in arrays.items():
+            header.append((name, array.dtype.str, array.shape, position))
+            position += -(-array.nbytes // _ALIGN) * _ALIGN
+        text = json.dumps({"arrays": header, "has_confidence": self.has_confidence}).encode()
+        text += b" " * (-(len(_MAGIC) + 8 + len(text)) % _ALIGN)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
+                for array in arrays.values():
+                    file.write(array.data)
+                    file.write(b"\0" * (-array.nbytes % _ALIGN))
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise TilesegError(
+                f"{path}: polygons of a block cannot be written: {error.strerror or error}; "
+                "make space or choose another folder, then run the same command again"
+            ) from error
+
+    @staticmethod
+    def load(path: Path) -> Fragment:
+        """Open a saved fragment. Arrays are mapped from the file, read when touched. Raises TilesegError."""
+        problem = f"{path}: not the polygons of a block (damaged?); remove the file and run the same command again"
+        try:
+            data = np.memmap(path, np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            raise TilesegError(problem) from error
+        start = len(_MAGIC) + 8
+        if data[: len(_MAGIC)].tobytes() != _MAGIC:
+            raise TilesegError(problem)
+        start += int.from_bytes(data[len(_MAGIC) : start].tobytes(), "little")
+        header = json.loads(data[len(_MAGIC) + 8 : start].tobytes())
+        arrays: dict[str, Array] = {}
+        plain = data.view(np.ndarray)  # a memmap is slow to slice
+        for name, dtype, shape, position in header["arrays"]:
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            part = plain[start + position : start + position + size]
+            if len(part) != size:
+                raise TilesegError(problem)
+            arrays[name] = part.view(dtype).reshape(shape)
+        return Fragment(
+            finished=PolygonBatch(**_group(arrays, "finished")),
+            components=Components(**_group(arrays, "components")),
+            has_confidence=bool(header["has_confidence"]),
+            **{name: array for name, array in arrays.items() if "." not in name},
+        )
+
+
+def _flatten(fragment: Fragment) -> list[tuple[tuple[str, ...], Array]]:
+    flat: list[tuple[tuple[str, ...], Array]] = []
+    for field in fields(fragment):
+        value = getattr(fragment, field.name)
+        if isinstance(value, np.ndarray):
+            flat.append(((field.name,), value))
+        elif not isinstance(value, bool):
+            flat.extend(((field.name, inner.name), getattr(value, inner.name)) for inner in fields(value))
+    return flat
+
+
+def _group(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix + "."): array for name, array in arrays.items() if name.startswith(prefix + ".")}
