@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dask
 from distributed import Client, LocalCluster
 
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     # TensorFlow's resident memory is no sign of a leak: Dask must neither pause nor kill for it. The plan bounds it.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -37,10 +38,9 @@ def local_cluster(workers: int, threads: int, compute_threads: int) -> Iterator[
     ``compute_threads`` is what OpenMP in a worker may use; Dask's own default of 1 would starve the network.
     """
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(compute_threads))
-    settings = dict(_SETTINGS)
-    settings["distributed.nanny.pre-spawn-environ"] = {**_SETTINGS["distributed.nanny.pre-spawn-environ"], **environment}  # type: ignore[dict-item]
+    spawned = {**_SETTINGS["distributed.nanny.pre-spawn-environ"], **environment}
     with (
-        dask.config.set(settings),
+        dask.config.set({**_SETTINGS, "distributed.nanny.pre-spawn-environ": spawned}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,

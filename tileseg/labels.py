@@ -23,13 +23,13 @@ Confidence = npt.NDArray[np.uint16]
 
 
 def probabilities(logits: Logits) -> npt.NDArray[np.uint16]:
-    """Softmax over classes of (class, y, x) logits, in units of 1/65535, same shape."""
+    """Softmax over classes of (class, y, x) logits, in units of 1/65535, same shape; 0 where they are NaN."""
     out = np.empty(logits.shape, np.uint16)
     for start in range(0, logits.shape[1], _ROWS):
         rows = slice(start, start + _ROWS)
         odds, total = _odds(logits[:, rows])
         np.multiply(odds, CERTAIN / total, out=odds)
-        out[:, rows] = np.rint(odds)
+        out[:, rows] = np.rint(np.nan_to_num(odds, copy=False))
     return out
 
 
@@ -63,7 +63,8 @@ def decide(logits: Logits, valid: npt.NDArray[np.bool_]) -> tuple[Labels, Confid
                 np.subtract(part[k], best, out=part[k])
                 total += np.exp(part[k], out=part[k])
         np.divide(CERTAIN, total, out=total)
-        confidence[rows] = np.rint(total, out=total)
+        with np.errstate(invalid="ignore"):  # NaN is where there is no data, and overwritten below
+            confidence[rows] = np.rint(total, out=total)
     if not valid.all():
         labels[~valid] = NODATA
         confidence[~valid] = 0
@@ -120,9 +121,9 @@ def halve(labels: Labels) -> Labels:  # pragma: no cover - compiled
             a, b = labels[2 * row, 2 * col], labels[2 * row, right]
             c, d = labels[below, 2 * col], labels[below, right]
             # With four votes, `a` loses only to a pair that it is no part of.
-            if a == b or a == c or a == d:
+            if a in (b, c, d):
                 out[row, col] = a
-            elif b == c or b == d:
+            elif b in (c, d):
                 out[row, col] = b
             elif c == d:
                 out[row, col] = c

@@ -73,7 +73,9 @@ class Mosaic:
     @cached_property
     def block(self) -> tuple[int, int]:
         """Size of the blocks it was written in (rows, columns)."""
-        return self._array("labels").shards or self._array("labels").chunks
+        labels = self._array("labels")
+        height, width = labels.shards or labels.chunks
+        return height, width
 
     @property
     def nodata(self) -> int:
@@ -103,9 +105,7 @@ class Mosaic:
         for level in self._levels_of_blocks:
             labels = halve(labels)
             row, col = core.row_off // level, core.col_off // level
-            self._array(f"overviews/{level}/labels")[
-                row : row + labels.shape[0], col : col + labels.shape[1]
-            ] = labels
+            self._array(f"overviews/{level}/labels")[row : row + labels.shape[0], col : col + labels.shape[1]] = labels
 
     def finish_pyramid(self) -> None:
         """Fill the levels that single blocks cannot (a block is no whole number of their pixels)."""
@@ -167,7 +167,7 @@ class Mosaic:
         rows, cols = window.slices
         valid = np.asarray(self._array("labels")[rows, cols]) != NODATA
         if self.keep == "logits":
-            chances = probabilities(np.nan_to_num(self.read_logits(window)))
+            chances = probabilities(self.read_logits(window))
         else:
             chances = np.asarray(self._array("probabilities")[:, rows, cols])
         return decide_again(chances, valid, self.thresholds or {})
@@ -252,7 +252,9 @@ def _put_labels(
         for name, first, pixel, size in (("x", c, a, grid.width), ("y", f, e, grid.height)):
             geographic = {"x": ("longitude", "degrees_east"), "y": ("latitude", "degrees_north")}[name]
             standard, unit = geographic if kind == "geographic" else (f"projection_{name}_coordinate", "")
-            named = {"standard_name": standard, "axis": name.upper()} if grid.crs is not None else {"axis": name.upper()}
+            named = (
+                {"standard_name": standard, "axis": name.upper()} if grid.crs is not None else {"axis": name.upper()}
+            )
             _put(
                 group,
                 name,
@@ -284,7 +286,7 @@ def _grid_mapping(grid: Grid) -> dict[str, Any]:
 
 
 def _conventions(grid: Grid) -> dict[str, Any]:
-    corners = [grid.transform * at for at in itertools.product((0, grid.width), (0, grid.height))]
+    corners = [grid.transform @ at for at in itertools.product((0, grid.width), (0, grid.height))]
     x, y = zip(*corners, strict=True)
     named: dict[str, Any] = {}
     if grid.crs is not None:

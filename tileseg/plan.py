@@ -168,9 +168,7 @@ class Plan:
         """Source pixels that the tiles of a block need; may reach past the scene."""
         tiles = self.tiles(core)
         first, last = tiles[0], tiles[-1]
-        cover = Window(
-            first.row_off, first.col_off, last.row_stop - first.row_off, last.col_stop - first.col_off
-        )
+        cover = Window(first.row_off, first.col_off, last.row_stop - first.row_off, last.col_stop - first.col_off)
         return cover.buffer(self.margin)
 
     @property
@@ -252,7 +250,7 @@ class Plan:
         return Memory(int(_DRIVER_BASE + finish), _WORKER_BASE + busy, self.workers)
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
     scene: tuple[int, int],
     bands: int,
     itemsize: int,
@@ -288,13 +286,15 @@ def make_plan(
     sizes = [limit, *(size for size in _SIZES if size < limit), align]
     chosen: Plan | None = None
     for size in dict.fromkeys(max(align, s // align * align) for s in sizes):
-        # Windows that are small by wish still share large blocks; where memory is short, blocks shrink with them.
-        most = max(LARGEST_TILE, size) if size == limit else size
-        cut = (block, block) if block else (_even(scene[0], most, align), _even(scene[1], most, align))
-        tile = _cheapest(scene, cut, size, align, _halo(card, stitch, halo, Fraction(1)))
+        if window and size == limit:
+            # A window by wish is kept as it is, and blocks are whole numbers of them.
+            cut = _whole_tiles(scene, size) if block is None else (block, block)
+            tile = (size, size)
+        else:
+            cut = (_even(scene[0], size, align), _even(scene[1], size, align)) if block is None else (block, block)
+            tile = _cheapest(scene, cut, size, align, _halo(card, stitch, halo, Fraction(1)))
         step = tile
         if stitch != "exact":
-            tile = (size, size) if window else tile
             step = (_stride(tile[0], overlap, align), _stride(tile[1], overlap, align))
         each = _window(tile, max(scales), _halo(card, stitch, halo, max(scales)))
         per_block = math.prod(-(-b // s) for b, s in zip(cut, step, strict=True))
@@ -308,7 +308,8 @@ def make_plan(
         chosen = candidate
     assert chosen is not None
     alone = replace(chosen, batch=1, threads=1)
-    if max_memory is not None and alone.memory.total <= max_memory:
+    assert max_memory is not None
+    if alone.memory.total <= max_memory:
         return alone
     raise UsageError(
         f"--max-memory {max_memory / MIB:.0f} MiB is too little: even with tiles of {chosen.tile[0]}x{chosen.tile[1]} "
@@ -331,9 +332,13 @@ def _even(extent: int, largest: int, align: int) -> int:
     return -(-extent // (pieces * align)) * align
 
 
-def _cheapest(
-    scene: tuple[int, int], block: tuple[int, int], largest: int, align: int, halo: int
-) -> tuple[int, int]:
+def _whole_tiles(scene: tuple[int, int], size: int) -> tuple[int, int]:
+    """A block of as many tiles as fit the largest tile's side, and no more than the scene has."""
+    height, width = (min(-(-extent // size), max(1, LARGEST_TILE // size)) * size for extent in scene)
+    return height, width
+
+
+def _cheapest(scene: tuple[int, int], block: tuple[int, int], largest: int, align: int, halo: int) -> tuple[int, int]:
     """Tile size that makes the network see the fewest rows and columns over all blocks."""
 
     def side(extent: int, cut: int) -> int:
@@ -380,4 +385,3 @@ def _window(tile: tuple[int, int], scale: Fraction, halo: int) -> tuple[int, int
 def _covering(start: int, stop: int, size: int, step: int) -> range:
     """Multiples of ``step`` at which a tile of ``size`` touches [start, stop)."""
     return range(((start - size) // step + 1) * step, stop, step)
-

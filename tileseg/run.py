@@ -10,20 +10,21 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
+
 from tileseg import hardware
 from tileseg.errors import BlocksFailed, InputError, Interrupted, UsageError
 from tileseg.grid import Grid
 from tileseg.ledger import BlockRecord, Ledger, write_atomic
-from tileseg.nn.bundle import resolve_model
-from tileseg.nn.card import ModelCard, Scaling, load_card
-from tileseg.plan import Plan, Precision, make_plan
+from tileseg.nn.card import ModelCard, Scaling, load_card, resolve_model
+from tileseg.plan import Plan, make_plan
 from tileseg.spec import ALGORITHM, RunSpec
 
 _GIB = 1 << 30
@@ -135,8 +136,8 @@ def prepare(spec: RunSpec) -> Prepared:
     notices: list[str] = []
     model = resolve_model(spec.model)
     card = load_card(model)
-    scene = open_scene(spec.scene, bands=spec.bands, expected_bands=len(card.bands), warp=spec.warp)
-    notices += scene.notices
+    scene = open_scene(spec.scene, bands=spec.bands, expected=len(card.bands), names=card.bands, warp=spec.warp)
+    notices += scene.notes
     if scene.dtype not in card.dtypes:
         notices.append(
             f"pixels are {scene.dtype}, the model was trained on {' or '.join(card.dtypes)}: "
@@ -152,13 +153,13 @@ def prepare(spec: RunSpec) -> Prepared:
             "so overlapping windows are blended"
         )
     machine = hardware.detect()
-    precision = cast(Precision, hardware.default_precision(machine) if spec.precision == "auto" else spec.precision)
+    precision = hardware.default_precision(machine) if spec.precision == "auto" else spec.precision
     workers = max(1, len(machine.gpus)) if spec.workers is None else spec.workers
     max_memory = int(spec.max_memory or min(machine.memory.available // 2, 4 * _GIB * max(1, workers)))
     plan = make_plan(
         (scene.grid.height, scene.grid.width),
         len(card.bands),
-        scene.itemsize,
+        np.dtype(scene.dtype).itemsize,
         card,
         scales=spec.scales,
         flips=spec.flips,
@@ -207,8 +208,7 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
     with _writable(folder), ledger.lock(), hardware.PeakMemory() as memory:
         prepared = _claim(prepared, ledger)
         records = _compute(prepared, ledger, listener, stop)
-        report = _finish(prepared, ledger, listener, begun, records, memory)
-    return report
+        return _finish(prepared, ledger, listener, begun, records, memory)
 
 
 def _finished(prepared: Prepared) -> RunReport | None:
@@ -243,8 +243,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 32 else f"{text[:12]}..."
 
 
+def _digest(path: Path) -> str:
+    """SHA-256 of a small file."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
 @contextlib.contextmanager
-def _writable(folder: Path) -> Any:
+def _writable(folder: Path) -> Iterator[None]:
     try:
         (folder / _STATE).mkdir(parents=True, exist_ok=True)
         with (folder / _STATE / "lock").open("a"):
@@ -262,9 +270,20 @@ def _claim(prepared: Prepared, ledger: Ledger) -> Prepared:
     earlier = None if prepared.spec.overwrite else ledger.read_run()
     if earlier is not None:
         _same_or_refuse(prepared, earlier["identity"])
-        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in earlier["plan"].items()}
+        chosen = earlier["plan"]
         Mosaic(folder / _MOSAIC).remove_partial()
-        return replace(prepared, plan=replace(plan, **sizes))
+        # Given by the user or chosen by the first call: the same sizes, so that the result is byte-identical.
+        return replace(
+            prepared,
+            plan=replace(
+                plan,
+                block=tuple(chosen["block"]),
+                tile=tuple(chosen["tile"]),
+                step=tuple(chosen["step"]),
+                batch=chosen["batch"],
+                precision=chosen["precision"],
+            ),
+        )
     _clear(folder)
     create_mosaic(
         folder / _MOSAIC,
@@ -290,9 +309,7 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _compute(
-    prepared: Prepared, ledger: Ledger, listener: Listener, stop: threading.Event
-) -> dict[int, BlockRecord]:
+def _compute(prepared: Prepared, ledger: Ledger, listener: Listener, stop: threading.Event) -> dict[int, BlockRecord]:
     """All blocks that are not done yet. Raises BlocksFailed or Interrupted once those in flight are finished."""
     from tileseg.mosaic import Mosaic
     from tileseg.segment import Job
@@ -359,7 +376,7 @@ def _scaling(prepared: Prepared) -> Scaling:
     if card.scaling.kind == "fixed" and scene.dtype in card.dtypes:
         return card.scaling
     mean, std = statistics(scene)
-    return Scaling(mean=mean, std=tuple(s or 1.0 for s in std))
+    return Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
 
 def _aoi(prepared: Prepared) -> Any:
@@ -432,8 +449,6 @@ def _finish(
 
 def _rasters(prepared: Prepared, mosaic: Any, seconds: dict[str, float]) -> dict[str, int]:
     """Pyramid, label COG and quicklook; pixels per class, counted on the way."""
-    import numpy as np
-
     from tileseg.publish.cog import write_label_cog
     from tileseg.publish.quicklook import write_quicklook
     from tileseg.scene import overview_rgb

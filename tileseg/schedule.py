@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from distributed import Client, Future, as_completed
 from distributed.scheduler import KilledWorker
@@ -77,16 +78,16 @@ def run_on_cluster(
     slots = max(1, sum(client.nthreads().values()))
     failures: list[BlockFailure] = []
     tries: dict[int, int] = {}
-    index_of: dict[str, int] = {}
+    index_of: dict[Any, int] = {}
     feed = iter(pending)
 
-    def submit(index: int) -> Future:
+    def submit(index: int) -> Future[BlockRecord]:
         tries[index] = tries.get(index, 0) + 1
         future = client.submit(segment_block, job, index, key=f"{job.key}-{index}-{tries[index]}", pure=False)
         index_of[future.key] = index
         return future
 
-    def more(count: int) -> Iterator[Future]:
+    def more(count: int) -> Iterator[Future[BlockRecord]]:
         if not stop.is_set():
             for index in islice(feed, count):
                 yield submit(index)

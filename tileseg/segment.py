@@ -199,13 +199,15 @@ class Engine:
 
         ``pixels`` (y, x, band) begin at ``plan.read(core)``; ``valid`` (y, x) is that of the core.
         """
-        from tileseg.nn.backend import OutOfMemory
+        from tileseg.nn.backend import is_out_of_memory
 
         notes: list[str] = []
         while True:
             try:
                 return self._compute(pixels, valid, core), tuple(notes)
-            except OutOfMemory as error:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 notes.append(self._shrink(core, error))
 
     def _shrink(self, core: Window, error: Exception) -> str:
@@ -215,7 +217,8 @@ class Engine:
             self._plan = replace(plan, batch=plan.batch // 2)
             done = f"batch {plan.batch} -> {plan.batch // 2}"
         else:
-            tile = tuple(max(plan.align, -(-side // (2 * plan.align)) * plan.align) for side in plan.tile)
+            height, width = (max(plan.align, -(-side // (2 * plan.align)) * plan.align) for side in plan.tile)
+            tile = (height, width)
             if plan.stitch != "exact" or tile == plan.tile:
                 raise DeviceMemory(
                     f"block at {core}: the device's memory does not hold one window of {plan.tile[0]}x{plan.tile[1]}"
@@ -257,8 +260,10 @@ def _any_valid(valid: npt.NDArray[np.bool_], tile: Window, core: Window) -> bool
 
 
 def _cut(pixels: npt.NDArray[np.generic], window: Window) -> npt.NDArray[np.generic]:
-    """The pixels of a tile. After a tile was halved, the last ones may reach past what was read; what lies there
-    is past the block, and further from its core than the network sees.
+    """The pixels of a tile.
+
+    After tiles were halved, the last ones may reach past what was read: past the block, and further from its core
+    than the network sees.
     """
     rows, cols = window.slices
     part = pixels[rows, cols]

@@ -48,9 +48,7 @@ class Window:
 
     def buffer(self, pixels: int) -> Window:
         """The window grown by ``pixels`` on all four sides."""
-        return Window(
-            self.row_off - pixels, self.col_off - pixels, self.height + 2 * pixels, self.width + 2 * pixels
-        )
+        return Window(self.row_off - pixels, self.col_off - pixels, self.height + 2 * pixels, self.width + 2 * pixels)
 
     def shift(self, rows: int, cols: int) -> Window:
         """The window moved down by ``rows`` and right by ``cols``."""

@@ -26,7 +26,7 @@ def _option(panel: str, text: str, *names: str, metavar: str | None = None) -> A
     return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
 
 
-def command(  # noqa: PLR0913 - one parameter per option of the command
+def command(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     scene: Annotated[Path | None, typer.Argument(help="Any raster that GDAL reads.", show_default=False)] = None,
     out: Annotated[
         Path | None, _option(_CONTROL, "Output folder; default <stem>.tileseg in the current folder.", "--out", "-o")
@@ -42,9 +42,7 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     flips: Annotated[
         str | None, _option(_VIEWS, "none (default), h, v, hv or d4: 1, 2, 2, 4, 8 views.", metavar="none|h|v|hv|d4")
     ] = None,
-    merge: Annotated[
-        str | None, _option(_VIEWS, "What views average: logits (default) or probabilities.")
-    ] = None,
+    merge: Annotated[str | None, _option(_VIEWS, "What views average: logits (default) or probabilities.")] = None,
     stitch: Annotated[
         str | None,
         _option(_VIEWS, "exact (default), or blend windows with hann or gaussian.", metavar="exact|hann|gaussian"),
@@ -67,9 +65,7 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     bands: Annotated[
         str | None, _option(_SCENE, "1-based bands in the model's order, such as 4,3,2.", metavar="LIST")
     ] = None,
-    aoi: Annotated[
-        Path | None, _option(_SCENE, "Vector file: compute only what it touches, clip to it.")
-    ] = None,
+    aoi: Annotated[Path | None, _option(_SCENE, "Vector file: compute only what it touches, clip to it.")] = None,
     warp: Annotated[
         bool | None, _option(_SCENE, "Warp a scene that has only control points or RPCs.", "--warp")
     ] = None,

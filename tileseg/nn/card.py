@@ -10,6 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tileseg.errors import InputError
 
+ARCHIVE = "model.keras"
+EMBEDDED = "embedded"
+"""Name of the model that comes with tileseg."""
+_MODELS = Path(__file__).resolve().parent.parent / "models"
+
 Activation = Literal["logits", "softmax", "sigmoid"]
 
 
@@ -99,6 +104,36 @@ class ModelCard(_Strict):
     def background_ids(self) -> frozenset[int]:
         """Ids of the classes that are not vectorised by default."""
         return frozenset(i for i, c in enumerate(self.classes) if c.background)
+
+
+def resolve_model(name: str | Path) -> Path:
+    """The folder of a model: ``embedded`` (the one that comes with tileseg) or a path.
+
+    Raises:
+        InputError: If it is not a model folder; the message says what it is and what to do.
+    """
+    if str(name) == EMBEDDED:
+        return _MODELS / EMBEDDED
+    path = Path(name)
+    if (path / "card.json").is_file():
+        return path
+    if path.suffix == ".keras" and path.is_file():
+        raise InputError(f"{path}: a Keras file without a card; pack it first: tileseg model pack {path} FOLDER ...")
+    if path.suffix in (".h5", ".hdf5"):
+        raise InputError(
+            f"{path}: .h5 models can run code when opened and are refused; save it as .keras with Keras 3 and pack "
+            f"that: tileseg model pack {path.with_suffix('.keras')} FOLDER ..."
+        )
+    if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib"):
+        raise InputError(f"{path}: pickles can run code when opened and are refused; expected a model folder")
+    if (path / "saved_model.pb").is_file():
+        raise InputError(
+            f"{path}: a SavedModel cannot be checked and is refused; save it as .keras with Keras 3 and pack that: "
+            "tileseg model pack MODEL.keras FOLDER ..."
+        )
+    if path.is_dir():
+        raise InputError(f"{path}: not a model: no card.json in it; expected a folder with card.json and {ARCHIVE}")
+    raise InputError(f"{path}: no such model; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}")
 
 
 def load_card(folder: Path) -> ModelCard:

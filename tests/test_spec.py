@@ -1,0 +1,58 @@
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from tileseg.errors import UsageError
+from tileseg.spec import RunSpec, read_config
+
+
+def test_text_with_commas_becomes_lists() -> None:
+    spec = RunSpec.parse(
+        {"scene": "a.tif", "scales": "1/2,1,1.5", "bands": "4,3,2", "formats": "gpkg,fgb", "max_memory": "8GiB"}
+    )
+    assert spec.scales == (Fraction(1, 2), Fraction(1), Fraction(3, 2))
+    assert spec.bands == (4, 3, 2)
+    assert spec.formats == ("gpkg", "fgb")
+    assert spec.max_memory == 8 << 30
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"scales": "half"}, "half"),
+        ({"flips": "x"}, "--flips"),
+        ({"connectivity": 6}, "--connectivity"),
+        ({"block": 0}, "--block"),
+        ({"bands": "0"}, "--bands"),
+        ({"colour": "red"}, "--colour"),
+        ({"max_memory": "lots"}, "--max-memory"),
+        ({"min_erea": "1"}, "--min-erea"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(options, told) -> None:
+    with pytest.raises(UsageError, match=told) as raised:
+        RunSpec.parse({"scene": "a.tif", **options})
+    assert "\n" not in str(raised.value)
+
+
+def test_default_folder_is_named_after_the_scene() -> None:
+    assert RunSpec.parse({"scene": "/data/town.v2.tif"}).folder == Path("town.v2.tileseg")
+
+
+def test_choices_leave_out_what_does_not_change_the_result() -> None:
+    one = RunSpec.parse({"scene": "a.tif", "workers": 0, "max_memory": "1GiB", "overwrite": True})
+    other = RunSpec.parse({"scene": "b.tif", "workers": 7, "out": "x"})
+    assert one.choices() == other.choices()
+    assert one.choices() != RunSpec.parse({"scene": "a.tif", "flips": "h"}).choices()
+
+
+def test_configuration_files(tmp_path) -> None:
+    good, bad = tmp_path / "run.toml", tmp_path / "bad.toml"
+    good.write_text('scene = "a.tif"\nscales = ["1/2", 1]\nmin_area = "20px"\n')
+    bad.write_text("scene = ")
+    assert RunSpec.parse(read_config(good)).scales == (Fraction(1, 2), Fraction(1))
+    with pytest.raises(UsageError, match="not TOML"):
+        read_config(bad)
+    with pytest.raises(UsageError, match="No such file"):
+        read_config(tmp_path / "none.toml")
