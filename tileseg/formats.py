@@ -1,0 +1,169 @@
+"""Which raster files may be opened, and by which GDAL driver: decided from the file itself, before GDAL sees it.
+
+GDAL picks a driver by trying them all, so a text file called ``.tif`` may be a virtual raster that reads any file
+or address. Here the first bytes choose the one driver, and a virtual raster may only reach into its own folder.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from tileseg.errors import InputError
+
+DRIVERS = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "BMP", "WEBP", "HFA", "ENVI", "NITF", "GPKG", "VRT")
+"""GDAL drivers that tileseg uses (a Cloud-Optimised GeoTIFF is a GTiff)."""
+
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"II*\0", "GTiff"),
+    (b"MM\0*", "GTiff"),
+    (b"II+\0", "GTiff"),
+    (b"MM\0+", "GTiff"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JP2OpenJPEG"),
+    (b"\xff\x4f\xff\x51", "JP2OpenJPEG"),
+    (b"BM", "BMP"),
+    (b"EHFA_HEADER_TAG", "HFA"),
+    (b"NITF", "NITF"),
+    (b"NSIF", "NITF"),
+    (b"SQLite format 3\0", "GPKG"),
+)
+_FORMATS = "GeoTIFF, JPEG, PNG, JPEG 2000, BMP, WebP, Erdas Imagine, ENVI, NITF, GeoPackage or VRT"
+_HEAD = 4096
+_LARGEST_VRT = 64 << 20
+_DEEPEST_VRT = 8
+_SUBDATASET = re.compile(r"(?:(GTIFF_DIR):(?P<page>\d+|off:\d+):(?P<tif>.+)|(GPKG):(?P<gpkg>.+):(?P<table>[^:/\\]+))")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A raster file that may be opened."""
+
+    name: str
+    """What GDAL is asked to open: an absolute path, or a sub-dataset of one."""
+    driver: str
+    """The one driver that may open it."""
+    files: tuple[Path, ...]
+    """The files that it consists of: itself first, then what a virtual raster refers to."""
+
+
+def identify(path: str | Path) -> Source:
+    """Find the driver of a raster file, or of a sub-dataset such as ``GTIFF_DIR:2:scene.tif``.
+
+    Raises InputError: remote, missing, not a file, not readable, of another format, or a virtual raster that
+    reaches outside its folder.
+    """
+    text = str(path)
+    if text.startswith(("/vsi", "\\vsi")) or "://" in text:
+        raise InputError(f"{text}: only files on this machine are read; download it first, or mount it")
+    match = _SUBDATASET.fullmatch(text)
+    if match is None or Path(text).exists():
+        file = Path(text).absolute()
+        driver, files = _inspect(file, text, ())
+        return Source(str(file), driver, files)
+    inner = match["tif"] or match["gpkg"]
+    file = Path(inner).absolute()
+    driver, files = _inspect(file, inner, ())
+    wanted = match[1] or match[4]
+    if {"GTIFF_DIR": "GTiff", "GPKG": "GPKG"}[wanted] != driver:
+        raise InputError(f"{text}: {inner} is no {wanted.removesuffix('_DIR')} file, so it has no such sub-dataset")
+    name = f"GTIFF_DIR:{match['page']}:{file}" if match["tif"] else f"GPKG:{file}:{match['table']}"
+    return Source(name, driver, files)
+
+
+def _inspect(file: Path, shown: str, parents: tuple[Path, ...]) -> tuple[str, tuple[Path, ...]]:
+    """The driver of a file, and the files behind it. ``parents`` are the virtual rasters that led here."""
+    head = _head(file, shown)
+    driver = _signature(file, head)
+    if driver is None:
+        raise InputError(f"{shown}: is not a raster that tileseg reads ({_FORMATS}); convert it with gdal_translate")
+    # GDAL looks for overviews and masks in files beside, and opens them with any driver.
+    for beside in (Path(f"{file}.ovr"), Path(f"{file}.msk")):
+        if beside.is_file() and _signature(beside, _head(beside, str(beside))) not in ("GTiff", "HFA"):
+            raise InputError(f"{beside}: is no GeoTIFF, so it cannot be the overviews or mask of {shown}; remove it")
+    if driver != "VRT":
+        return driver, (file,)
+    return driver, (file, *_behind_vrt(file, shown, parents))
+
+
+def _head(file: Path, shown: str) -> bytes:
+    try:
+        if file.is_dir():
+            raise InputError(f"{shown}: is a folder; expected a raster file")
+        if not file.is_file() and file.exists():
+            raise InputError(f"{shown}: is not a regular file; expected a raster file")
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD)
+    except OSError as error:
+        raise InputError(f"{shown}: cannot be opened: {error.strerror or error}") from error
+    if not head:
+        raise InputError(f"{shown}: is empty (0 bytes); expected a raster file")
+    return head
+
+
+def _signature(file: Path, head: bytes) -> str | None:
+    for magic, driver in _SIGNATURES:
+        if head.startswith(magic):
+            return driver
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if b"<VRTDataset" in head:
+        return "VRT"
+    headers = (Path(f"{file}.hdr"), file.with_suffix(".hdr")) if file.suffix != ".hdr" else ()
+    for header in headers:
+        if header.is_file() and header.open("rb").read(4) == b"ENVI":
+            return "ENVI"
+    return None
+
+
+def _behind_vrt(file: Path, shown: str, parents: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Check every file that a virtual raster refers to, and the virtual rasters among them."""
+    if file in parents or len(parents) >= _DEEPEST_VRT:
+        raise InputError(f"{shown}: virtual rasters refer to each other more than {_DEEPEST_VRT} levels deep")
+    if file.stat().st_size > _LARGEST_VRT:
+        raise InputError(f"{shown}: a virtual raster of more than {_LARGEST_VRT >> 20} MiB of text is not read")
+    text = file.read_bytes()
+    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+        raise InputError(f"{shown}: a virtual raster with a document type is not read")
+    try:
+        root = ET.fromstring(text)  # noqa: S314 - entities are refused above
+    except ET.ParseError as error:
+        raise InputError(f"{shown}: is a damaged virtual raster: {error}") from error
+    found: dict[Path, None] = {}
+    for element in root.iter():
+        name = _tag(element)
+        if name in ("pixelfunctioncode", "pixelfunctionlanguage"):
+            raise InputError(f"{shown}: a virtual raster that brings its own program code is not read")
+        reference = (element.text or "").strip()
+        is_file = name.endswith(("filename", "dataset", "ds")) or (
+            name == "mdi" and (element.get("key") or "").upper().endswith(("_DATASET", "_FILE", "_FILENAME"))
+        )
+        if is_file and reference:
+            found[_inside(file, shown, reference)] = None
+    behind: dict[Path, None] = {}
+    for target in found:
+        if not target.is_file():
+            raise InputError(f"{shown}: refers to {target.name}, which is not there")
+        _, files = _inspect(target, f"{shown}: {target.name}", (*parents, file))
+        behind.update(dict.fromkeys(files))
+    return tuple(behind)
+
+
+def _tag(element: ET.Element) -> str:
+    return str(element.tag).rpartition("}")[2].lower()
+
+
+def _inside(file: Path, shown: str, reference: str) -> Path:
+    """The file that a virtual raster refers to, if it lies in the folder of the virtual raster or below."""
+    folder = file.parent.resolve()
+    plain = not (reference.startswith(("/vsi", "<")) or "://" in reference or "\0" in reference)
+    target = (file.parent / reference).resolve() if plain else folder
+    if not plain or ".." in Path(reference).parts or not target.is_relative_to(folder) or target == folder:
+        raise InputError(
+            f"{shown}: refers to {reference[:200]!r}, which is outside its own folder; "
+            "put the files beside the virtual raster, or convert it with gdal_translate"
+        )
+    return target

@@ -1,0 +1,599 @@
+"""Read rasters: describe a scene, read windows of it with their valid pixels, reflect it past its edges.
+
+A :class:`Scene` is a description that can be sent to another process. Every thread opens the file for itself when
+it first reads, because a GDAL handle belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import rasterio.windows
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+
+from tileseg.errors import InputError, UsageError
+from tileseg.formats import Source, identify
+from tileseg.grid import Grid
+from tileseg.window import Window, tile
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+Pixels = npt.NDArray[np.generic]
+Mask = npt.NDArray[np.bool_]
+
+LARGEST_BLOCK = 256 << 20
+"""Bytes of one decoded tile or strip: GDAL holds a whole one in memory to give a single pixel of it."""
+MOST_PIXELS = 10**12
+"""More in one scene are taken for a damaged header."""
+_PIXELS_PER_BYTE = 1 << 20
+"""More in a file are taken for a damaged header: a sparse tile of 2048 x 2048 still costs 16 bytes of index."""
+_SAMPLE_WINDOW, _SAMPLE_WINDOWS = 256, 256
+_OPEN_FILES = 4
+_SAME_TYPE = ("uint8", "int8", "uint16", "int16", "float32")
+_OTHER_TYPES = ("uint32", "int32", "uint64", "int64", "float16", "float64")
+
+_GDAL = {
+    "GDAL_CACHEMAX": 256,  # MiB over all threads: part of the projected memory
+    "GDAL_NUM_THREADS": 1,  # several blocks are read at once already
+    "GDAL_DISABLE_READDIR_ON_OPEN": True,  # world files and the like are still found, by name
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+    "GDAL_HTTP_MAX_RETRY": 0,
+}
+
+# The scene's description says whether it has coordinates; the log gets GDAL's warnings, the terminal does not.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+logging.getLogger("rasterio").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """An input raster, as far as it needs to be known to plan a run; picklable."""
+
+    path: str
+    """The file as the user named it."""
+    source: Source
+    """What is opened, and by which driver."""
+    grid: Grid
+    """Where its pixels lie."""
+    bands: tuple[int, ...]
+    """Bands to be read, in the order of the network's input; the first is 1. (1, 1, 1) if colours are expanded."""
+    dtype: str
+    """NumPy type of the pixels that are read: the file's own, or float32 for types of 32 bits and more."""
+    nodata: tuple[float | None, ...]
+    """Value of pixels without data, for each of ``bands``."""
+    alpha: int | None
+    """Band that says where there is data (not 0)."""
+    masks: tuple[int, ...]
+    """Bands whose mask is kept beside the pixels; one of them stands for all when they share it."""
+    palette: bool
+    """The file stores numbers of colours; they are read as red, green, blue."""
+    block: tuple[int, int]
+    """(rows, columns) of a stored tile or strip: windows along it are read fastest."""
+    identity: str
+    """Digest of size, time of change, dimensions, type and georeference: another one means that the file changed."""
+    warp_to: str | None = None
+    """Coordinate reference system into which a scene with ground control points is warped as it is read."""
+    notices: tuple[str, ...] = ()
+    """What the user should know about how it is read, one line each."""
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one value of one band, as read."""
+        return np.dtype(self.dtype).itemsize
+
+    def read(self, window: Window, fill: Sequence[float] | None = None) -> tuple[Pixels, Mask]:
+        """Read a window inside the scene: pixels (y, x, band), C-contiguous, and valid (y, x).
+
+        Pixels without data get ``fill``, one value per band, if given. Raises InputError, naming the window, where
+        the file cannot be read.
+        """
+        if self.grid.extent.intersection(window) != window:
+            raise UsageError(f"{window} is not inside the scene of {self.grid.height} x {self.grid.width} pixels")
+        with _reading(self.path, window):
+            handle = _handle(self)
+            pixels, valid = handle.read(window, (window.height, window.width), Resampling.nearest)
+        if fill is not None and not valid.all():
+            pixels[~valid] = np.asarray(fill, pixels.dtype)
+        return pixels, valid
+
+    def read_plane(self, window: Window, limit: int, fill: Sequence[float] | None = None) -> tuple[Pixels, Mask]:
+        """Read a window that may reach past the scene's edges: pixels (y, x, band) and valid (y, x).
+
+        The scene is continued by reflection without repeating the edge (``numpy.pad(mode="reflect")``), rows and
+        columns each for themselves; further than ``limit`` pixels past the edge, by the edge pixel. Only the rows
+        and columns that appear in the result are read.
+        """
+        if self.grid.extent.intersection(window) == window:
+            return self.read(window, fill)
+        rows = reflected(window.row_off, window.height, self.grid.height, limit)
+        cols = reflected(window.col_off, window.width, self.grid.width, limit)
+        top, left = int(rows.min()), int(cols.min())
+        needed = Window(top, left, int(rows.max()) + 1 - top, int(cols.max()) + 1 - left)
+        pixels, valid = self.read(needed, fill)
+        pick = np.ix_(rows - top, cols - left)
+        return pixels[pick], valid[pick]
+
+
+def reflected(start: int, count: int, size: int, limit: int) -> npt.NDArray[np.int64]:
+    """Which of ``size`` pixels stand at positions ``start`` ... ``start + count - 1`` of the endless plane."""
+    positions = np.arange(start, start + count, dtype=np.int64)
+    beyond = (positions < -limit) | (positions >= size + limit)
+    period = max(1, 2 * (size - 1))
+    phase = positions % period
+    return np.where(beyond, np.clip(positions, 0, size - 1), np.minimum(phase, period - phase) if size > 1 else 0)
+
+
+def open_scene(
+    path: str | Path,
+    *,
+    expected_bands: int,
+    bands: tuple[int, ...] | None = None,
+    names: tuple[str, ...] = (),
+    warp: bool = False,
+) -> Scene:
+    """Describe a raster whose bands a network can take.
+
+    ``expected_bands`` is how many bands the model takes, and ``names`` what they mean: bands described so (or with such a
+    colour) are taken wherever they are; otherwise the first ones that are not alpha. ``bands`` says which to take
+    instead. A scene that has only ground control points or RPCs is refused, or with ``warp`` read through a warp
+    into UTM. Raises InputError in one line for whatever cannot be used.
+    """
+    text = str(path)
+    source = identify(path)
+    with _reading(text, None), _open(source) as dataset:
+        _check_header(text, source, dataset)
+        target = _georeference(text, dataset, warp)
+        if target is not None:
+            with _warped(dataset, target) as warped:
+                return _describe(text, source, warped, (expected_bands, bands, names), target)
+        return _describe(text, source, dataset, (expected_bands, bands, names), None)
+
+
+def statistics(scene: Scene) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of every band over valid pixels.
+
+    Scenes of up to 16 megapixels are read whole; larger ones in 256 windows of 256 x 256 at full resolution, evenly
+    spread (overviews are averaged, so their deviation is too small), and in more if those have no valid pixel. A
+    constant band has the deviation 1. Raises InputError if there is no valid pixel.
+    """
+    lattice = tile(scene.grid.extent, _SAMPLE_WINDOW, _SAMPLE_WINDOW)
+    step = max(1, len(lattice) // _SAMPLE_WINDOWS)
+    while step:
+        count, total, squares = 0, np.zeros(len(scene.bands)), np.zeros(len(scene.bands))
+        for window in lattice[step // 2 :: step]:
+            pixels, valid = scene.read(window)
+            values = pixels[valid].astype(np.float64)
+            count += len(values)
+            total += values.sum(axis=0)
+            squares += np.square(values).sum(axis=0)
+        if count:
+            mean = total / count
+            deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+            return mean, np.where(deviation > 1e-9 * np.maximum(1, np.abs(mean)), deviation, 1.0)
+        step //= 4
+    raise InputError(f"{scene.path}: has no valid pixel (all are nodata, masked or not finite)")
+
+
+def overview_rgb(scene: Scene, max_size: int) -> npt.NDArray[np.uint8]:
+    """The whole scene (y, x, 3), at most ``max_size`` pixels wide and high, to look at.
+
+    The first three bands, or the first one as grey. 8-bit values as they are; others stretched from their 2nd to
+    their 98th percentile. Pixels without data are light grey.
+    """
+    height, width = scene.grid.height, scene.grid.width
+    factor = max(1.0, max(height, width) / max_size)
+    shape = (max(1, round(height / factor)), max(1, round(width / factor)))
+    with _reading(scene.path, scene.grid.extent):
+        pixels, valid = _handle(scene).read(scene.grid.extent, shape, Resampling.average)
+    shown = pixels[..., [0, 1, 2] if pixels.shape[-1] >= 3 else [0, 0, 0]]
+    if shown.dtype == np.uint8:
+        picture = shown.astype(np.uint8)
+    else:
+        picture = np.zeros(shown.shape, np.uint8)
+        for band in range(3):
+            values = shown[..., band].astype(np.float32)
+            low, high = np.percentile(values[valid], [2, 98]) if valid.any() else (0, 1)
+            scaled = (np.where(valid, values, low) - low) * (255 / max(float(high - low), 1e-12))
+            picture[..., band] = np.clip(scaled, 0, 255)
+    picture[~valid] = 224
+    return picture
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRaster:
+    """A raster of class ids to be vectorised; picklable."""
+
+    scene: Scene
+    """The raster as a scene of one band."""
+    dtype: str
+    """NumPy type of the labels that are read."""
+    nodata: int | None
+    """Label of pixels without data, or None where all have some."""
+    colors: dict[int, str]
+    """Colour (``#rrggbb``) of each class, if the raster has a colour table."""
+    names: dict[int, str]
+    """Name of each class, if the raster has category names."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels lie."""
+        return self.scene.grid
+
+    @property
+    def path(self) -> str:
+        """The file as the user named it."""
+        return self.scene.path
+
+    def read_labels(self, window: Window) -> npt.NDArray[np.integer]:
+        """Labels (y, x) of a window inside the raster; ``nodata`` where there is no data."""
+        pixels, valid = self.scene.read(window)
+        labels = pixels[..., 0].astype(self.dtype, copy=False)
+        if self.nodata is not None and not valid.all():
+            labels[~valid] = self.nodata
+        return labels
+
+    def read_confidence(self, window: Window) -> None:  # noqa: ARG002 - the same call as on a mosaic
+        """A label raster knows no probabilities."""
+        return
+
+
+def open_labels(path: str | Path) -> LabelRaster:
+    """Describe a raster of integer class ids. Raises InputError in one line if it is none."""
+    text = str(path)
+    source = identify(path)
+    with _reading(text, None), _open(source) as dataset:
+        _check_header(text, source, dataset)
+        _georeference(text, dataset, warp=False)
+        native = dataset.dtypes[0]
+        if np.dtype(native).kind not in "iu" or native in ("int64", "uint64"):
+            raise InputError(f"{text}: its pixels are {native}; expected class ids as integers of at most 32 bits")
+        data = [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
+        if len(data) != 1:
+            raise InputError(f"{text}: has {len(data)} bands; expected one band of class ids")
+        colors = _colors(dataset, data[0])
+        names = _category_names(dataset, data[0])
+        scene = replace(
+            _describe(text, source, dataset, (1, (data[0],), ()), None),
+            palette=False,
+            bands=(data[0],),
+            dtype=native,
+            notices=(),
+        )
+        masked = scene.alpha is not None or bool(scene.masks)
+        value = dataset.nodatavals[data[0] - 1]
+    dtype, nodata = native, None
+    limits = np.iinfo(native)
+    if value is not None and float(value).is_integer() and limits.min <= value <= limits.max:
+        nodata = int(value)
+    elif masked:
+        # Every id may be in use, so the free one lies outside the type.
+        dtype = "int16" if limits.bits == 8 else "int32" if limits.bits == 16 else "int64"
+        nodata = int(np.iinfo(dtype).min)
+    return LabelRaster(scene, dtype, nodata, colors, names)
+
+
+class _Handle:
+    """An open file: for one thread."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.base = _open(scene.source)
+        self.dataset = self.base if scene.warp_to is None else _warped(self.base, scene.warp_to)
+        if _identity(scene.source, self.dataset) != scene.identity:
+            raise InputError(f"{scene.path}: has changed since the run began; start it anew with --overwrite")
+        self.lut = _lut(self.dataset, scene.bands[0]) if scene.palette else None
+
+    def read(self, window: Window, shape: tuple[int, int], resampling: Resampling) -> tuple[Pixels, Mask]:
+        """Pixels (y, x, band) and valid (y, x) of a window, at another size if ``shape`` says so."""
+        scene = self.scene
+        frame = rasterio.windows.Window(window.col_off, window.row_off, window.width, window.height)
+        resampling = Resampling.nearest if self.lut is not None else resampling
+        if self.lut is not None:
+            index = self.dataset.read(scene.bands[0], window=frame, out_shape=shape, resampling=resampling)
+            pixels, valid = np.ascontiguousarray(self.lut[index, :3]), self.lut[index, 3] > 0
+            valid &= _has_data(index[..., None], scene.nodata[:1])
+        else:
+            pixels = np.empty((*shape, len(scene.bands)), scene.dtype)
+            # GDAL writes the bands side by side itself: faster than turning the array afterwards.
+            self.dataset.read(list(scene.bands), window=frame, out=pixels.transpose(2, 0, 1), resampling=resampling)
+            valid = _has_data(pixels, scene.nodata)
+        if scene.alpha is not None:
+            valid &= self.dataset.read(scene.alpha, window=frame, out_shape=shape, resampling=resampling) > 0
+        for band in scene.masks:
+            valid &= self.dataset.read_masks(band, window=frame, out_shape=shape) > 0
+        return pixels, valid
+
+    def close(self) -> None:
+        """Close the file."""
+        self.dataset.close()
+        self.base.close()
+
+
+def _has_data(pixels: Pixels, nodata: tuple[float | None, ...]) -> Mask:
+    """Where pixels (y, x, band) are data, as far as their values tell.
+
+    A float that is not finite, or the nodata value in any band, is none. In 8-bit images the nodata value is also a
+    colour (a shadow has no blue), so there all bands must have it.
+    """
+    valid = np.ones(pixels.shape[:2], bool)
+    if pixels.dtype.kind == "f":
+        for band in range(pixels.shape[2]):
+            valid &= np.isfinite(pixels[..., band])
+    values = [(band, value) for band, value in enumerate(nodata) if value is not None and not math.isnan(value)]
+    absent = None
+    for band, value in values:
+        here = pixels[..., band] == _in_type(value, pixels.dtype)
+        if pixels.dtype == np.uint8:
+            absent = here if absent is None else absent & here
+        else:
+            absent = here if absent is None else absent | here
+    return valid if absent is None else valid & ~absent
+
+
+def _in_type(value: float, dtype: np.dtype[np.generic]) -> float:
+    """A nodata value as the pixels have it: float32 files often declare it with the digits of a double."""
+    if dtype.kind != "f":
+        return value
+    limit = float(np.finfo(np.float32).max)
+    return float(np.float32(min(max(value, -limit), limit)))
+
+
+_local = threading.local()
+
+
+def _handle(scene: Scene) -> _Handle:
+    """This thread's open file of the scene; the least recently used of several is closed."""
+    handles: OrderedDict[Scene, _Handle] = getattr(_local, "handles", None) or OrderedDict()
+    _local.handles = handles
+    if scene not in handles:
+        handles[scene] = _Handle(scene)
+        while len(handles) > _OPEN_FILES:
+            handles.popitem(last=False)[1].close()
+    handles.move_to_end(scene)
+    return handles[scene]
+
+
+@contextmanager
+def _reading(path: str, window: Window | None) -> Iterator[None]:
+    """Set GDAL up for this thread, and turn its complaints into one line for the user."""
+    where = "" if window is None else f" at {window}"
+    try:
+        with rasterio.Env(**_GDAL):
+            yield
+    except (RasterioError, rasterio._err.CPLE_BaseError, UnicodeDecodeError) as error:  # noqa: SLF001
+        raise InputError(f"{path}: cannot be read{where}: {_complaint(error)}") from error
+
+
+def _complaint(error: BaseException) -> str:
+    """The innermost thing that GDAL said, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = re.sub(r" \(this error can be turned.*", "", " ".join(str(error).split()))
+    return line[:300] or type(error).__name__
+
+
+def _open(source: Source) -> DatasetReader:
+    return rasterio.open(source.name, driver=source.driver)
+
+
+def _check_header(text: str, source: Source, dataset: DatasetReader) -> None:
+    """Refuse what would fail, or take all memory, as soon as a pixel is read."""
+    if dataset.subdatasets and not source.name.startswith(("GTIFF_DIR:", "GPKG:")):
+        # rasterio prefixes nothing; the names can be given to tileseg as they are.
+        choice = ", ".join(dataset.subdatasets[:6]) + (", ..." if len(dataset.subdatasets) > 6 else "")
+        raise InputError(f"{text}: holds {len(dataset.subdatasets)} rasters; name one of them instead: {choice}")
+    if dataset.count == 0 or dataset.width < 1 or dataset.height < 1:
+        raise InputError(
+            f"{text}: has no pixels ({dataset.count} bands of {dataset.width} x {dataset.height}); expected an image"
+        )
+    if any(np.dtype(_numpy_name(dtype)).kind == "c" for dtype in dataset.dtypes):
+        raise InputError(
+            f"{text}: its pixels are complex numbers ({dataset.dtypes[0]}); convert them to an intensity first"
+        )
+    unknown = {_numpy_name(dtype) for dtype in dataset.dtypes} - {*_SAME_TYPE, *_OTHER_TYPES}
+    if unknown:
+        raise InputError(f"{text}: its pixels are {', '.join(sorted(unknown))}, which tileseg does not read")
+    pixels = dataset.width * dataset.height
+    size = sum(file.stat().st_size for file in source.files)
+    if pixels > MOST_PIXELS or (source.driver != "VRT" and pixels > max(256, size) * _PIXELS_PER_BYTE):
+        raise InputError(
+            f"{text}: claims {dataset.width} x {dataset.height} pixels in {size:,} bytes; its header must be damaged"
+        )
+    rows, cols = dataset.block_shapes[0]
+    together = dataset.count if dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL" else 1
+    held = rows * cols * together * np.dtype(dataset.dtypes[0]).itemsize
+    if held > LARGEST_BLOCK:
+        raise InputError(
+            f"{text}: is stored in pieces of {cols} x {rows} pixels x {together} bands, {held >> 20} MiB each; "
+            f"expected at most {LARGEST_BLOCK >> 20} MiB; rewrite it with: gdal_translate -co TILED=YES {text} tiled.tif"
+        )
+
+
+def _numpy_name(dtype: str) -> str:
+    """The name of a pixel type in NumPy: rasterio knows complex ones that NumPy does not."""
+    return "complex64" if dtype.startswith("complex") else dtype
+
+
+def _georeference(text: str, dataset: DatasetReader, warp: bool) -> str | None:
+    """Check that pixels lie on a regular grid; otherwise say how to get one, or the system to warp into."""
+    points, points_crs = dataset.gcps
+    has_grid = dataset.transform != Affine.identity()
+    geolocation = bool(dataset.tags(ns="GEOLOCATION"))
+    if not has_grid and (points or dataset.rpcs is not None or geolocation):
+        kind, option = ("RPCs", "-rpc") if not points and dataset.rpcs else ("ground control points", "-tps")
+        if geolocation and not points:
+            kind, option = "a geolocation array", "-geoloc"
+        if not warp or option == "-geoloc":
+            raise InputError(
+                f"{text}: is tied to the ground by {kind} only, so its pixels lie on no grid; "
+                f"warp it first: gdalwarp {option} -r bilinear -t_srs EPSG:<code> {text} warped.tif"
+            )
+        if points and points_crs is not None and points_crs.is_projected:
+            return str(points_crs.to_wkt())
+        if points:
+            lon, lat = np.mean([(p.x, p.y) for p in points], axis=0)
+        else:
+            lon, lat = dataset.rpcs.long_off, dataset.rpcs.lat_off
+        zone = int((lon + 180) // 6) % 60 + 1
+        return str(CRS.from_epsg((32600 if lat >= 0 else 32700) + zone).to_wkt())
+    numbers = tuple(dataset.transform)[:6]
+    if not all(map(math.isfinite, numbers)) or dataset.transform.is_degenerate:
+        raise InputError(f"{text}: its georeference maps all pixels onto a line or nowhere: {numbers}")
+    return None
+
+
+def _warped(dataset: DatasetReader, target: str) -> WarpedVRT:
+    return WarpedVRT(dataset, crs=target, resampling=Resampling.bilinear, add_alpha=_alpha(dataset) is None)
+
+
+def _alpha(dataset: DatasetReader) -> int | None:
+    return next((i for i in dataset.indexes if dataset.colorinterp[i - 1] == ColorInterp.alpha), None)
+
+
+_Wish = tuple[int, tuple[int, ...] | None, tuple[str, ...]]
+
+
+def _describe(text: str, source: Source, dataset: DatasetReader, wish: _Wish, warp_to: str | None) -> Scene:
+    alpha = _alpha(dataset)
+    palette, bands, notices = _choose_bands(text, dataset, wish)
+    if warp_to is not None:
+        notices = (*notices, f"warped into {dataset.crs.to_string()[:40]} as it is read")
+    flags = [dataset.mask_flag_enums[band - 1] for band in bands]
+    masks: tuple[int, ...] = ()
+    if alpha is None:
+        if any(MaskFlags.per_dataset in flag for flag in flags):
+            masks = (bands[0],)
+        else:
+            masks = tuple(sorted({band for band, flag in zip(bands, flags, strict=True) if not flag}))
+    # A mask kept beside the pixels is the better witness: lossy compression changes nodata values.
+    nodata = tuple(None if masks else dataset.nodatavals[band - 1] for band in bands)
+    native = {_numpy_name(dataset.dtypes[band - 1]) for band in bands}
+    dtype = native.pop() if len(native) == 1 and native <= {*_SAME_TYPE} else "float32"
+    _probe(text, dataset, bands)
+    return Scene(
+        path=text,
+        source=source,
+        grid=_grid(dataset),
+        bands=bands,
+        dtype="uint8" if palette else dtype,
+        nodata=nodata,
+        alpha=alpha,
+        masks=masks,
+        palette=palette,
+        block=tuple(dataset.block_shapes[bands[0] - 1]),
+        identity=_identity(source, dataset),
+        warp_to=warp_to,
+        notices=notices,
+    )
+
+
+def _choose_bands(text: str, dataset: DatasetReader, wish: _Wish) -> tuple[bool, tuple[int, ...], tuple[str, ...]]:
+    """Whether colours are expanded, which bands are read, and what there is to say about it."""
+    expected, bands, names = wish
+    alpha = _alpha(dataset)
+    data = [i for i in dataset.indexes if i != alpha]
+    if bands is not None:
+        wrong = [band for band in bands if not 1 <= band <= dataset.count]
+        if wrong:
+            raise InputError(f"{text}: has no band {wrong[0]}: expected --bands with numbers from 1 to {dataset.count}")
+        if len(bands) != expected:
+            raise UsageError(f"--bands names {len(bands)} bands; the model takes {expected}")
+        return False, bands, ()
+    if len(data) == 1 and dataset.colorinterp[data[0] - 1] == ColorInterp.palette:
+        if expected != 3:
+            raise InputError(
+                f"{text}: stores numbers of colours (a palette), which give 3 bands; the model takes {expected}; "
+                "choose another model, or say --bands 1 if the numbers themselves are meant"
+            )
+        note = "its colour table is expanded to red, green, blue"
+        return True, (data[0],) * 3, (note,)
+    if len(data) < expected:
+        listed = f" ({', '.join(names)})" if names else ""
+        hint = f"; --bands {','.join(['1'] * expected)} repeats a band" if data == [1] else ""
+        raise InputError(
+            f"{text}: has {len(data)} band{'s' * (len(data) != 1)} besides alpha; the model takes {expected}{listed}"
+            f"{hint or '; choose a scene or a model that fit, or say which bands to take with --bands'}"
+        )
+    described = {i: {dataset.colorinterp[i - 1].name, (dataset.descriptions[i - 1] or "").lower()} for i in data}
+    found = [[i for i in data if name.lower() in described[i]] for name in names]
+    if len(names) == expected and all(len(matches) == 1 for matches in found):
+        chosen = tuple(matches[0] for matches in found)
+        in_order = chosen == tuple(data[:expected])
+        return False, chosen, () if in_order else (f"bands {chosen} are its {', '.join(names)}",)
+    chosen = tuple(data[:expected])
+    ignored = len(data) - expected
+    return False, chosen, (f"bands {chosen} of {len(data)} are used; choose others with --bands",) if ignored else ()
+
+
+def _probe(text: str, dataset: DatasetReader, bands: tuple[int, ...]) -> None:
+    """Read one pixel, and see that the file is as long as its last tile needs: a truncated one is refused at once."""
+    dataset.read(list(bands), window=rasterio.windows.Window(0, 0, 1, 1))
+    if dataset.driver != "GTiff":
+        return
+    rows, cols = dataset.block_shapes[0]
+    last = f"{(dataset.width - 1) // cols}_{(dataset.height - 1) // rows}"
+    start, length = (
+        dataset.get_tag_item(f"BLOCK_{what}_{last}", "TIFF", bidx=bands[-1]) for what in ("OFFSET", "SIZE")
+    )
+    size = Path(dataset.files[0]).stat().st_size if dataset.files else None
+    if start and length and size is not None and int(start) + int(length) > size:
+        raise InputError(
+            f"{text}: is truncated: its last pixels should end at byte {int(start) + int(length):,}, but the file has "
+            f"{size:,} bytes; copy or download it again"
+        )
+
+
+def _grid(dataset: DatasetReader) -> Grid:
+    crs = dataset.crs
+    wkt = crs.to_wkt(version="WKT2_2019") if crs else None
+    return Grid(dataset.height, dataset.width, Affine(*tuple(dataset.transform)[:6]), wkt)
+
+
+def _identity(source: Source, dataset: DatasetReader) -> str:
+    facts = [
+        *((file.stat().st_size, file.stat().st_mtime_ns) for file in source.files),
+        (dataset.height, dataset.width, dataset.count, dataset.dtypes, tuple(dataset.transform)[:6]),
+        dataset.crs.to_wkt() if dataset.crs else None,
+    ]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _lut(dataset: DatasetReader, band: int) -> npt.NDArray[np.uint8]:
+    """Colour table (number, red-green-blue-alpha) as long as the pixel type has values."""
+    table = np.zeros((1 << (8 * np.dtype(dataset.dtypes[band - 1]).itemsize), 4), np.uint8)
+    for number, color in dataset.colormap(band).items():
+        if number < len(table):
+            table[number] = color
+    return table
+
+
+def _colors(dataset: DatasetReader, band: int) -> dict[int, str]:
+    if dataset.colorinterp[band - 1] != ColorInterp.palette:
+        return {}
+    return {i: f"#{r:02x}{g:02x}{b:02x}" for i, (r, g, b, _) in sorted(dataset.colormap(band).items())}
+
+
+def _category_names(dataset: DatasetReader, band: int) -> dict[int, str]:
+    """Names that `tileseg run` keeps in the band's tags as ``class_<id>``."""
+    tags = dataset.tags(band)
+    pairs = ((key.removeprefix("class_"), value) for key, value in tags.items() if key.startswith("class_"))
+    return {int(key): value for key, value in pairs if key.isdecimal()}
