@@ -92,13 +92,8 @@ class Scene:
     """Digest of size, time of change, dimensions, type and georeference: another one means that the file changed."""
     warp_to: str | None = None
     """Coordinate reference system into which a scene with ground control points is warped as it is read."""
-    notices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """What the user should know about how it is read, one line each."""
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one value of one band, as read."""
-        return np.dtype(self.dtype).itemsize
 
     def read(self, window: Window, fill: Sequence[float] | None = None) -> tuple[Pixels, Mask]:
         """Read a window inside the scene: pixels (y, x, band), C-contiguous, and valid (y, x).
@@ -145,14 +140,14 @@ def reflected(start: int, count: int, size: int, limit: int) -> npt.NDArray[np.i
 def open_scene(
     path: str | Path,
     *,
-    expected_bands: int,
+    expected: int,
     bands: tuple[int, ...] | None = None,
     names: tuple[str, ...] = (),
     warp: bool = False,
 ) -> Scene:
     """Describe a raster whose bands a network can take.
 
-    ``expected_bands`` is how many bands the model takes, and ``names`` what they mean: bands described so (or with such a
+    ``expected`` is how many bands the model takes, and ``names`` what they mean: bands described so (or with such a
     colour) are taken wherever they are; otherwise the first ones that are not alpha. ``bands`` says which to take
     instead. A scene that has only ground control points or RPCs is refused, or with ``warp`` read through a warp
     into UTM. Raises InputError in one line for whatever cannot be used.
@@ -164,8 +159,8 @@ def open_scene(
         target = _georeference(text, dataset, warp)
         if target is not None:
             with _warped(dataset, target) as warped:
-                return _describe(text, source, warped, (expected_bands, bands, names), target)
-        return _describe(text, source, dataset, (expected_bands, bands, names), None)
+                return _describe(text, source, warped, (expected, bands, names), target)
+        return _describe(text, source, dataset, (expected, bands, names), None)
 
 
 def statistics(scene: Scene) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -276,7 +271,7 @@ def open_labels(path: str | Path) -> LabelRaster:
             palette=False,
             bands=(data[0],),
             dtype=native,
-            notices=(),
+            notes=(),
         )
         masked = scene.alpha is not None or bool(scene.masks)
         value = dataset.nodatavals[data[0] - 1]
@@ -424,7 +419,7 @@ def _check_header(text: str, source: Source, dataset: DatasetReader) -> None:
     if held > LARGEST_BLOCK:
         raise InputError(
             f"{text}: is stored in pieces of {cols} x {rows} pixels x {together} bands, {held >> 20} MiB each; "
-            f"expected at most {LARGEST_BLOCK >> 20} MiB; rewrite it with: gdal_translate -co TILED=YES {text} tiled.tif"
+            f"expected at most {LARGEST_BLOCK >> 20} MiB; rewrite it: gdal_translate -co TILED=YES {text} tiled.tif"
         )
 
 
@@ -474,9 +469,9 @@ _Wish = tuple[int, tuple[int, ...] | None, tuple[str, ...]]
 
 def _describe(text: str, source: Source, dataset: DatasetReader, wish: _Wish, warp_to: str | None) -> Scene:
     alpha = _alpha(dataset)
-    palette, bands, notices = _choose_bands(text, dataset, wish)
+    palette, bands, notes = _choose_bands(text, dataset, wish)
     if warp_to is not None:
-        notices = (*notices, f"warped into {dataset.crs.to_string()[:40]} as it is read")
+        notes = (*notes, f"warped into {dataset.crs.to_string()[:40]} as it is read")
     flags = [dataset.mask_flag_enums[band - 1] for band in bands]
     masks: tuple[int, ...] = ()
     if alpha is None:
@@ -502,7 +497,7 @@ def _describe(text: str, source: Source, dataset: DatasetReader, wish: _Wish, wa
         block=tuple(dataset.block_shapes[bands[0] - 1]),
         identity=_identity(source, dataset),
         warp_to=warp_to,
-        notices=notices,
+        notes=notes,
     )
 
 
