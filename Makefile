@@ -66,21 +66,22 @@ $(VENV)/created.stamp:
 	  echo 'Install one, or name it: make demo PYTHON=/path/to/python3.11' >&2; exit 1; fi
 	@"$(PYTHON)" -c '$(FITS)' || { \
 	  echo '$(PYTHON) is '"$$("$(PYTHON)" --version 2>&1)"'; tileseg needs Python 3.11, 3.12 or 3.13.' >&2; exit 1; }
-	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+	@echo 'Making $(VENV) with $(PYTHON)'
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo 'The environment could not be made. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@touch $@
 
 $(VENV)/run.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	@echo 'Installing tileseg and what it needs into $(VENV) (TensorFlow is large: a few minutes)'
-	$(PIP_INSTALL) -e .
+	@$(PIP_INSTALL) -e .
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	@echo 'Installing tileseg and what its tests need into $(VENV) (TensorFlow is large: a few minutes)'
-	$(PIP_INSTALL) -e '.[test]'
+	@$(PIP_INSTALL) -e '.[test]'
 	@touch $(VENV)/run.stamp $@
 
 $(VENV)/dev.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	@echo 'Installing tileseg and what its development needs into $(VENV) (TensorFlow is large: a few minutes)'
-	$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/run.stamp $(VENV)/test.stamp $@
