@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import typer
 
 import tileseg
+from tileseg.formats import DRIVERS
 from tileseg.hardware import Gpu, Hardware, Memory, default_precision, detect, disk_free
 
 Status = Literal["ok", "warn", "fail"]
@@ -35,7 +36,7 @@ PACKAGES = (
     "keras", "tensorflow", "numpy", "rasterio", "zarr", "dask", "distributed", "shapely", "geopandas",
     "pyogrio", "pyarrow", "pyproj", "numba",
 )  # fmt: skip
-READERS = ("GTiff", "COG", "VRT", "PNG", "JPEG", "JP2OpenJPEG")
+READERS = ("GTiff", "COG", *(driver for driver in DRIVERS if driver != "GTiff"))
 """Raster drivers that ought to be there; without the first two nothing works."""
 WRITERS = ("GeoJSON", "GPKG", "FlatGeobuf")
 """Vector drivers that ought to be there; Parquet is written by pyarrow."""
