@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -273,8 +274,12 @@ class PeakMemory:
         self._look()
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._interval):
+        pause = self._interval
+        while not self._stop.wait(pause):
+            begun = time.perf_counter()
             self._look()
+            # Finding descendants reads all of /proc: on a node with thousands of processes, look less often.
+            pause = max(self._interval, 30 * (time.perf_counter() - begun))
 
     def _look(self) -> None:
         self.peak = max(self.peak, resident_bytes(self._pid))
