@@ -92,7 +92,7 @@ def run_on_cluster(
             for index in islice(feed, count):
                 yield submit(index)
 
-    running = as_completed(list(more(slots * _AHEAD)), with_results=False)
+    running = as_completed(list(more(slots * _AHEAD)), loop=client.loop)
     for future in running:
         index = index_of.pop(future.key)
         error = future.exception()

@@ -1,0 +1,75 @@
+"""Small stand-ins: networks that are quick, scenes that are made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.transform import from_origin
+
+from tileseg.nn.card import ClassInfo, ModelCard, Scaling
+
+CLASSES = (
+    ClassInfo(name="ground", color="#c8b48c", background=True),
+    ClassInfo(name="roof", color="#d73027"),
+    ClassInfo(name="water", color="#4575b4"),
+)
+
+
+def save_tiny(folder: Path, *, bands: int = 3, seed: int = 3) -> ModelCard:
+    """A two-level U-Net (stride 4) with random weights: everything a large one has, in milliseconds."""
+    from tileseg.nn.backend import keras
+    from tileseg.nn.bundle import save_bundle
+
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    image = keras.Input((None, None, bands))
+    skips, x = [], image
+    for level, width in enumerate((6, 8)):
+        x = layers.Conv2D(width, 3, padding="same", activation="relu", name=f"down{level}")(x)
+        skips.append(x)
+        x = layers.MaxPooling2D(name=f"pool{level}")(x)
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="bottom")(x)
+    for level in (1, 0):
+        x = layers.UpSampling2D(interpolation="bilinear", name=f"up{level}")(x)
+        x = layers.Concatenate(name=f"join{level}")([x, skips[level]])
+        x = layers.Conv2D(8, 3, padding="same", activation="relu", name=f"after{level}")(x)
+    logits = layers.Conv2D(len(CLASSES), 1, name="logits")(x)
+    return save_bundle(
+        keras.Model(image, logits),
+        folder,
+        name="tiny",
+        bands=("red", "green", "blue", "nir")[:bands],
+        classes=CLASSES,
+        scaling=Scaling(divisor=255, mean=(0.4,), std=(0.2,)),
+    )
+
+
+def smooth_noise(height: int, width: int, bands: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """(y, x, band) pixels of 1 to 255 with structure at several sizes."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((height, width, bands))
+    for cell in (2, 8, 32):
+        coarse = rng.normal(size=(height // cell + 2, width // cell + 2, bands))
+        total += np.repeat(np.repeat(coarse, cell, 0), cell, 1)[:height, :width]
+    return np.clip(total * 28 + 110, 1, 255).astype(np.uint8)
+
+
+def write_scene(
+    path: Path,
+    pixels: npt.NDArray[np.generic],
+    *,
+    crs: str | None = "EPSG:32637",
+    nodata: float | None = None,
+) -> Path:
+    """Write (y, x, band) pixels as a tiled GeoTIFF."""
+    height, width, bands = pixels.shape
+    transform = from_origin(500_000, 4_000_000, 0.5, 0.5) if crs else rasterio.Affine.identity()
+    with rasterio.open(
+        path, "w", driver="GTiff", height=height, width=width, count=bands, dtype=pixels.dtype, crs=crs,
+        transform=transform, nodata=nodata, tiled=True, blockxsize=128, blockysize=128, compress="deflate",
+    ) as file:  # fmt: skip
+        file.write(np.moveaxis(pixels, -1, 0))
+    return path
