@@ -1,0 +1,298 @@
+"""From any labels, read block by block, to polygon files.
+
+Two stages, so that `tileseg run` can do the first where the labels are made: tracing (blocks, in any order and any
+process, each saved as a fragment) and :func:`finish` (join, shape, write). :func:`vectorize` does both.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Self
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tileseg.errors import UsageError
+from tileseg.grid import Grid
+from tileseg.nn.card import ClassInfo, first_problem
+from tileseg.polygons.fragment import Array, Fragment, PolygonBatch
+from tileseg.polygons.join import join
+from tileseg.polygons.shape import Quantity, Shaper, Shapes, split
+from tileseg.polygons.trace import trace_block
+from tileseg.publish.vectors import SUFFIXES, Table, VectorFormat, write_vectors
+from tileseg.window import Window, tile
+
+BLOCK = 2048
+"""Pixels: side of a block where nothing else decides."""
+
+_VERTICES = 1 << 20
+"""Vertices shaped at a time."""
+
+
+class LabelSource(Protocol):
+    """Labels that can be read block by block. Reading must be safe from several threads at once."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+
+    @property
+    def nodata(self) -> int | None:
+        """The label of pixels without data."""
+
+    def read_labels(self, window: Window) -> Array:
+        """(height, width) integers."""
+
+    def read_confidence(self, window: Window) -> Array | None:
+        """(height, width) uint16: probability of the pixel's class in units of 1/65535; None where unknown."""
+
+
+def _quantity(value: Any) -> Any:
+    if value is None or isinstance(value, Quantity):
+        return value
+    try:
+        return Quantity.parse(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Size = Annotated[Quantity | None, BeforeValidator(_quantity)]
+
+
+class VectorOptions(BaseModel):
+    """Which polygons are wanted, and in which files. Text is understood as on the command line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    formats: Annotated[tuple[VectorFormat, ...], BeforeValidator(_split), Field(min_length=1)] = ("geojson",)
+    min_area: Size = None
+    """Smaller polygons are left out: square metres (``"25"``) or pixels (``"50px"``)."""
+    fill_holes: Size = None
+    """Smaller holes are filled, before polygons are measured; units as above."""
+    simplify: Size = None
+    """Tolerance in metres (``"0.5"``) or pixels (``"2px"``). Holds all polygons in memory."""
+    connectivity: Literal[4, 8] = 4
+    """8: pixels that touch at a corner are one polygon."""
+    classes: Annotated[tuple[str, ...] | None, BeforeValidator(_split)] = None
+    """Names or ids; None: all but background."""
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Self:
+        """Check options (names as the fields). Raises UsageError in one line."""
+        try:
+            return cls.model_validate(dict(options))
+        except ValidationError as error:
+            raise UsageError(f"--{first_problem(error).replace('_', '-', 1)}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """What labels mean, and which of them become polygons."""
+
+    names: Mapping[int, str]
+    """Names of ids; an id without one is its own name."""
+    ignore: frozenset[int] = frozenset()
+    """Ids that do not become polygons."""
+    only: frozenset[int] | None = None
+    """If given, no other id does."""
+
+    @staticmethod
+    def of_card(classes: Sequence[ClassInfo], wanted: Sequence[str] | None = None) -> Classes:
+        """The classes of a model: all but background, or those wanted by name or id. Raises UsageError."""
+        names = {i: info.name for i, info in enumerate(classes)}
+        if wanted is None:
+            return Classes(names, frozenset(i for i, info in enumerate(classes) if info.background))
+        return Classes(names, frozenset(names) - _ids(names, wanted, known=True))
+
+    @staticmethod
+    def of_raster(names: Mapping[int, str], wanted: Sequence[str] | None = None) -> Classes:
+        """The classes of a label raster: all ids, or those wanted. Raises UsageError."""
+        return Classes(names, only=None if wanted is None else _ids(names, wanted, known=False))
+
+
+def _ids(names: Mapping[int, str], wanted: Sequence[str], *, known: bool) -> frozenset[int]:
+    """Ids of classes named by name or id; ``known``: ids must be among the names."""
+    by_name = {name.casefold(): i for i, name in names.items()}
+    found = set()
+    for text in wanted:
+        if (number := by_name.get(text.casefold())) is None:
+            number = int(text) if text.lstrip("-").isdigit() else None
+            if number is None or (known and number not in names):
+                choice = ", ".join(f"{name} ({i})" for i, name in names.items()) or "ids only: there are no names"
+                raise UsageError(f"--classes {text}: no such class; expected some of {choice}")
+        found.add(number)
+    return frozenset(found)
+
+
+def ignored_classes(classes: Sequence[ClassInfo], wanted: Sequence[str] | None) -> frozenset[int]:
+    """Ids that do not become polygons: background, or all but those wanted by name or id. Raises UsageError."""
+    return Classes.of_card(classes, wanted).ignore
+
+
+@dataclass(frozen=True, slots=True)
+class VectorReport:
+    """What came out."""
+
+    counts: dict[str, int]
+    """Class name -> polygons, by class id."""
+    paths: dict[VectorFormat, Path]
+    seconds: dict[str, float]
+    """``trace`` (reading included), ``finish``."""
+
+
+def vectorize(
+    source: LabelSource,
+    outputs: Mapping[VectorFormat, Path],
+    classes: Classes,
+    options: VectorOptions | None = None,
+    *,
+    block: int = BLOCK,
+    threads: int | None = None,
+    state: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> VectorReport:
+    """Make polygon files of labels.
+
+    Args:
+        source: the labels.
+        outputs: where each format goes; :func:`vector_paths` gives the usual names.
+        classes: what the labels mean, and which are wanted.
+        options: filters and connectivity. (``formats`` and ``classes`` have been resolved into the arguments above.)
+        block: side of the blocks in pixels; the polygons do not depend on it, their order does.
+        threads: how many read and trace; by default one per core, 8 at most.
+        state: folder for the fragments, kept; by default a temporary folder beside the first output.
+        progress: called with (blocks done, blocks) after each block.
+
+    Raises:
+        UsageError, InputError, TilesegError: as the parts do.
+    """
+    options = options or VectorOptions()
+    start = time.perf_counter()
+    cores = tile(source.grid.extent, block, block)
+    first = next(iter(outputs.values()))
+    first.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fragments-", dir=first.parent) as temporary:
+        folder = state or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        there = np.zeros(len(cores), np.bool_)
+        for done, (index, found) in enumerate(_trace_all(source, cores, classes, options, folder, threads), start=1):
+            there[index] = found
+            if progress is not None:
+                progress(done, len(cores))
+        traced = time.perf_counter() - start
+
+        def load(index: int) -> Fragment | None:
+            return Fragment.load(_fragment(folder, index)) if there[index] else None
+
+        report = finish(cores, load, source.grid, classes.names, options, outputs)
+    return VectorReport(report.counts, report.paths, {"trace": traced, **report.seconds})
+
+
+def trace(
+    source: LabelSource, core: Window, classes: Classes, options: VectorOptions
+) -> Fragment | None:
+    """Read and trace one block; None where it is wholly nodata."""
+    labels = source.read_labels(core)
+    nodata = source.nodata
+    if nodata is not None and (labels == nodata).all():
+        return None
+    ignore = set(classes.ignore)
+    if classes.only is not None:
+        present = np.unique(labels)
+        ignore |= {int(label) for label in present} - classes.only
+    return trace_block(
+        labels, source.read_confidence(core), core, source.grid.extent,
+        connectivity=options.connectivity, ignore=ignore, nodata=nodata,
+    )  # fmt: skip
+
+
+def finish(
+    cores: Sequence[Window],
+    load: Callable[[int], Fragment | None],
+    grid: Grid,
+    class_names: Mapping[int, str],
+    options: VectorOptions,
+    outputs: Mapping[VectorFormat, Path],
+) -> VectorReport:
+    """Join the fragments of all blocks, filter, place and write.
+
+    ``cores``: the scene's blocks in row-major order; ``load``: the fragment of one, or None (wholly nodata).
+    Memory is bounded by what crosses seams plus a few blocks, unless polygons are simplified.
+    """
+    start = time.perf_counter()
+    first = next((f for f in map(load, range(len(cores))) if f is not None), None)
+    has_confidence = first is None or first.has_confidence
+    shaper = Shaper(
+        grid,
+        min_area=options.min_area,
+        fill_holes=options.fill_holes,
+        has_confidence=has_confidence,
+        lonlat=any(form.startswith("geojson") for form in outputs),
+    )
+    shapes = _shapes(join(cores, load, options.connectivity), shaper, options.simplify)
+    counts = write_vectors(shapes, outputs, Table(grid, class_names, has_confidence))
+    named = {class_names.get(label, str(label)): count for label, count in sorted(counts.items())}
+    return VectorReport(named, dict(outputs), {"finish": time.perf_counter() - start})
+
+
+def vector_paths(folder: Path, formats: Sequence[VectorFormat], stem: str = "polygons") -> dict[VectorFormat, Path]:
+    """The usual file of each format: ``folder/polygons.geojson`` ..."""
+    return {form: folder / f"{stem}{SUFFIXES[form]}" for form in formats}
+
+
+def _shapes(batches: Iterator[PolygonBatch], shaper: Shaper, simplify: Quantity | None) -> Iterator[Shapes]:
+    if simplify is not None:
+        batches = iter([shaper.simplify(batches, simplify)])
+        shaper = shaper.unfiltered()
+    for batch in batches:
+        for part in split(batch, _VERTICES):
+            yield shaper.shape(part)
+
+
+def _trace_all(
+    source: LabelSource,
+    cores: Sequence[Window],
+    classes: Classes,
+    options: VectorOptions,
+    folder: Path,
+    threads: int | None,
+) -> Iterator[tuple[int, bool]]:
+    """Trace and save every block: its index, and whether there is a fragment, in order. A bounded number waits."""
+    threads = threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+
+    def work(index: int) -> tuple[int, bool]:
+        fragment = trace(source, cores[index], classes, options)
+        if fragment is None:
+            return index, False
+        path = _fragment(folder, index)
+        path.parent.mkdir(exist_ok=True)
+        fragment.save(path)
+        return index, True
+
+    waiting: deque[Future[tuple[int, bool]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for index in range(len(cores)):
+                waiting.append(pool.submit(work, index))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _fragment(folder: Path, index: int) -> Path:
+    return folder / f"{index // 1000:06d}" / f"{index:09d}.fragment"
