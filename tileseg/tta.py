@@ -116,7 +116,7 @@ class Polyphase:
     @property
     def after(self) -> int:
         """Source pixels needed after a period."""
-        return max(0, self.first + self.weights.shape[1] - self.q)
+        return max(0, self.first + len(self.weights[0]) - self.q)
 
 
 @lru_cache(maxsize=64)
