@@ -30,7 +30,7 @@ Labels = npt.NDArray[np.uint8]
 _TILE = 512
 _PIECE = 2048
 """Pixels on a side of what is halved at a time."""
-_ENV = {"GDAL_CACHEMAX": 256, "GDAL_PAM_ENABLED": True}
+_ENV = {"GDAL_CACHEMAX": 256 << 20, "GDAL_PAM_ENABLED": True}
 
 # A scene without coordinates is not worth a warning from GDAL: the run has said so.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
