@@ -20,7 +20,7 @@ import zarr
 from affine import Affine
 from zarr.codecs import BloscCodec
 
-from tileseg.errors import InputError
+from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.labels import CERTAIN, NODATA, Confidence, Labels, Logits, decide, decide_again, halve, probabilities
 from tileseg.nn.card import ClassInfo
@@ -91,6 +91,28 @@ class Mosaic:
         member = self._group[name]
         assert isinstance(member, zarr.Array)
         return member
+
+    def with_thresholds(self, texts: Sequence[str]) -> Mosaic:
+        """The mosaic read with thresholds such as ``building=0.7`` (name or id). Raises UsageError."""
+        if not texts:
+            return self
+        if self.keep == "labels":
+            raise UsageError(f"--threshold: {self.path} was made with --keep labels, so there are no probabilities")
+        ids = {name: i for i, info in enumerate(self.classes) for name in (info.name, str(i))}
+        thresholds = {}
+        for text in texts:
+            name, _, value = text.rpartition("=")
+            try:
+                probability = float(value)
+            except ValueError:
+                probability = -1.0
+            if name not in ids or not 0 <= probability <= 1:
+                raise UsageError(
+                    f"--threshold {text}: expected CLASS=P with P from 0 to 1 and CLASS one of "
+                    + ", ".join(info.name for info in self.classes)
+                )
+            thresholds[ids[name]] = probability
+        return Mosaic(self.path, thresholds)
 
     # --- Writing ----------------------------------------------------------------------------------------------
 

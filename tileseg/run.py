@@ -15,17 +15,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 
 from tileseg import hardware
 from tileseg.errors import BlocksFailed, InputError, Interrupted, UsageError
-from tileseg.grid import Grid
 from tileseg.ledger import BlockRecord, Ledger, write_atomic
 from tileseg.nn.card import ModelCard, Scaling, load_card, resolve_model
 from tileseg.plan import Plan, make_plan
-from tileseg.spec import ALGORITHM, RunSpec
+from tileseg.spec import ALGORITHM, RunSpec, VectorFormat
+
+if TYPE_CHECKING:
+    from tileseg.aoi import Aoi
+    from tileseg.mosaic import Mosaic
+    from tileseg.scene import Scene
+    from tileseg.vectorize import VectorOptions
 
 _GIB = 1 << 30
 _STATE = ".state"
@@ -80,11 +85,13 @@ class Prepared:
     folder: Path
     model: Path
     card: ModelCard
-    scene: Any
-    """:class:`tileseg.scene.Scene`."""
+    scene: Scene
     plan: Plan
     identity: dict[str, Any]
     """What must be the same for a run to go on in a folder: scene, model, options, algorithm."""
+    vectors: VectorOptions
+    ignore: frozenset[int]
+    """Class ids that do not become polygons."""
     notices: tuple[str, ...]
     max_memory: int
 
@@ -132,6 +139,7 @@ class RunReport:
 def prepare(spec: RunSpec) -> Prepared:
     """Decide everything about a run. Raises UsageError or InputError in one line."""
     from tileseg.scene import open_scene
+    from tileseg.vectorize import VectorOptions, ignored_classes
 
     notices: list[str] = []
     model = resolve_model(spec.model)
@@ -186,7 +194,11 @@ def prepare(spec: RunSpec) -> Prepared:
         "aoi": None if spec.aoi is None else _digest(spec.aoi),
         **{k: v for k, v in spec.choices().items() if k not in ("model", "aoi")},
     }
-    return Prepared(spec, spec.folder, model, card, scene, plan, identity, tuple(notices), max_memory)
+    vectors = VectorOptions.parse(
+        {name: getattr(spec, name) for name in VectorOptions.model_fields if getattr(spec, name) is not None}
+    )
+    ignore = ignored_classes(card.classes, spec.classes)
+    return Prepared(spec, spec.folder, model, card, scene, plan, identity, vectors, ignore, tuple(notices), max_memory)
 
 
 def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event | None = None) -> RunReport:
@@ -301,9 +313,11 @@ def _claim(prepared: Prepared, ledger: Ledger) -> Prepared:
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run wrote, and nothing else; what says that it is finished goes first."""
-    for name in (_SUMMARY, f"{_STATE}/run.json", _LABELS, _QUICKLOOK):
+    from tileseg.vectorize import vector_paths
+
+    for name in (_SUMMARY, f"{_STATE}/run.json", _LABELS, f"{_LABELS}.aux.xml", _QUICKLOOK):
         (folder / name).unlink(missing_ok=True)
-    for path in vector_paths(folder, ("geojson", "geojsonseq", "gpkg", "parquet", "fgb")).values():
+    for path in vector_paths(folder, get_args(VectorFormat)).values():
         path.unlink(missing_ok=True)
     for name in (_MOSAIC, f"{_STATE}/done", f"{_STATE}/fragments"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -330,7 +344,7 @@ def _compute(prepared: Prepared, ledger: Ledger, listener: Listener, stop: threa
         mosaic=Mosaic((prepared.folder / _MOSAIC).resolve()),
         ledger=Ledger(ledger.root.resolve()),
         aoi=_aoi(prepared),
-        ignore=_ignored(prepared),
+        ignore=prepared.ignore,
         connectivity=spec.connectivity,
         compute_threads=max(1, hardware.cpu().cores // max(1, plan.workers)),
     )
@@ -379,18 +393,12 @@ def _scaling(prepared: Prepared) -> Scaling:
     return Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
 
-def _aoi(prepared: Prepared) -> Any:
+def _aoi(prepared: Prepared) -> Aoi | None:
     if prepared.spec.aoi is None:
         return None
     from tileseg.aoi import Aoi
 
     return Aoi.from_file(prepared.spec.aoi, prepared.scene.grid)
-
-
-def _ignored(prepared: Prepared) -> frozenset[int]:
-    from tileseg.vectorize import ignored_classes
-
-    return ignored_classes(prepared.card.classes, prepared.spec.classes)
 
 
 def _finish(
@@ -403,8 +411,9 @@ def _finish(
 ) -> RunReport:
     """Everything that needs all blocks: pyramid, COG, quicklook, polygons; the summary last."""
     from tileseg.mosaic import Mosaic
+    from tileseg.vectorize import vector_paths
 
-    folder, plan, grid = prepared.folder, prepared.plan, cast(Grid, prepared.scene.grid)
+    folder, plan, grid = prepared.folder, prepared.plan, prepared.scene.grid
     mosaic = Mosaic(folder / _MOSAIC)
     mosaic.remove_partial()
     seconds: dict[str, float] = {}
@@ -417,11 +426,11 @@ def _finish(
     with ThreadPoolExecutor(1) as pool:
         rasters = pool.submit(_rasters, prepared, mosaic, seconds)
         start = time.perf_counter()
-        vectors = _vectors(prepared, ledger, plan, grid)
+        vectors = _vectors(prepared, ledger)
         seconds["polygons"] = time.perf_counter() - start
         pixels = rasters.result()
     wall = time.perf_counter() - begun
-    outputs = {
+    outputs: dict[str, Path] = {
         "mosaic": folder / _MOSAIC,
         "labels": folder / _LABELS,
         "quicklook": folder / _QUICKLOOK,
@@ -447,10 +456,29 @@ def _finish(
     return report
 
 
-def _rasters(prepared: Prepared, mosaic: Any, seconds: dict[str, float]) -> dict[str, int]:
+def _vectors(prepared: Prepared, ledger: Ledger) -> dict[str, int]:
+    """Polygons of all blocks, joined and written; how many of each class."""
+    from tileseg.polygons.fragment import Fragment
+    from tileseg.vectorize import finish, vector_paths
+
+    def load(index: int) -> Fragment | None:
+        path = ledger.fragment(index)
+        return Fragment.load(path) if path.exists() else None
+
+    return finish(
+        [block.core for block in prepared.plan],
+        load,
+        prepared.scene.grid,
+        {i: info.name for i, info in enumerate(prepared.card.classes)},
+        prepared.vectors,
+        vector_paths(prepared.folder, prepared.spec.formats),
+    ).counts
+
+
+def _rasters(prepared: Prepared, mosaic: Mosaic, seconds: dict[str, float]) -> dict[str, int]:
     """Pyramid, label COG and quicklook; pixels per class, counted on the way."""
     from tileseg.publish.cog import write_label_cog
-    from tileseg.publish.quicklook import write_quicklook
+    from tileseg.publish.quicklook import metres_per_pixel, write_quicklook
     from tileseg.scene import overview_rgb
     from tileseg.window import Window
 
@@ -469,17 +497,16 @@ def _rasters(prepared: Prepared, mosaic: Any, seconds: dict[str, float]) -> dict
     write_label_cog(folder / _LABELS, grid, card.classes, read, (block.core for block in plan))
     seconds["labels.tif"] = time.perf_counter() - start
     start = time.perf_counter()
-    level = next(
-        (f for f in (1, *mosaic.levels) if max(grid.height, grid.width) / f <= _QUICKLOOK_PIXELS), mosaic.levels[-1:]
-    )
-    coarse = grid.overview(level)
+    rgb = overview_rgb(prepared.scene, _QUICKLOOK_PIXELS)
+    # The coarsest level that still has the picture's pixels.
+    level = max(f for f in (1, *mosaic.levels) if f == 1 or min(s // f for s in plan.scene) >= min(rgb.shape[:2]))
     write_quicklook(
         folder / _QUICKLOOK,
         prepared.spec.scene.name,
-        overview_rgb(prepared.scene, _QUICKLOOK_PIXELS),
-        mosaic.read_labels(coarse.extent, level),
+        rgb,
+        mosaic.read_labels(grid.overview(level).extent, level),
         card.classes,
-        None,
+        metres_per_pixel(grid, rgb.shape[1]),
     )
     seconds["quicklook"] = time.perf_counter() - start
     return {info.name: int(counts[i]) for i, info in enumerate(card.classes)}

@@ -26,7 +26,7 @@ def _option(panel: str, text: str, *names: str, metavar: str | None = None) -> A
     return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
 
 
-def command(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
+def command(  # noqa: PLR0913 - one parameter per option of the command
     scene: Annotated[Path | None, typer.Argument(help="Any raster that GDAL reads.", show_default=False)] = None,
     out: Annotated[
         Path | None, _option(_CONTROL, "Output folder; default <stem>.tileseg in the current folder.", "--out", "-o")

@@ -1,0 +1,106 @@
+"""``tileseg vectorize``: parse, call, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tileseg.vectorize import Classes, LabelSource
+
+
+def command(  # noqa: PLR0913 - one parameter per option of the command
+    labels: Annotated[Path, typer.Argument(help="A mosaic.zarr, the folder of a run, or a label raster.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Output folder; default: the current folder.", show_default=False),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the files, without suffix.")] = "polygons",
+    formats: Annotated[
+        str, typer.Option("--format", help="geojson, geojsonseq, gpkg, parquet, fgb.", metavar="LIST")
+    ] = "geojson",
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Names or ids to vectorise; default all but background.", metavar="LIST", show_default=False),
+    ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Give pixels a class from this probability on, instead of the stored labels; may be repeated.",
+            metavar="CLASS=P",
+            show_default=False,
+        ),
+    ] = None,
+    min_area: Annotated[
+        str | None, typer.Option(help="Drop smaller polygons: 25 (square metres) or 50px.", metavar="AREA")
+    ] = None,
+    fill_holes: Annotated[str | None, typer.Option(help="Fill smaller holes; as above.", metavar="AREA")] = None,
+    simplify: Annotated[
+        str | None, typer.Option(help="Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
+    ] = None,
+    connectivity: Annotated[int, typer.Option(help="4 or 8: whether corners connect.", metavar="4|8")] = 4,
+    block: Annotated[int, typer.Option(help="Side of a block in pixels; the polygons do not depend on it.")] = 2048,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that read and trace; default one per core.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print tracebacks.")] = False,
+) -> None:
+    """Make polygons of LABELS without running a network: of a mosaic (with thresholds of your own) or any raster."""
+    del verbose  # main() looks for it
+    from tileseg.errors import UsageError
+    from tileseg.vectorize import VectorOptions, vector_paths, vectorize
+
+    given = {
+        "formats": formats,
+        "classes": classes,
+        "min_area": min_area,
+        "fill_holes": fill_holes,
+        "simplify": simplify,
+        "connectivity": connectivity,
+    }
+    options = VectorOptions.parse({key: value for key, value in given.items() if value is not None})
+    if block < 1 or (workers is not None and workers < 1):
+        raise UsageError("--block and --workers: expected at least 1")
+    source, meaning = _source(labels, threshold or [], options.classes)
+    outputs = vector_paths(out or Path(), options.formats, name)
+    for path in outputs.values():
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path}: exists; choose another --out or --name, or --overwrite it")
+    report = vectorize(source, outputs, meaning, options, block=block, threads=workers)
+    facts: dict[str, Any] = {
+        "polygons": report.counts,
+        "outputs": {form: str(path) for form, path in report.paths.items()},
+        "seconds": {stage: round(spent, 3) for stage, spent in report.seconds.items()},
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    elif not quiet:
+        found = ", ".join(f"{count} {name}" for name, count in report.counts.items()) or "none"
+        typer.echo(f"polygons: {found}")
+        for form, path in report.paths.items():
+            typer.echo(f"  {form:<10}  {path}")
+
+
+def _source(path: Path, thresholds: list[str], wanted: tuple[str, ...] | None) -> tuple[LabelSource, Classes]:
+    """What is read, and what its labels mean."""
+    from tileseg.errors import UsageError
+    from tileseg.vectorize import Classes
+
+    folder = path / "mosaic.zarr" if (path / "mosaic.zarr").is_dir() else path
+    if folder.is_dir():
+        from tileseg.mosaic import Mosaic
+
+        mosaic = Mosaic(folder)
+        return mosaic.with_thresholds(thresholds), Classes.of_card(mosaic.classes, wanted)
+    if thresholds:
+        raise UsageError(f"--threshold: {path} has no probabilities; expected a mosaic of tileseg")
+    from tileseg.scene import open_labels
+
+    raster = open_labels(path)
+    return raster, Classes.of_raster(raster.names, wanted)
