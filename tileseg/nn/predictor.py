@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.card import ModelCard, Scaling
 from tileseg.nn.resample import resample
 from tileseg.nn.twin import Precision, inference_twin
-from tileseg.tta import View, alignment, back_margin, view_halo, view_margin
+from tileseg.tta import Flip, View, alignment, back_margin, view_halo, view_margin
 
 Merge = Literal["logits", "probabilities"]
 Pixels = npt.NDArray[np.generic]
@@ -88,8 +89,10 @@ class Predictor:
         for view in views:
             key = (view.scale, view.flip.transpose and core[0] != core[1])
             if key not in self._functions:
-                self._functions[key] = compile_function(self._function_of(*key))
-        self._finish = compile_function(self._finished)
+                self._functions[key] = self._function_of(*key)
+        self._unflip = {view.flip: compile_function(partial(_unflip, view.flip), fused=True) for view in views}
+        self._add = {view.flip: compile_function(partial(_add, view.flip), fused=True) for view in views}
+        self._finish = compile_function(self._finished, fused=True)
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
@@ -117,10 +120,9 @@ class Predictor:
         for view in self._views:
             key = (view.scale, view.flip.transpose and self._core[0] != self._core[1])
             one = self._functions[key](self._seen(tiles, view))
-            if self._alone and not view.flip.transpose and not view.flip.rows and not view.flip.cols:
+            if self._alone and view.flip == Flip():
                 return to_numpy(one)[:count]
-            turned = _unflip(one, view)
-            total = turned if total is None else total + turned
+            total = self._unflip[view.flip](one) if total is None else self._add[view.flip](total, one)
         return to_numpy(self._finish(total))[:count]
 
     def _seen(self, tiles: Pixels, view: View) -> Pixels:
@@ -151,24 +153,37 @@ class Predictor:
             np.broadcast_to(np.asarray(v, np.float64), bands)
             for v in (self._scaling.divisor, self._scaling.mean, self._scaling.std)
         )
-        gain, shift = (1 / (divisor * std)).astype(np.float32), (-mean / std).astype(np.float32)
-        plain = self._alone and self._views[0].flip == View().flip
+        gain, offset = (1 / (divisor * std)).astype(np.float32), (mean * divisor).astype(np.float32)
+        plain = self._alone and self._views[0].flip == Flip()
 
-        def function(pixels: Any) -> Any:
-            images = keras.ops.cast(pixels, "float32") * gain + shift
+        def normalise(pixels: Any) -> Any:
+            # In this order no compiler can round it in two ways, as it may a product that is added to.
+            return (keras.ops.cast(pixels, "float32") - offset) * gain
+
+        def infer(images: Any) -> Any:
             if scale != 1:
-                images = resample(images, scale)
-                images = images[:, spare : spare + rows, spare : spare + cols]
-            found = self._as_logits(network(images, training=False))
-            if self._merge == "probabilities" and not self._alone:
-                found = keras.ops.softmax(found, axis=-1)
-            if scale != 1:
-                found = resample(found, 1 / scale)
-                extra = int(back / scale)
-                found = found[:, extra : extra + core[0], extra : extra + core[1]]
+                images = resample(images, scale)[:, spare : spare + rows, spare : spare + cols]
+            found = network(images, training=False)
+            if scale == 1:
+                return found
+            found = self._to_merge(found)
+            found = resample(found, 1 / scale)
+            extra = int(back / scale)
+            return found[:, extra : extra + core[0], extra : extra + core[1]]
+
+        def finish(found: Any) -> Any:
+            found = self._to_merge(found) if scale == 1 else found
             return self._finished(found) if plain else found
 
-        return function
+        first = compile_function(normalise, fused=True)
+        middle = compile_function(infer)
+        last = compile_function(finish, fused=True)
+        return lambda pixels: last(middle(first(pixels)))
+
+    def _to_merge(self, found: Any) -> Any:
+        """What the graph gives, as what is summed over views."""
+        logits = self._as_logits(found)
+        return keras.ops.softmax(logits, axis=-1) if self._merge == "probabilities" and not self._alone else logits
 
     def _as_logits(self, found: Any) -> Any:
         """What the graph gives, as one logit per class."""
@@ -196,8 +211,12 @@ class Predictor:
         return ops.where(ops.isfinite(mean), half, ops.cast(mean, "float16"))
 
 
-def _unflip(found: Any, view: View) -> Any:
-    """Undo a view's flip on (n, rows, columns, channels)."""
-    axes = [axis for axis, flipped in ((1, view.flip.rows), (2, view.flip.cols)) if flipped]
+def _unflip(flip: Flip, found: Any) -> Any:
+    """Undo a flip of (n, rows, columns, channels)."""
+    axes = [axis for axis, reversed_ in ((1, flip.rows), (2, flip.cols)) if reversed_]
     found = keras.ops.flip(found, axes) if axes else found
-    return keras.ops.transpose(found, (0, 2, 1, 3)) if view.flip.transpose else found
+    return keras.ops.transpose(found, (0, 2, 1, 3)) if flip.transpose else found
+
+
+def _add(flip: Flip, total: Any, found: Any) -> Any:
+    return total + _unflip(flip, found)
