@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
+from affine import Affine
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tileseg.errors import UsageError
@@ -26,7 +27,8 @@ from tileseg.polygons.fragment import Array, Fragment, PolygonBatch
 from tileseg.polygons.join import join
 from tileseg.polygons.shape import Quantity, Shaper, Shapes, split
 from tileseg.polygons.trace import trace_block
-from tileseg.publish.vectors import SUFFIXES, Table, VectorFormat, write_vectors
+from tileseg.polygons.trace import warm_up as warm_up_trace
+from tileseg.publish.vectors import SUFFIXES, Table, VectorFormat, geojson_geometries, write_vectors
 from tileseg.window import Window, tile
 
 BLOCK = 2048
@@ -159,10 +161,9 @@ def vectorize(
     *,
     block: int = BLOCK,
     threads: int | None = None,
-    state: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> VectorReport:
-    """Make polygon files of labels.
+    """Make polygon files of labels. Fragments wait in a temporary folder beside the first output.
 
     Args:
         source: the labels.
@@ -171,7 +172,6 @@ def vectorize(
         options: filters and connectivity. (``formats`` and ``classes`` have been resolved into the arguments above.)
         block: side of the blocks in pixels; the polygons do not depend on it, their order does.
         threads: how many read and trace; by default one per core, 8 at most.
-        state: folder for the fragments, kept; by default a temporary folder beside the first output.
         progress: called with (blocks done, blocks) after each block.
 
     Raises:
@@ -183,8 +183,7 @@ def vectorize(
     first = next(iter(outputs.values()))
     first.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fragments-", dir=first.parent) as temporary:
-        folder = state or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(temporary)
         there = np.zeros(len(cores), np.bool_)
         for done, (index, found) in enumerate(_trace_all(source, cores, classes, options, folder, threads), start=1):
             there[index] = found
@@ -199,9 +198,7 @@ def vectorize(
     return VectorReport(report.counts, report.paths, {"trace": traced, **report.seconds})
 
 
-def trace(
-    source: LabelSource, core: Window, classes: Classes, options: VectorOptions
-) -> Fragment | None:
+def trace(source: LabelSource, core: Window, classes: Classes, options: VectorOptions) -> Fragment | None:
     """Read and trace one block; None where it is wholly nodata."""
     labels = source.read_labels(core)
     nodata = source.nodata
@@ -244,6 +241,22 @@ def finish(
     counts = write_vectors(shapes, outputs, Table(grid, class_names, has_confidence))
     named = {class_names.get(label, str(label)): count for label, count in sorted(counts.items())}
     return VectorReport(named, dict(outputs), {"finish": time.perf_counter() - start})
+
+
+def warm_up() -> None:
+    """Compile tracing, joining, shaping and GeoJSON, or load them from Numba's cache; writes nothing."""
+    from pyproj import CRS
+
+    warm_up_trace()
+    extent = Window(0, 0, 2, 4)
+    cores = tile(extent, 2, 2)
+    labels = np.array([[0, 1, 1, 2], [1, 0, 2, 1]], np.uint8)
+    parts = [trace_block(labels[core.slices], None, core, extent) for core in cores]
+    grid = Grid(2, 4, Affine(1e4, 0, 5e5, 0, -1e4, 0), CRS.from_epsg(32633).to_wkt())
+    shaper = Shaper(grid, min_area=Quantity(1, in_pixels=True), fill_holes=Quantity(1))
+    for batch in join(cores, parts.__getitem__, 4):
+        for _ in geojson_geometries(shaper.shape(batch)):
+            pass
 
 
 def vector_paths(folder: Path, formats: Sequence[VectorFormat], stem: str = "polygons") -> dict[VectorFormat, Path]:

@@ -8,13 +8,14 @@ block by block, its finished polygons, then the joined ones whose first pixel it
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from tileseg.polygons.fragment import BOTTOM, LEFT, PINCH, RIGHT, SIDE_BITS, TOP, Components, Fragment, PolygonBatch
-from tileseg.polygons.rings import IGNORED, NODATA, OUTSIDE, Array, compiled, gather_rings, root, turn, unite
+from tileseg.polygons.rings import IGNORED, NODATA, OUTSIDE, Array, compiled, gather_rings, root, turn, unite, wide
 from tileseg.polygons.trace import Connectivity
 from tileseg.window import Window
 
@@ -61,8 +62,8 @@ class _Lattice:
         lattice = _Lattice(rows, cols)
         expected = [
             Window(int(r), int(c), int(r_stop - r), int(c_stop - c))
-            for r, r_stop in zip(rows, rows[1:], strict=False)
-            for c, c_stop in zip(cols, cols[1:], strict=False)
+            for r, r_stop in itertools.pairwise(rows)
+            for c, c_stop in itertools.pairwise(cols)
         ]
         if list(blocks) != expected:
             raise ValueError("the blocks do not cover a scene in row-major order")
@@ -147,7 +148,7 @@ class _Side:
     """(n, 2) int32: where arcs end."""
 
 
-def _link(lattice: _Lattice, load: Callable[[int], Fragment | None], diagonal: bool) -> _Seams:  # noqa: FBT001
+def _link(lattice: _Lattice, load: Callable[[int], Fragment | None], diagonal: bool) -> _Seams:
     seams = _Seams()
     n_rows, n_cols = len(lattice.rows) - 1, len(lattice.cols) - 1
     down = np.full(n_cols + 1, -1, np.int32)
@@ -308,9 +309,9 @@ def _scan_seam(
     p = p_begin = p_end = q_begin = q_end = 0
     in_p = in_q = -1
     key_p = key_q = OUTSIDE
-    forth, back = np.int64(-1), np.int64(-1)
+    forth, back = wide(-1), wide(-1)
     if vertical:
-        forth, back = np.int64(down[0]), np.int64(up[0])
+        forth, back = wide(down[0]), wide(up[0])
     while True:
         next_i = starts[i + 1] if i + 1 < len(starts) else stop
         next_j = other_starts[j + 1] if j + 1 < len(other_starts) else stop
@@ -325,25 +326,25 @@ def _scan_seam(
             if next_i == x:
                 i += 1
                 in_p = component[i]
-                key_p = np.int64(label[in_p]) if in_p >= 0 else (NODATA if in_p == -2 else IGNORED)
+                key_p = wide(label[in_p]) if in_p >= 0 else (NODATA if in_p == -2 else IGNORED)
             if next_j == x:
                 j += 1
                 in_q = other_component[j]
-                key_q = np.int64(label[in_q]) if in_q >= 0 else (NODATA if in_q == -2 else IGNORED)
+                key_q = wide(label[in_q]) if in_q >= 0 else (NODATA if in_q == -2 else IGNORED)
             if x == start and not first:
                 continue
         while p < len(corners) and corners[p] < x:
             p += 1
         crossing = p < len(corners) and corners[p] == x
-        to_one, from_one = np.int64(-1), np.int64(-1)
+        to_one, from_one = wide(-1), wide(-1)
         if crossing:
-            from_one, to_one = np.int64(down[p]), np.int64(up[p])
+            from_one, to_one = wide(down[p]), wide(up[p])
         else:
             if p_end < len(end) and end[p_end, 0] == x:
-                from_one = np.int64(end[p_end, 1])
+                from_one = wide(end[p_end, 1])
                 p_end += 1
             if p_begin < len(begin) and begin[p_begin, 0] == x:
-                to_one = np.int64(begin[p_begin, 1])
+                to_one = wide(begin[p_begin, 1])
                 p_begin += 1
         if vertical:
             to_other, from_other, forth, back, count, pinched = turn(
@@ -449,7 +450,7 @@ def _flatten(parent: Array) -> None:
 @compiled
 def _swap_pinches(pinches: Array, following: Array, component: Array, parent: Array) -> None:
     for k in range(len(pinches)):
-        one, other = pinches[k]
+        one, other = pinches[k, 0], pinches[k, 1]
         if parent[component[one]] == parent[component[other]]:
             following[one], following[other] = following[other], following[one]
 
@@ -495,9 +496,7 @@ def _pick(values: Array, offsets: Array, order: Array) -> Array:
     return out
 
 
-def _assemble(
-    seams: _Seams, plan: _Plan, low: int, high: int, load: Callable[[int], Fragment | None]
-) -> PolygonBatch:
+def _assemble(seams: _Seams, plan: _Plan, low: int, high: int, load: Callable[[int], Fragment | None]) -> PolygonBatch:
     """Polygons ``low`` to ``high`` of the plan, with the coordinates read from the fragments."""
     ring_low, ring_high = plan.ring_offsets[low], plan.ring_offsets[high]
     ring_entries = plan.ring_entries[ring_low : ring_high + 1]

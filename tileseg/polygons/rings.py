@@ -25,6 +25,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
+wide = cast(Callable[[Any], int], np.int64)
+"""In compiled code: make an integer 64 bits wide."""
+
 OUTSIDE, NODATA, IGNORED = -(1 << 40), -(1 << 41), -(1 << 42)
 """Keys of pixels that belong to no component; those of all others are their labels (at least -2**31)."""
 
@@ -145,9 +148,7 @@ def unite(parent: Array, one: int, other: int) -> int:
 
 
 @compiled
-def gather_rings(
-    coordinates: Array, offsets: Array, order: Array, shift_x: int, shift_y: int
-) -> tuple[Array, Array]:
+def gather_rings(coordinates: Array, offsets: Array, order: Array, shift_x: int, shift_y: int) -> tuple[Array, Array]:
     """Rings ``order`` of (coordinates (n, 2), offsets (R + 1,)), one after the other, moved by a shift."""
     out_offsets = np.empty(len(order) + 1, np.int64)
     out_offsets[0] = 0

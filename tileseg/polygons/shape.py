@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
@@ -48,7 +48,9 @@ class Quantity:
         """``"25"``, ``"25 m2"`` or ``"50px"``. Raises UsageError."""
         match = _QUANTITY.fullmatch(str(text))
         if match is None:
-            raise UsageError(f"{text!r} is no area or length: expected metres such as 25 or 0.5, or pixels such as 50px")
+            raise UsageError(
+                f"{text!r} is no area or length: expected metres such as 25 or 0.5, or pixels such as 50px"
+            )
         return Quantity(float(match["value"]), (match["unit"] or "").lower() == "px")
 
     def __str__(self) -> str:
@@ -172,7 +174,7 @@ class Shaper:
         if not len(whole):
             return whole
         scale = (1.0, 1.0) if tolerance.in_pixels or not self.is_georeferenced else self.pixel_size
-        closed, offsets = _close(whole.coordinates, whole.ring_offsets, False, 0.0, scale[0], 0.0, 0.0, 0.0, scale[1])  # noqa: FBT003
+        closed, offsets = _close(whole.coordinates, whole.ring_offsets, False, 0.0, scale[0], 0.0, 0.0, 0.0, scale[1])
         thin = shapely.coverage_simplify(_polygons(closed, offsets, whole.polygon_offsets), tolerance.value)
         _, xy, (ring_offsets, polygon_offsets) = shapely.to_ragged_array(shapely.orient_polygons(thin))
         lattice = np.rint(xy / scale).astype(np.int32)
@@ -228,7 +230,7 @@ class Shaper:
         coordinates, ring_offsets = batch.coordinates, batch.ring_offsets
         if len(coordinates) and _longest_edge(coordinates, ring_offsets) > step:
             coordinates, ring_offsets = _split_edges(coordinates, ring_offsets, step)
-        xy, offsets = _close(coordinates, ring_offsets, False, gt.c, gt.a, gt.b, gt.f, gt.d, gt.e)  # noqa: FBT003
+        xy, offsets = _close(coordinates, ring_offsets, False, gt.c, gt.a, gt.b, gt.f, gt.d, gt.e)
         area, perimeter = _measure_rings(self._to_geodetic(xy), offsets, geod.a, geod.es)
         # Rings have their pixels on the right hand in the lattice, which may be mirrored on the ground.
         sign = np.ones(len(area))
@@ -242,35 +244,48 @@ class Shaper:
         """Whether lattice rings must be turned around to run counter-clockwise in (x, y)."""
         return self.grid.transform.determinant < 0
 
+    @cached_property
+    def _crs(self) -> CRS:
+        crs = self.grid.crs
+        assert crs is not None, "asked for only where is_georeferenced"
+        return crs
+
+    @cached_property
+    def _geodetic(self) -> tuple[CRS, float]:
+        """The CRS's own longitude and latitude, and radians per unit of them."""
+        geodetic = self._crs.geodetic_crs
+        if geodetic is None:
+            raise InputError(
+                f"the CRS {self._crs.name!r} has no longitude and latitude below it: areas cannot be measured; "
+                "assign another CRS to the scene"
+            )
+        return geodetic, geodetic.axis_info[0].unit_conversion_factor
+
+    @cached_property
+    def _is_wgs84(self) -> bool:
+        return bool(self._crs.is_geographic) and self._crs.to_epsg() == 4326
+
     def _to_geodetic(self, xy: Array) -> Array:
         """Longitude and latitude in radians on the CRS's own datum."""
-        crs = self.grid.crs
-        assert crs is not None
-        geodetic = crs.geodetic_crs
-        if geodetic is None:
-            raise InputError(f"the CRS {crs.name!r} has no geodetic base: areas cannot be measured; assign another CRS")
-        unit = geodetic.axis_info[0].unit_conversion_factor
-        if crs.is_geographic:
+        geodetic, unit = self._geodetic
+        if self._crs.is_geographic:
             return xy * unit
-        return self._transform("geodetic", crs, geodetic, xy) * unit
+        return self._transform("geodetic", geodetic, xy) * unit
 
     def _to_wgs84(self, xy: Array) -> Array:
-        crs = self.grid.crs
-        assert crs is not None
-        if crs.is_geographic and crs.to_epsg() == 4326:
-            return xy
-        return self._transform("wgs84", crs, _wgs84(), xy)
+        """Longitude and latitude in degrees."""
+        return xy if self._is_wgs84 else self._transform("wgs84", _wgs84(), xy)
 
-    def _transform(self, name: str, crs: CRS, target: CRS, xy: Array) -> Array:
+    def _transform(self, name: str, target: CRS, xy: Array) -> Array:
         transformer = getattr(self._local, name, None)
         if transformer is None:  # not to be shared between threads
-            transformer = _transformer(crs, target)
+            transformer = _transformer(self._crs, target)
             setattr(self._local, name, transformer)
         lon, lat = transformer.transform(xy[:, 0], xy[:, 1])
         out = np.column_stack([lon, lat])
         if not np.isfinite(out).all():
             raise InputError(
-                f"the scene reaches to where its CRS {crs.name!r} cannot be turned into longitude and latitude; "
+                f"the scene reaches to where its CRS {self._crs.name!r} cannot be turned into longitude and latitude; "
                 "check its georeference"
             )
         return out
@@ -283,8 +298,8 @@ def concatenate(batches: list[PolygonBatch]) -> PolygonBatch:
         parts = [getattr(batch, name) for batch in batches]
         if not name.endswith("offsets"):
             return np.concatenate(parts) if parts else np.empty(_EMPTY[name][1], _EMPTY[name][0])
-        lengths = [np.diff(part) for part in parts]
-        return np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64) if parts else np.zeros(1, np.int64)
+        lengths = [np.empty(0, np.int64), *(np.diff(part) for part in parts)]
+        return np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
 
     return PolygonBatch(**{field.name: stacked(field.name) for field in fields(PolygonBatch)})
 
@@ -476,5 +491,3 @@ def _measure_rings(lonlat: Array, offsets: Array, a: float, es: float) -> tuple[
         area[ring] = -excess * a * a * polar / 2
         perimeter[ring] = length
     return area, perimeter
-
-

@@ -14,7 +14,7 @@ import numpy as np
 
 from tileseg.errors import InputError
 from tileseg.polygons.fragment import BOTTOM, LEFT, PINCH, RIGHT, SIDE_BITS, TOP, Components, Fragment, PolygonBatch
-from tileseg.polygons.rings import IGNORED, NODATA, OUTSIDE, Array, compiled, gather_rings, root, turn, unite
+from tileseg.polygons.rings import IGNORED, NODATA, OUTSIDE, Array, compiled, gather_rings, root, turn, unite, wide
 from tileseg.window import Window
 
 Connectivity = Literal[4, 8]
@@ -49,7 +49,7 @@ def trace_block(
     has_confidence = confidence is not None
     weights = np.ascontiguousarray(confidence, np.uint16) if confidence is not None else np.empty((0, 0), np.uint16)
     skipped = np.array(sorted({*ignore} - {nodata}), np.int64)
-    missing = np.int64(IGNORED if nodata is None else nodata)
+    missing = IGNORED if nodata is None else int(nodata)
     inner = np.array(
         [
             core.row_off > extent.row_off,
@@ -60,8 +60,9 @@ def trace_block(
     )
     row_runs, starts, keys, any_nodata = _runs(_narrow(labels), skipped, missing, nodata is not None)
     in_component, amount = _components(row_runs, starts, keys, core.width, connectivity == 8)
-    first = np.empty(amount, np.int64)
-    pixels, total, least, edge, open_ = _measure(row_runs, starts, in_component, core.width, inner, weights, first)
+    label, first, pixels, total, least, edge, is_open = _measure(
+        row_runs, starts, keys, in_component, core.width, inner, weights, amount
+    )
     beside_nodata = np.zeros(amount, np.bool_)
     if any_nodata:
         _find_nodata(row_runs, starts, keys, in_component, core.width, beside_nodata)
@@ -69,25 +70,19 @@ def trace_block(
         first % core.width + core.col_off - extent.col_off
     )
 
-    is_open = open_.astype(bool)
     finished, waiting = np.flatnonzero(~is_open), np.flatnonzero(is_open)
     rank = np.empty(amount, np.int32)
     rank[finished] = np.arange(len(finished))
     rank[waiting] = np.arange(len(waiting)) + len(finished)
 
     following, corner, component, stubs, pinches = _corners(row_runs, starts, keys, in_component, core.width, inner)
-    xy, offsets, owner, arcs, arc_ends, open_pinches = _walk(
-        following, corner, component, stubs, pinches, is_open
-    )
+    xy, offsets, owner, arcs, arc_ends, open_pinches = _walk(following, corner, component, stubs, pinches, is_open)
     order, polygon_offsets = _group(rank, owner[arcs:], amount)
     ring_xy, ring_offsets = gather_rings(xy, offsets[arcs:], order, core.col_off, core.row_off)
     arc_xy = xy[: offsets[arcs]] + np.array([core.col_off, core.row_off], np.int32)
 
     done = int(polygon_offsets[len(finished)])
     done_corners = int(ring_offsets[done])
-    label = np.empty(amount, np.int32)
-    kept = in_component >= 0
-    label[in_component[kept]] = keys[kept]
     strip_offsets, strip_starts, strip_component = _strips(
         row_runs, starts, keys, in_component, core.width, inner, rank - np.int32(len(finished))
     )
@@ -96,7 +91,7 @@ def trace_block(
         "pixels": pixels,
         "confidence_sum": total,
         "confidence_min": least,
-        "touches_edge": edge.astype(bool),
+        "touches_edge": edge,
         "touches_nodata": beside_nodata,
         "first_pixel": first,
     }
@@ -125,16 +120,12 @@ def trace_block(
 
 
 def warm_up() -> None:
-    """Compile everything, or load it from Numba's cache: seconds the first time, then about a third of one."""
-    from tileseg.polygons.join import join
-
+    """Compile what tracing needs, or load it from Numba's cache: some ten seconds once, then a third of one."""
     extent = Window(0, 0, 2, 4)
-    cores = [Window(0, 0, 2, 2), Window(0, 2, 2, 2)]
+    core = Window(0, 0, 2, 2)
     for dtype in (np.uint8, np.int32):
-        labels = np.array([[0, 1, 1, 2], [1, 0, 2, 1]], dtype)
-        parts = [trace_block(labels[core.slices], None, core, extent, ignore={2}) for core in cores]
-        for _ in join(cores, parts.__getitem__, 4):
-            pass
+        labels = np.array([[3, 1], [1, 0]], dtype)
+        trace_block(labels, labels.astype(np.uint16), core, extent, ignore={0}, nodata=3)
 
 
 def _narrow(labels: Array) -> Array:
@@ -172,7 +163,7 @@ def _runs(labels: Array, ignore: Array, nodata: int, has_nodata: bool) -> tuple[
             count += row[x] != row[x - 1]
         kept = first
         for run in range(first, count):
-            label = np.int64(row[starts[run]])
+            label = wide(row[starts[run]])
             key = label
             if has_nodata and label == nodata:
                 key = NODATA
@@ -244,15 +235,25 @@ def _components(row_runs: Array, starts: Array, keys: Array, width: int, diagona
 
 @compiled
 def _measure(
-    row_runs: Array, starts: Array, in_component: Array, width: int, inner: Array, weights: Array, first: Array
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Pixels, confidence sum and minimum, whether on the scene's edge, whether on an inner border; fills ``first``."""
-    height, amount = len(row_runs) - 2, len(first)
-    pixels = np.zeros(amount, np.int64)
-    total = np.zeros(amount, np.int64)
+    row_runs: Array,
+    starts: Array,
+    keys: Array,
+    in_component: Array,
+    width: int,
+    inner: Array,
+    weights: Array,
+    amount: int,
+) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
+    """Attributes of the components.
+
+    Returns (label, first pixel in the block, pixels, confidence sum, confidence minimum, whether on the scene's edge,
+    whether on an inner border).
+    """
+    height = len(row_runs) - 2
+    label, first = np.empty(amount, np.int32), np.empty(amount, np.int64)
+    pixels, total = np.zeros(amount, np.int64), np.zeros(amount, np.int64)
     least = np.full(amount, 65535, np.int32)
-    edge = np.zeros(amount, np.uint8)
-    border = np.zeros(amount, np.uint8)
+    edge, border = np.zeros(amount, np.bool_), np.zeros(amount, np.bool_)
     weighted = weights.size > 0
     for y in range(height):
         low, high = row_runs[y], row_runs[y + 1]
@@ -264,33 +265,37 @@ def _measure(
             end = starts[run + 1] if run + 1 < high else width
             if pixels[component] == 0:
                 first[component] = y * width + start
+                label[component] = keys[run]
             pixels[component] += end - start
             if weighted:
-                part = np.int64(0)
-                lowest = np.uint16(65535)
+                part = wide(0)
+                lowest = wide(65535)
                 for x in range(start, end):
                     part += weights[y, x]
-                    lowest = min(lowest, weights[y, x])
+                    lowest = min(lowest, wide(weights[y, x]))
                 total[component] += part
-                least[component] = min(least[component], np.int32(lowest))
-            for touches, side in (
-                (y == 0, TOP),
-                (y == height - 1, BOTTOM),
-                (start == 0, LEFT),
-                (end == width, RIGHT),
-            ):
-                if touches:
-                    if inner[side]:
-                        border[component] = 1
-                    else:
-                        edge[component] = 1
-    return pixels, total, least, edge, border
+                least[component] = min(wide(least[component]), lowest)
+            on_top, on_bottom, on_left, on_right = y == 0, y == height - 1, start == 0, end == width
+            if on_top or on_bottom or on_left or on_right:
+                if (
+                    (on_top and inner[TOP])
+                    or (on_bottom and inner[BOTTOM])
+                    or (on_left and inner[LEFT])
+                    or (on_right and inner[RIGHT])
+                ):
+                    border[component] = True
+                if (
+                    (on_top and not inner[TOP])
+                    or (on_bottom and not inner[BOTTOM])
+                    or (on_left and not inner[LEFT])
+                    or (on_right and not inner[RIGHT])
+                ):
+                    edge[component] = True
+    return label, first, pixels, total, least, edge, border
 
 
 @compiled
-def _find_nodata(
-    row_runs: Array, starts: Array, keys: Array, in_component: Array, width: int, touches: Array
-) -> None:
+def _find_nodata(row_runs: Array, starts: Array, keys: Array, in_component: Array, width: int, touches: Array) -> None:
     """Mark the components that have a nodata pixel above, below, left or right."""
     for y in range(len(row_runs) - 2):
         low, high = row_runs[y], row_runs[y + 1]
@@ -430,17 +435,18 @@ def _walk(
     slot = np.empty(len(following), np.int32)  # where a broken corner stands among the open pinches
     open_count = 0
     for k in range(len(pinches)):
-        one, other = pinches[k]
+        one, other = pinches[k, 0], pinches[k, 1]
         if component[one] == component[other]:
             following[one], following[other] = following[other], following[one]
         elif is_open[component[one]] and is_open[component[other]]:
             open_count += 1
     open_pinches = np.empty((open_count, 2), np.int32)
     starts = np.empty((len(stubs) + 2 * open_count, 2), np.int32)
-    starts[: len(stubs)] = stubs
+    for k in range(len(stubs)):
+        starts[k, 0], starts[k, 1] = stubs[k, 0], stubs[k, 1]
     open_count = 0
     for k in range(len(pinches)):
-        one, other = pinches[k]
+        one, other = pinches[k, 0], pinches[k, 1]
         if component[one] != component[other] and is_open[component[one]] and is_open[component[other]]:
             open_pinches[open_count, 0], open_pinches[open_count, 1] = component[one], component[other]
             for side in range(2):

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 import shapely
+from shapely import affinity
 
 from tileseg.errors import TilesegError
 from tileseg.grid import Grid
@@ -188,7 +189,7 @@ class _GeoJson:
         self._separator = b""
         self._names = [json.dumps(name) for name in table.columns]
 
-    def __enter__(self) -> _GeoJson:
+    def __enter__(self) -> Self:
         self._file: IO[bytes] = self._path.open("wb", buffering=1 << 20)
         if not self._lines:
             note = {} if self._table.is_georeferenced else {"description": _NO_CRS}
@@ -209,7 +210,7 @@ class _GeoJson:
         for k in (-1, -2):
             columns[k] = ["true" if value else "false" for value in columns[k]]
         template = "{" + ", ".join(f"{name}: %s" for name in self._names) + "}"
-        geometries = _coordinates_as_text(shapes)
+        geometries = geojson_geometries(shapes)
         for values, geometry in zip(zip(*columns, strict=True), geometries, strict=True):
             self._file.write(
                 b'%s{"type": "Feature", "properties": %s, "geometry": %s}'
@@ -229,7 +230,7 @@ _NO_CRS = (
 )
 
 
-def _coordinates_as_text(shapes: Shapes) -> Iterator[bytes]:
+def geojson_geometries(shapes: Shapes) -> Iterator[bytes]:
     """GeoJSON geometry of each polygon."""
     geographic = shapes.lonlat is not None
     xy = shapes.lonlat if shapes.lonlat is not None else shapes.coordinates
@@ -242,12 +243,13 @@ def _coordinates_as_text(shapes: Shapes) -> Iterator[bytes]:
     while low < len(shapes):
         high = max(low + 1, int(np.searchsorted(ends, ends[low] + _VERTICES, "right")) - 1)
         text, offsets = _format(xy, shapes.ring_offsets, shapes.polygon_offsets[low : high + 1])
-        data = memoryview(text)
+        data = text.data
         for i in range(low, high):
             if crossing[i]:
                 yield _cut_at_antimeridian(xy, shapes, i)
             else:
-                yield b'{"type": "Polygon", "coordinates": %b}' % data[offsets[i - low] : offsets[i - low + 1]]
+                coordinates = data[offsets[i - low] : offsets[i - low + 1]]
+                yield b"".join((b'{"type": "Polygon", "coordinates": ', coordinates, b"}"))
         low = high
 
 
@@ -258,7 +260,7 @@ def _cut_at_antimeridian(xy: Array, shapes: Shapes, polygon: int) -> bytes:
     whole = shapely.make_valid(shapely.Polygon(exterior, holes))
     parts: list[Any] = []
     for turn in (-360, 0, 360):
-        part = shapely.transform(whole, lambda p, turn=turn: p + (turn, 0)).intersection(shapely.box(-180, -90, 180, 90))
+        part = affinity.translate(whole, turn).intersection(shapely.box(-180, -90, 180, 90))
         parts += [p for p in shapely.get_parts(shapely.orient_polygons(part)) if p.geom_type == "Polygon" and p.area]
     rounded = [[np.round(shapely.get_coordinates(r), 7).tolist() for r in (p.exterior, *p.interiors)] for p in parts]
     return json.dumps({"type": "MultiPolygon", "coordinates": rounded}).encode()
@@ -266,48 +268,53 @@ def _cut_at_antimeridian(xy: Array, shapes: Shapes, polygon: int) -> bytes:
 
 @compiled
 def _unwrap(xy: Array, ring_offsets: Array, polygon_offsets: Array, crossing: Array) -> None:
-    """Make longitudes run on beyond 180 degrees within a polygon instead of jumping; note where they do.
-
-    A ring around a pole does not close that way; it is left alone.
-    """
+    """Make longitudes run on beyond 180 degrees within a polygon instead of jumping; note where they do."""
     for polygon in range(len(polygon_offsets) - 1):
-        reference = 0.0
-        for ring in range(polygon_offsets[polygon], polygon_offsets[polygon + 1]):
+        first, last = polygon_offsets[polygon], polygon_offsets[polygon + 1]
+        if not _unwrap_ring(xy, ring_offsets[first], ring_offsets[first + 1]):
+            continue
+        crossing[polygon] = True
+        west, east = _span(xy, ring_offsets[first], ring_offsets[first + 1])
+        for ring in range(first + 1, last):  # bring the holes to where their exterior is
             low, high = ring_offsets[ring], ring_offsets[ring + 1]
-            shift = 0.0
-            jumps = False
-            for i in range(low + 1, high):
-                step = xy[i, 0] - xy[i - 1, 0]
-                if step > 180:
-                    shift -= 360
-                    jumps = True
-                elif step < -180:
-                    shift += 360
-                    jumps = True
-            if jumps and shift == 0:
-                crossing[polygon] = True
-                before = xy[low, 0]
-                for i in range(low + 1, high):
-                    step = xy[i, 0] - before
-                    if step > 180:
-                        shift -= 360
-                    elif step < -180:
-                        shift += 360
-                    before = xy[i, 0]
-                    xy[i, 0] += shift
-            if ring == polygon_offsets[polygon]:
-                reference = xy[low, 0]
-                for i in range(low, high):
-                    reference = max(reference, xy[i, 0])
-            elif crossing[polygon]:  # bring the hole to where its exterior is
-                highest = xy[low, 0]
-                for i in range(low, high):
-                    highest = max(highest, xy[i, 0])
-                move = 360.0 if reference - highest >= 180 and highest + 360 <= reference else 0.0
-                if highest > reference:
-                    move = -360.0
-                for i in range(low, high):
-                    xy[i, 0] += move
+            _unwrap_ring(xy, low, high)
+            hole_west, hole_east = _span(xy, low, high)
+            if hole_west < west:
+                xy[low:high, 0] += 360
+            elif hole_east > east:
+                xy[low:high, 0] -= 360
+
+
+@compiled
+def _unwrap_ring(xy: Array, low: int, high: int) -> bool:
+    """Whether a closed ring jumped; a ring around a pole jumps an odd number of times, and is left alone."""
+    jumps = winding = 0
+    for i in range(low + 1, high):
+        step = xy[i, 0] - xy[i - 1, 0]
+        if abs(step) > 180:
+            jumps += 1
+            winding += 1 if step < 0 else -1
+    if jumps == 0 or winding != 0:
+        return False
+    shift = 0.0
+    before = xy[low, 0]
+    for i in range(low + 1, high):
+        step = xy[i, 0] - before
+        before = xy[i, 0]
+        if step > 180:
+            shift -= 360
+        elif step < -180:
+            shift += 360
+        xy[i, 0] += shift
+    return True
+
+
+@compiled
+def _span(xy: Array, low: int, high: int) -> tuple[float, float]:
+    west = east = xy[low, 0]
+    for i in range(low, high):
+        west, east = min(west, xy[i, 0]), max(east, xy[i, 0])
+    return west, east
 
 
 @compiled
@@ -400,7 +407,7 @@ class _Parquet:
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
         self._writer = pyarrow.parquet.ParquetWriter(path, _schema(table), compression="zstd")
 
-    def __enter__(self) -> _Parquet:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -449,7 +456,7 @@ class _Ogr:
         self._stop = False
         self._thread = threading.Thread(target=self._run, name=f"write {path.suffix}", daemon=True)
 
-    def __enter__(self) -> _Ogr:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -490,6 +497,7 @@ class _Ogr:
         import pyogrio
         from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
 
+        failures = (DataLayerError, DataSourceError, FeatureError, FieldError, pa.ArrowException, OSError, RuntimeError)
         reader = pa.RecordBatchReader.from_batches(_schema(self._table), self._batches())
         try:
             with _fixed_date():
@@ -502,8 +510,8 @@ class _Ogr:
                     geometry_type="Polygon",
                     crs=self._table.grid.crs_wkt,
                 )
-        except (DataSourceError, DataLayerError, FeatureError, FieldError, pa.ArrowException, OSError, RuntimeError) as e:
-            self._problem = e
+        except failures as error:
+            self._problem = error
 
 
 _DATE = threading.Lock()
