@@ -145,19 +145,18 @@ class Fragment:
         """Open a saved fragment. Arrays are mapped from the file, read when touched. Raises TilesegError."""
         problem = f"{path}: not the polygons of a block (damaged?); remove the file and run the same command again"
         try:
-            data = np.memmap(path, np.uint8, mode="r")
+            data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)  # a memmap is slow to slice
+            start = len(_MAGIC) + 8
+            if data[: len(_MAGIC)].tobytes() != _MAGIC:
+                raise TilesegError(problem)
+            start += int.from_bytes(data[len(_MAGIC) : start].tobytes(), "little")
+            header = json.loads(data[len(_MAGIC) + 8 : start].tobytes())
         except (OSError, ValueError) as error:
             raise TilesegError(problem) from error
-        start = len(_MAGIC) + 8
-        if data[: len(_MAGIC)].tobytes() != _MAGIC:
-            raise TilesegError(problem)
-        start += int.from_bytes(data[len(_MAGIC) : start].tobytes(), "little")
-        header = json.loads(data[len(_MAGIC) + 8 : start].tobytes())
         arrays: dict[str, Array] = {}
-        plain = data.view(np.ndarray)  # a memmap is slow to slice
         for name, dtype, shape, position in header["arrays"]:
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            part = plain[start + position : start + position + size]
+            part = data[start + position : start + position + size]
             if len(part) != size:
                 raise TilesegError(problem)
             arrays[name] = part.view(dtype).reshape(shape)
