@@ -66,10 +66,10 @@ def write_scene(
 ) -> Path:
     """Write (y, x, band) pixels as a tiled GeoTIFF."""
     height, width, bands = pixels.shape
-    transform = from_origin(500_000, 4_000_000, 0.5, 0.5) if crs else rasterio.Affine.identity()
+    placed = {"crs": crs, "transform": from_origin(500_000, 4_000_000, 0.5, 0.5)} if crs else {}
     with rasterio.open(
-        path, "w", driver="GTiff", height=height, width=width, count=bands, dtype=pixels.dtype, crs=crs,
-        transform=transform, nodata=nodata, tiled=True, blockxsize=128, blockysize=128, compress="deflate",
+        path, "w", driver="GTiff", height=height, width=width, count=bands, dtype=pixels.dtype,
+        nodata=nodata, tiled=True, blockxsize=128, blockysize=128, compress="deflate", **placed,
     ) as file:  # fmt: skip
         file.write(np.moveaxis(pixels, -1, 0))
     return path

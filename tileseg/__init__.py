@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tileseg.run import RunReport, run
+    from tileseg.pipeline import RunReport, run
     from tileseg.spec import RunSpec
 
 __all__ = ["RunReport", "RunSpec", "run"]
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return RunSpec
     if name in ("RunReport", "run"):
-        import importlib
+        from tileseg import pipeline
 
-        return getattr(importlib.import_module("tileseg.run"), name)
+        return getattr(pipeline, name)
     raise AttributeError(f"module 'tileseg' has no attribute {name!r}")

@@ -14,14 +14,14 @@ from tileseg import hardware
 from tileseg.ledger import BlockRecord
 
 if TYPE_CHECKING:
-    from tileseg.run import Prepared, RunReport
+    from tileseg.pipeline import Prepared, RunReport
 
 _PLAIN_SECONDS = 10.0
 """Between two plain lines where there is no terminal."""
 
 
 class Progress:
-    """A :class:`tileseg.run.Listener` on standard error."""
+    """A :class:`tileseg.pipeline.Listener` on standard error."""
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -102,7 +102,7 @@ class Progress:
 
 def print_plan(prepared: Prepared) -> None:
     """The plan as a table on standard output."""
-    from tileseg.run import describe
+    from tileseg.pipeline import describe
 
     facts = describe(prepared)
     table = Table(title=f"Plan for {prepared.spec.scene}", show_header=False, title_justify="left")

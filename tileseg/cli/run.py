@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tileseg.run import RunReport
+    from tileseg.pipeline import RunReport
 
 _MODEL, _VIEWS, _SIZES = "Model", "Views and stitching", "Sizes and resources"
 _SCENE, _VECTORS, _CONTROL = "Scene", "Polygons", "Control"
@@ -115,7 +115,7 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
         raise UsageError("which scene? tileseg run SCENE, or scene = ... in --config")
     spec = RunSpec.parse(options)
     from tileseg.cli.progress import Progress, print_plan, print_report
-    from tileseg.run import describe, prepare, run
+    from tileseg.pipeline import describe, prepare, run
 
     if dry_run:
         prepared = prepare(spec)

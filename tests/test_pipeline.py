@@ -1,0 +1,252 @@
+"""Whole runs through the Python interface, with a small network: resume, refusal, and the same bytes on any workers."""
+
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from fakes import save_tiny, smooth_noise, write_scene
+
+from tileseg import RunSpec, run
+from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, UsageError
+from tileseg.ledger import BlockRecord, Ledger
+from tileseg.pipeline import Prepared, RunReport, Silent, describe, prepare
+
+HEIGHT, WIDTH = 301, 403
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_tiny(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", smooth_noise(HEIGHT, WIDTH, 3))
+
+
+def spec(scene: Path, model: Path, out: Path, **options) -> RunSpec:
+    return RunSpec.parse(
+        {"scene": scene, "model": str(model), "out": out, "block": 128, "workers": 0, "precision": "float32", **options}
+    )
+
+
+def delivered(folder: Path) -> dict[str, str]:
+    """Digest of every delivered file but those that tell the time."""
+    files = [p for p in folder.rglob("*") if p.is_file() and ".state" not in p.parts and p.name != "summary.json"]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scene, model, tmp_path_factory: pytest.TempPathFactory) -> RunReport:
+    return run(spec(scene, model, tmp_path_factory.mktemp("out") / "run"))
+
+
+class Stopper(Silent):
+    """Asks a run to stop after some blocks."""
+
+    def __init__(self, after: int) -> None:
+        self.stop, self.left, self.computed = threading.Event(), after, 0
+
+    def block(self, record: BlockRecord, pixels: int) -> None:
+        del record, pixels
+        self.computed += 1
+        self.left -= 1
+        if self.left <= 0:
+            self.stop.set()
+
+
+def test_outputs_agree_with_each_other(undisturbed) -> None:
+    folder = undisturbed.folder
+    with rasterio.open(folder / "labels.tif") as file:
+        labels, grid = file.read(1), file.transform
+        assert file.nodata == 255
+        assert file.crs.to_epsg() == 32637
+    counts = {name: int((labels == i).sum()) for i, name in enumerate(["ground", "roof", "water"])}
+    assert undisturbed.pixels == counts
+    polygons = geopandas.read_file(folder / "polygons.geojson")
+    assert polygons.crs.to_epsg() == 4326
+    for name in ("roof", "water"):
+        chosen = polygons[polygons.class_name == name]
+        assert len(chosen) == undisturbed.polygons[name]
+        assert chosen.pixels.sum() == counts[name]
+        assert chosen.area_m2.sum() == pytest.approx(counts[name] * abs(grid.a * grid.e), rel=2e-3)
+    assert "ground" not in set(polygons.class_name)
+    assert list(polygons.id) == list(range(1, len(polygons) + 1))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["report"]["blocks"] == 12
+    assert summary["plan"]["exact"] is True
+
+
+def test_a_finished_run_is_not_done_again(scene, model, undisturbed) -> None:
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.folder.rglob("*")}
+    again = run(spec(scene, model, undisturbed.folder))
+    assert again.finished_before
+    assert again.computed == 0
+    assert again.polygons == undisturbed.polygons
+    assert {p: p.stat().st_mtime_ns for p in undisturbed.folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_a_byte(scene, model, tmp_path, undisturbed, workers) -> None:
+    report = run(spec(scene, model, tmp_path / "run", workers=workers))
+    assert report.computed == 12
+    assert delivered(report.folder) == delivered(undisturbed.folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_run_goes_on(scene, model, tmp_path, undisturbed, workers) -> None:
+    first = Stopper(after=3)
+    with pytest.raises(Interrupted, match="of 12 blocks are done and kept"):
+        run(spec(scene, model, tmp_path / "run", workers=workers), first, first.stop)
+    assert 3 <= first.computed < 12
+    assert not (tmp_path / "run" / "summary.json").exists()
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / ".state" / "done").rglob("*.json")}
+    report = run(spec(scene, model, tmp_path / "run", workers=workers))
+    assert report.computed == 12 - len(done)
+    assert {p: p.stat().st_mtime_ns for p in done} == done
+    assert delivered(report.folder) == delivered(undisturbed.folder)
+
+
+def test_sizes_chosen_once_are_kept(scene, model, tmp_path) -> None:
+    first = Stopper(after=1)
+    options = {"block": None, "window": 64}
+    with pytest.raises(Interrupted):
+        run(spec(scene, model, tmp_path / "run", **{**options, "block": 64}), first, first.stop)
+    chosen = json.loads((tmp_path / "run" / ".state" / "run.json").read_text())["plan"]
+    # Less memory would choose other windows for a new run.
+    report = run(spec(scene, model, tmp_path / "run", **{**options, "block": 64}, max_memory="64GiB"))
+    assert json.loads((report.folder / "summary.json").read_text())["plan"]["core"] == chosen["tile"]
+
+
+def test_other_options_are_refused_by_name(scene, model, tmp_path, undisturbed) -> None:
+    with pytest.raises(UsageError, match=r"flips was none, is h.*--overwrite"):
+        run(spec(scene, model, undisturbed.folder, flips="h"))
+    save_tiny(tmp_path / "other", seed=4)
+    with pytest.raises(UsageError, match="model was"):
+        run(spec(scene, tmp_path / "other", undisturbed.folder))
+    first = Stopper(after=1)
+    with pytest.raises(Interrupted):
+        run(spec(scene, model, tmp_path / "run"), first, first.stop)
+    with pytest.raises(UsageError, match="connectivity was 4, is 8"):
+        run(spec(scene, model, tmp_path / "run", connectivity=8))
+
+
+def test_a_changed_scene_is_refused(model, tmp_path) -> None:
+    path = write_scene(tmp_path / "scene.tif", smooth_noise(100, 140, 3))
+    run(spec(path, model, tmp_path / "run"))
+    write_scene(path, smooth_noise(100, 140, 3, seed=9))
+    with pytest.raises(UsageError, match="scene was"):
+        run(spec(path, model, tmp_path / "run"))
+
+
+def test_overwrite_starts_anew_and_spares_other_files(scene, model, tmp_path) -> None:
+    folder = tmp_path / "run"
+    run(spec(scene, model, folder, formats="gpkg"))
+    (folder / "notes.txt").write_text("mine")
+    report = run(spec(scene, model, folder, flips="h", overwrite=True))
+    assert report.computed == 12
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "polygons.gpkg").exists()
+
+
+def test_a_folder_in_use_is_refused(scene, model, tmp_path) -> None:
+    with Ledger(tmp_path / "run" / ".state").lock(), pytest.raises(LockedError, match=f"process {os.getpid()}"):
+        run(spec(scene, model, tmp_path / "run"))
+
+
+def test_an_unreadable_block_is_named_and_the_others_are_kept(model, tmp_path) -> None:
+    path = write_scene(tmp_path / "scene.tif", smooth_noise(HEIGHT, WIDTH, 3))
+    with path.open("r+b") as file:
+        # GDAL writes tiles in order: the last ones lie at the file's end.
+        file.seek(path.stat().st_size - 4000)
+        file.write(b"\0" * 4000)
+    with pytest.raises(BlocksFailed) as raised:
+        run(spec(path, model, tmp_path / "run"))
+    assert raised.value.exit_code == 42
+    assert "rows" in str(raised.value)
+    done = Ledger(tmp_path / "run" / ".state").done()
+    assert 0 in done
+    assert 11 not in done
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_plan_needs_no_network(scene, model) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from tileseg.pipeline import prepare, describe; from tileseg import RunSpec\n"
+        f"prepared = prepare(RunSpec.parse({{'scene': {str(scene)!r}, 'model': {str(model)!r}}}))\n"
+        "print(describe(prepared)['blocks'], [m for m in ('tensorflow', 'keras', 'dask') if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split(maxsplit=1) == ["1", "[]\n"]
+
+
+def test_plan_facts(scene, model, tmp_path) -> None:
+    prepared = prepare(spec(scene, model, tmp_path / "run", scales="1/2,1", flips="d4", block=128))
+    assert isinstance(prepared, Prepared)
+    facts = describe(prepared)
+    assert facts["blocks"] == 12
+    assert facts["views"] == 16
+    assert facts["exact"]
+    assert facts["memory_bytes"] > facts["memory_bytes_per_worker"] >= 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"classes": "roofs"}, UsageError, "roofs"),
+        ({"bands": "1,2,9"}, InputError, "9"),
+        ({"bands": "1,2"}, (InputError, UsageError), "3"),
+        ({"model": "/nowhere/model"}, InputError, "no such model"),
+        ({"max_memory": "100MiB"}, UsageError, "--max-memory"),
+        ({"min_area": "wide"}, UsageError, "--min-area"),
+        ({"scene": "/nowhere/scene.tif"}, InputError, "/nowhere/scene.tif"),
+        ({"aoi": "/nowhere/area.geojson"}, InputError, "area.geojson"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(scene, model, tmp_path, options, error, told) -> None:
+    with pytest.raises(error, match=told) as raised:
+        run(spec(**{"scene": scene, "model": model, "out": tmp_path / "run", **options}))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_sixteen_bits_are_standardised_and_told(model, tmp_path) -> None:
+    pixels = smooth_noise(90, 120, 3).astype(np.uint16) * 40 + 900
+    path = write_scene(tmp_path / "scene.tif", pixels)
+    report = run(spec(path, model, tmp_path / "run", block=None))
+    assert any("pixels are uint16" in notice for notice in report.notices)
+    assert sum(report.pixels.values()) == 90 * 120
+
+
+def test_a_scene_without_crs_gives_pixel_coordinates(model, tmp_path) -> None:
+    path = write_scene(tmp_path / "scene.tif", smooth_noise(90, 120, 3), crs=None)
+    report = run(spec(path, model, tmp_path / "run", block=None, formats="geojson,gpkg"))
+    assert any("pixel coordinates" in notice for notice in report.notices)
+    bounds = geopandas.read_file(report.outputs["gpkg"]).total_bounds
+    assert (np.abs(bounds) <= 120).all()
+
+
+@pytest.mark.parametrize("keep", ["probabilities", "labels"])
+def test_keeping_less_gives_the_same_polygons(scene, model, tmp_path, undisturbed, keep) -> None:
+    report = run(spec(scene, model, tmp_path / "run", keep=keep))
+    wanted = ("polygons.geojson", "labels.tif")
+    found, expected = delivered(report.folder), delivered(undisturbed.folder)
+    assert {name: found[name] for name in wanted} == {name: expected[name] for name in wanted}
+
+
+def test_scene_smaller_than_everything(model, tmp_path) -> None:
+    path = write_scene(tmp_path / "scene.tif", smooth_noise(1, 3, 3))
+    report = run(spec(path, model, tmp_path / "run", block=None))
+    assert sum(report.pixels.values()) == 3
