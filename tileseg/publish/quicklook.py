@@ -82,13 +82,13 @@ def metres_per_pixel(grid: Grid, width: int) -> float | None:
 
     Measured on the ellipsoid along the middle row, so it is right for degrees and for Web Mercator too.
     """
-    if grid.crs is None or grid.geod is None:
+    if grid.crs is None or grid.geod is None or grid.crs.geodetic_crs is None:
         return None
     from pyproj import Transformer
 
     to_degrees = Transformer.from_crs(grid.crs, grid.crs.geodetic_crs, always_xy=True)
     points = [grid.transform @ (grid.width * i / 32, grid.height / 2) for i in range(33)]
-    lon, lat = to_degrees.transform(*zip(*points, strict=True))
+    lon, lat = to_degrees.transform([x for x, _ in points], [y for _, y in points])
     length = float(grid.geod.line_length(lon, lat))
     return length / width if math.isfinite(length) and length > 0 else None
 
