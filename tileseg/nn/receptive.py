@@ -46,16 +46,14 @@ def analyse(model: keras.Model) -> Locality:
         InputError: If the model is not a graph of one image to one map of the same height and width.
     """
     graph = flatten(model)
-    stride = _settled_stride(graph)
-    size = stride * -(-LARGE // stride)
-    found = trace(graph, size, size + stride)
-    shape = found.shapes[graph.output]
-    if len(shape) != 4 or shape[1:3] != (size, size + stride):
+    found, rows, cols = _traced(model, graph)
+    stride, shape = found.stride, found.shapes[graph.output]
+    if len(shape) != 4 or shape[1:3] != (rows, cols):
         raise InputError(
-            f"model {model.name} gives {shape[1:]} for an input of ({size}, {size + stride}, {graph.bands}): "
+            f"model {model.name} gives {shape[1:]} for an input of ({rows}, {cols}, {graph.bands}): "
             "expected a map with the rows and columns of its input"
         )
-    pixels = size * (size + stride)
+    pixels = rows * cols
     return Locality(
         stride=stride,
         radius=_radius(graph, found),
@@ -66,11 +64,22 @@ def analyse(model: keras.Model) -> Locality:
     )
 
 
-def _settled_stride(graph: Graph) -> int:
-    """The stride, which must be known before a window can be chosen to find it with."""
-    # Strides do not depend on the size, but a size that is no multiple of them may be refused (a skip that does not
-    # fit); 2^6 * 3 * 5 holds those of most networks.
-    return trace(graph, 960, 960).stride
+def _traced(model: keras.Model, graph: Graph) -> tuple[Trace, int, int]:
+    """The graph's trace for a large window that is no square, and that window's rows and columns."""
+    rows, cols = model.inputs[0].shape[1:3]
+    own = (rows, cols) if rows and cols else None
+    try:
+        # The stride must be known to choose a window, and a window to find the stride: 960 = 2^6 * 3 * 5.
+        stride = trace(graph, 960, 960).stride
+        size = stride * -(-LARGE // stride)
+        found = trace(graph, size, size + stride)
+        if own is None or found.shapes[graph.output][1:3] == (size, size + stride):
+            return found, size, size + stride
+    except InputError:
+        if own is None:
+            raise
+    # Made for one size, with layers that insist on it.
+    return trace(graph, *own), *own
 
 
 def _radius(graph: Graph, found: Trace) -> int:

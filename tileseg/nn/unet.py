@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 from tileseg.nn.backend import keras
@@ -58,7 +58,7 @@ def vgg16_unet(
         if skips:
             x = keras.layers.MaxPooling2D(2, name=f"block{block - 1}_pool")(x)
         for conv in range(1, convolutions + 1):
-            x = keras.layers.Conv2D(count, 3, padding="same", activation="relu", name=f"block{block}_conv{conv}")(x)
+            x = _convolve(x, count, f"block{block}_conv{conv}")
         skips.append(x)
 
     for block in range(4, 0, -1):
@@ -74,15 +74,23 @@ def vgg16_unet(
             skip = keras.layers.Conv2D(aligned, 1, activation="relu", name=f"{stage}_align")(skip)
         x = keras.layers.Concatenate(name=f"{stage}_concat")([x, skip])
         for conv in (1, 2):
-            if batch_norm:
-                x = keras.layers.Conv2D(count, 3, padding="same", use_bias=False, name=f"{stage}_conv{conv}")(x)
-                x = keras.layers.BatchNormalization(name=f"{stage}_bn{conv}")(x)
-                x = keras.layers.Activation("relu", name=f"{stage}_relu{conv}")(x)
-            else:
-                x = keras.layers.Conv2D(count, 3, padding="same", activation="relu", name=f"{stage}_conv{conv}")(x)
+            x = _convolve(x, count, f"{stage}_conv{conv}", batch_norm)
 
     logits = keras.layers.Conv2D(classes, 1, dtype="float32", name="logits")(x)
     return keras.Model(image, logits, name=name)
+
+
+def _convolve(x: Any, filters: int, name: str, batch_norm: bool = False) -> Any:
+    """A padded 3x3 convolution and ReLU, started so that signals keep their size through all of them (He, 2015)."""
+    activation = None if batch_norm else "relu"
+    x = keras.layers.Conv2D(
+        filters, 3, padding="same", activation=activation, use_bias=not batch_norm, kernel_initializer="he_normal",
+        name=name,
+    )(x)  # fmt: skip
+    if not batch_norm:
+        return x
+    x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+    return keras.layers.Activation("relu", name=f"{name}_relu")(x)
 
 
 def load_vgg16_weights(model: keras.Model, path: Path) -> None:
