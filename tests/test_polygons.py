@@ -313,7 +313,7 @@ cores = tile(extent, 500, 500)
 labels = np.zeros((500, 500), np.uint8)
 labels[1::5, 2::4] = 1
 labels[1::5, 3::4] = 1
-labels[::97, :] = 2
+labels[::97, ::3] = 2
 for i, core in enumerate(cores):
     trace_block(labels, None, core, extent, ignore=ignore).save(folder / str(i))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
