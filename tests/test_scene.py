@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -307,6 +308,41 @@ class TestGeoreference:
     def test_a_transform_that_flattens_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.tif", noise(3, 20, 30), transform=Affine(1, 0, 0, 1, 0, 0))
         assert "onto a line" in refusal(path)
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        ("driver", "name", "lossy", "options"),
+        [
+            ("GTiff", "a.tif", False, {"BIGTIFF": "YES"}),
+            ("COG", "a.tif", False, {}),
+            ("PNG", "a.png", False, {}),
+            ("JPEG", "a.jpg", True, {"QUALITY": 95}),
+            ("JP2OpenJPEG", "a.jp2", False, {"QUALITY": 100, "REVERSIBLE": "YES", "YCC": "NO"}),
+            ("BMP", "a.bmp", False, {}),
+            ("WEBP", "a.webp", False, {"LOSSLESS": "YES"}),
+            ("HFA", "a.img", False, {}),
+            ("ENVI", "a.dat", False, {}),
+            ("ENVI", "a", False, {"SUFFIX": "ADD"}),
+            ("NITF", "a.ntf", False, {}),
+            ("GPKG", "a.gpkg", False, {"TILE_FORMAT": "PNG"}),
+        ],
+    )
+    def test_every_driver_that_is_listed_is_read(
+        self, tmp_path: Path, driver: str, name: str, lossy: bool, options: dict[str, object]
+    ) -> None:
+        smooth = np.stack([np.add.outer(np.arange(80) * i, np.arange(110)) % 250 for i in range(3)]).astype("uint8")
+        source = write(tmp_path / "source.tif", smooth)
+        (tmp_path / "x").mkdir()
+        rasterio.shutil.copy(source, tmp_path / "x" / name, driver=driver, **options)
+        scene = open_scene(tmp_path / "x" / name, expected=3)
+        pixels, valid = scene.read(scene.grid.extent)
+        if driver == "GPKG":  # on a tile grid of its own: data with a margin
+            assert valid.sum() >= 80 * 110
+            return
+        assert valid.all()
+        error = np.abs(pixels.astype(int) - np.moveaxis(smooth, 0, -1)).max(axis=-1)
+        assert error.mean() < 20 if lossy else error.max() == 0
 
 
 class TestRefused:

@@ -60,8 +60,7 @@ class Aoi:
 
     def touches(self, window: Window) -> bool:
         """Whether any part of the window may lie in the area: True wherever ``mask`` has a pixel."""
-        box = shapely.box(window.col_off, window.row_off, window.col_stop, window.row_stop)
-        return bool(self._prepared.intersects(box))
+        return bool(self._prepared.intersects(_box(window)))
 
     def mask(self, window: Window) -> npt.NDArray[np.bool_]:
         """Which pixels of a window (y, x) have their centre in the area.
@@ -70,6 +69,8 @@ class Aoi:
         coordinates of the whole grid, and a pixel is inside where an odd number of crossings lies left of its centre
         (on it counts as left).
         """
+        if self._prepared.contains_properly(_box(window)):
+            return np.ones((window.height, window.width), np.bool_)
         low, high = self._edges[:, 0], self._edges[:, 2]
         near = self._edges[(high > window.row_off + 0.5) & (low <= window.row_stop - 0.5)]
         y0, x0, y1, x1 = near.T
@@ -100,6 +101,10 @@ class Aoi:
         upward = all_edges[:, 0] > all_edges[:, 2]
         all_edges[upward] = all_edges[upward][:, [2, 3, 0, 1]]
         return np.asarray(all_edges[all_edges[:, 0] < all_edges[:, 2]])
+
+
+def _box(window: Window) -> shapely.Polygon:
+    return shapely.box(window.col_off, window.row_off, window.col_stop, window.row_stop)
 
 
 def _read(path: Path) -> tuple[CRS | None, list[Any]]:

@@ -112,11 +112,16 @@ def _signature(file: Path, head: bytes) -> str | None:
         return "WEBP"
     if b"<VRTDataset" in head:
         return "VRT"
-    headers = (Path(f"{file}.hdr"), file.with_suffix(".hdr")) if file.suffix != ".hdr" else ()
-    for header in headers:
-        if header.is_file() and header.open("rb").read(4) == b"ENVI":
-            return "ENVI"
+    if file.suffix != ".hdr" and any(_is_envi(h) for h in (Path(f"{file}.hdr"), file.with_suffix(".hdr"))):
+        return "ENVI"
     return None
+
+
+def _is_envi(header: Path) -> bool:
+    if not header.is_file():
+        return False
+    with header.open("rb") as stream:
+        return stream.read(4) == b"ENVI"
 
 
 def _behind_vrt(file: Path, shown: str, parents: tuple[Path, ...]) -> tuple[Path, ...]:

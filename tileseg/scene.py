@@ -32,7 +32,7 @@ from rasterio.vrt import WarpedVRT
 from tileseg.errors import InputError, UsageError
 from tileseg.formats import Source, identify
 from tileseg.grid import Grid
-from tileseg.window import Window, tile
+from tileseg.window import Window
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -46,7 +46,7 @@ MOST_PIXELS = 10**12
 """More in one scene are taken for a damaged header."""
 _PIXELS_PER_BYTE = 1 << 20
 """More in a file are taken for a damaged header: a sparse tile of 2048 x 2048 still costs 16 bytes of index."""
-_SAMPLE_WINDOW, _SAMPLE_WINDOWS = 256, 256
+_SAMPLE_WINDOW, _SAMPLE_WINDOWS = 128, 256
 _OPEN_FILES = 4
 _SAME_TYPE = ("uint8", "int8", "uint16", "int16", "float32")
 _OTHER_TYPES = ("uint32", "int32", "uint64", "int64", "float16", "float64")
@@ -166,26 +166,38 @@ def open_scene(
 def statistics(scene: Scene) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean and standard deviation of every band over valid pixels.
 
-    Scenes of up to 16 megapixels are read whole; larger ones in 256 windows of 256 x 256 at full resolution, evenly
+    Scenes of up to 4 megapixels are read whole; larger ones in 256 windows of 128 x 128 at full resolution, evenly
     spread (overviews are averaged, so their deviation is too small), and in more if those have no valid pixel. A
     constant band has the deviation 1. Raises InputError if there is no valid pixel.
     """
-    lattice = tile(scene.grid.extent, _SAMPLE_WINDOW, _SAMPLE_WINDOW)
-    step = max(1, len(lattice) // _SAMPLE_WINDOWS)
-    while step:
+    rows, cols = -(-scene.grid.height // _SAMPLE_WINDOW), -(-scene.grid.width // _SAMPLE_WINDOW)
+    across = min(cols, math.isqrt(_SAMPLE_WINDOWS))
+    down = min(rows, _SAMPLE_WINDOWS // across)
+    across = min(cols, _SAMPLE_WINDOWS // down)
+    steps = -(-rows // down), -(-cols // across)
+    while True:
         count, total, squares = 0, np.zeros(len(scene.bands)), np.zeros(len(scene.bands))
-        for window in lattice[step // 2 :: step]:
+        for window in _spread(scene.grid, *steps):
             pixels, valid = scene.read(window)
-            values = pixels[valid].astype(np.float64)
+            values = (pixels.reshape(-1, len(scene.bands)) if valid.all() else pixels[valid]).astype(np.float64)
             count += len(values)
             total += values.sum(axis=0)
-            squares += np.square(values).sum(axis=0)
+            squares += np.einsum("ij,ij->j", values, values)
         if count:
             mean = total / count
             deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
             return mean, np.where(deviation > 1e-9 * np.maximum(1, np.abs(mean)), deviation, 1.0)
-        step //= 4
-    raise InputError(f"{scene.path}: has no valid pixel (all are nodata, masked or not finite)")
+        if steps == (1, 1):
+            raise InputError(f"{scene.path}: has no valid pixel (all are nodata, masked or not finite)")
+        steps = max(1, steps[0] // 2), max(1, steps[1] // 2)
+
+
+def _spread(grid: Grid, down: int, across: int) -> Iterator[Window]:
+    """Of the windows that cover a grid, those of every ``down``-th row and ``across``-th column of windows."""
+    size = _SAMPLE_WINDOW
+    for row in range(down // 2 * size, grid.height, down * size):
+        for col in range(across // 2 * size, grid.width, across * size):
+            yield Window(row, col, min(size, grid.height - row), min(size, grid.width - col))
 
 
 def overview_rgb(scene: Scene, max_size: int) -> npt.NDArray[np.uint8]:
@@ -363,14 +375,15 @@ _local = threading.local()
 
 def _handle(scene: Scene) -> _Handle:
     """This thread's open file of the scene; the least recently used of several is closed."""
-    handles: OrderedDict[Scene, _Handle] = getattr(_local, "handles", None) or OrderedDict()
+    handles: OrderedDict[tuple[object, ...], _Handle] = getattr(_local, "handles", None) or OrderedDict()
     _local.handles = handles
-    if scene not in handles:
-        handles[scene] = _Handle(scene)
+    key = (scene.source.name, scene.identity, scene.bands, scene.palette, scene.warp_to)
+    if key not in handles:
+        handles[key] = _Handle(scene)
         while len(handles) > _OPEN_FILES:
             handles.popitem(last=False)[1].close()
-    handles.move_to_end(scene)
-    return handles[scene]
+    handles.move_to_end(key)
+    return handles[key]
 
 
 @contextmanager
