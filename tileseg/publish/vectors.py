@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, Self
@@ -41,6 +41,11 @@ SUFFIXES: dict[VectorFormat, str] = {
 LAYER = "polygons"
 """Name of the layer in formats that have layers."""
 
+_UNDEFINED = (
+    'ENGCRS["Undefined Cartesian SRS with unknown unit",EDATUM["Unknown engineering datum"],CS[Cartesian,2],'
+    'AXIS["x",unspecified,ORDER[1]],AXIS["y",unspecified,ORDER[2]],LENGTHUNIT["unknown",0]]'
+)
+"""What GeoPackage calls the CRS of a scene that has none."""
 _ROW_GROUP = 65_536
 _VERTICES = 1 << 20
 """Vertices formatted as text at a time."""
@@ -178,7 +183,8 @@ def _writer(form: VectorFormat, path: Path, table: Table) -> Iterator[_Writer]:
 
 def _remove(partial: Path) -> None:
     for ending in ("", "-journal", "-wal", "-shm"):
-        partial.with_name(partial.name + ending).unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.with_name(partial.name + ending).unlink()
 
 
 class _GeoJson:
@@ -279,10 +285,9 @@ def _unwrap(xy: Array, ring_offsets: Array, polygon_offsets: Array, crossing: Ar
             low, high = ring_offsets[ring], ring_offsets[ring + 1]
             _unwrap_ring(xy, low, high)
             hole_west, hole_east = _span(xy, low, high)
-            if hole_west < west:
-                xy[low:high, 0] += 360
-            elif hole_east > east:
-                xy[low:high, 0] -= 360
+            turn = 360.0 if hole_west < west else -360.0 if hole_east > east else 0.0
+            for i in range(low, high):
+                xy[i, 0] += turn
 
 
 @compiled
@@ -508,7 +513,7 @@ class _Ogr:
                     driver=self._driver,
                     geometry_name="geometry",
                     geometry_type="Polygon",
-                    crs=self._table.grid.crs_wkt,
+                    crs=self._table.grid.crs_wkt or _UNDEFINED,
                 )
         except failures as error:
             self._problem = error
