@@ -605,7 +605,10 @@ class TestLabels:
         assert labels.read_confidence(Window(0, 0, 1, 1)) is None
         assert pickle.loads(pickle.dumps(labels)) == labels
 
-    @pytest.mark.parametrize(("dtype", "wider"), [("uint8", "int16"), ("int16", "int32"), ("uint16", "int32")])
+    @pytest.mark.parametrize(
+        ("dtype", "wider"),
+        [("uint8", "int16"), ("int16", "int32"), ("uint16", "int32"), ("int32", "int32"), ("uint32", "int32")],
+    )
     def test_a_mask_gets_an_id_that_no_class_can_have(self, tmp_path: Path, dtype: str, wider: str) -> None:
         mask = np.random.default_rng(0).random((20, 30)) > 0.5
         labels = open_labels(write(tmp_path / "a.tif", noise(1, 20, 30, dtype), mask=mask))
@@ -618,6 +621,16 @@ class TestLabels:
     def test_large_ids_are_not_rounded(self, tmp_path: Path, dtype: str) -> None:
         ids = np.full((1, 4, 5), 2**30 + 1, dtype)
         assert (open_labels(write(tmp_path / "a.tif", ids)).read_labels(Window(0, 0, 4, 5)) == 2**30 + 1).all()
+
+    def test_unsigned_32_bits_with_the_usual_nodata(self, tmp_path: Path) -> None:
+        ids = np.array([[[5, 2**32 - 1, 7]]], "uint32")
+        labels = open_labels(write(tmp_path / "a.tif", ids, nodata=2**32 - 1))
+        assert labels.read_labels(Window(0, 0, 1, 3)).tolist() == [[5, labels.nodata, 7]]
+        assert labels.dtype == "int32"
+        ids[0, 0, 0] = 2**31
+        labels = open_labels(write(tmp_path / "b.tif", ids, nodata=2**32 - 1))
+        with pytest.raises(InputError, match="2147483648; expected at most 2147483647"):
+            labels.read_labels(Window(0, 0, 1, 3))
 
     def test_refused(self, tmp_path: Path) -> None:
         for pixels in (noise(1, 4, 5, "float32"), noise(2, 4, 5)):

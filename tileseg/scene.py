@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ from tileseg.window import Window
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-Pixels = npt.NDArray[np.generic]
+Pixels = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
 LARGEST_BLOCK = 256 << 20
@@ -258,9 +258,16 @@ class LabelRaster:
         return self.scene.path
 
     def read_labels(self, window: Window) -> npt.NDArray[np.integer]:
-        """Labels (y, x) of a window inside the raster; ``nodata`` where there is no data."""
+        """Labels (y, x) of a window inside the raster; ``nodata`` where there is no data.
+
+        Raises InputError where an id does not fit 32 bits with a sign.
+        """
         pixels, valid = self.scene.read(window)
-        labels = pixels[..., 0].astype(self.dtype, copy=False)
+        found = pixels[..., 0]
+        most = np.iinfo(np.int32).max
+        if found.dtype == np.uint32 and (found[valid] > most).any():
+            raise InputError(f"{self.path}: a class id at {window} is {found[valid].max()}; expected at most {most}")
+        labels = found.astype(self.dtype, copy=False)
         if self.nodata is not None and not valid.all():
             labels[~valid] = self.nodata
         return labels
@@ -294,13 +301,14 @@ def open_labels(path: str | Path) -> LabelRaster:
         )
         masked = scene.alpha is not None or bool(scene.masks)
         value = dataset.nodatavals[data[0] - 1]
-    dtype, nodata = native, None
     limits = np.iinfo(native)
-    if value is not None and float(value).is_integer() and limits.min <= value <= limits.max:
+    declared = value is not None and float(value).is_integer() and limits.min <= value <= limits.max
+    dtype, nodata = "int32" if native == "uint32" else native, None
+    if declared and native != "uint32":
         nodata = int(value)
-    elif masked:
-        # Every id may be in use, so the free one lies outside the type.
-        dtype = "int16" if limits.bits == 8 else "int32" if limits.bits == 16 else "int64"
+    elif declared or masked:
+        # Every id may be in use, so the one for nodata lies outside the type (or where no class is).
+        dtype = "int16" if limits.bits == 8 else "int32"
         nodata = int(np.iinfo(dtype).min)
     return LabelRaster(scene, dtype, nodata, colors, names)
 
