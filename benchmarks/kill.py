@@ -157,7 +157,8 @@ def main() -> None:
                 torment(prepare(work), work, victim, kills, options.seed, tally)
             print(
                 f"{victim}: {tally.kills} kills in {tally.runs} runs; blocks finished at each: {tally.stages}; "
-                f"finished blocks computed again: {len(tally.computed_twice)}; files that differ: {len(tally.differing)}"
+                f"finished blocks computed again: {len(tally.computed_twice)}; "
+                f"files that differ: {len(tally.differing)}"
             )
             bad |= bool(tally.computed_twice or tally.differing)
     sys.exit(bad)

@@ -46,7 +46,7 @@ def local_cluster(workers: int, threads: int, compute_threads: int) -> Iterator[
             threads_per_worker=threads,
             processes=True,
             memory_limit=None,
-            dashboard_address=None,
+            dashboard_address=":0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,

@@ -6,6 +6,8 @@ Every fact comes from a text that the kernel or the driver gives; the functions 
 
 from __future__ import annotations
 
+import ctypes.util
+import importlib.util
 import math
 import os
 import shutil
@@ -132,6 +134,18 @@ def gpus(proc: Path = PROC) -> tuple[Gpu, ...]:
             pass  # an old driver does not know a field, a broken one hangs: the kernel module knows the names
     files = sorted(driver.glob("*/information")) if driver.is_dir() else []
     return tuple(parse_gpu_information(index, _read(file)) for index, file in enumerate(files))
+
+
+def backend_has_cuda() -> bool:
+    """Whether the Keras backend could use a GPU: told without importing it, by the CUDA libraries it would load.
+
+    TensorFlow takes them from packages (``tensorflow[and-cuda]``) or from the system; PyTorch and JAX see to
+    themselves.
+    """
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return True
+    packaged = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.cudnn") is not None
+    return packaged or ctypes.util.find_library("cudnn") is not None
 
 
 def disk_free(folder: Path) -> int:

@@ -118,12 +118,15 @@ class RunReport:
     pixels: dict[str, int]
     """Class name -> pixels."""
     seconds: dict[str, float]
-    """Stage -> seconds: of blocks, summed over workers; of the rest, as they passed."""
+    """``start``, ``blocks``, ``finish``: as they passed; ``blocks: ...``: summed over all threads of all workers (of
+    earlier calls too); ``finish: ...``: parts that run side by side."""
     wall_seconds: float
     megapixels_per_second: float
     """Of the scene, over the whole call."""
     peak_memory: int
     """Resident bytes over all processes."""
+    projected_memory: int
+    """Bytes that the plan said would be enough."""
     notices: tuple[str, ...] = ()
     finished_before: bool = field(default=False)
     """The folder was finished already, so nothing was done."""
@@ -161,8 +164,12 @@ def prepare(spec: RunSpec) -> Prepared:
             "so overlapping windows are blended"
         )
     machine = hardware.detect()
+    if machine.gpus and not hardware.backend_has_cuda():
+        notices.append("this machine's GPU is not used: TensorFlow finds no CUDA libraries; see `tileseg doctor`")
+        machine = replace(machine, gpus=())
     precision = hardware.default_precision(machine) if spec.precision == "auto" else spec.precision
-    workers = max(1, len(machine.gpus)) if spec.workers is None else spec.workers
+    # One worker has all cores, and one GPU: a network uses them better than several smaller ones would.
+    workers = 1 if spec.workers is None else spec.workers
     max_memory = int(spec.max_memory or min(machine.memory.available // 2, 4 * _GIB * max(1, workers)))
     plan = make_plan(
         (scene.grid.height, scene.grid.width),
@@ -219,8 +226,15 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
         listener.notice(notice)
     with _writable(folder), ledger.lock(), hardware.PeakMemory() as memory:
         prepared = _claim(prepared, ledger)
-        records = _compute(prepared, ledger, listener, stop)
-        return _finish(prepared, ledger, listener, begun, records, memory)
+        clock = Stopwatch(begun)
+        with contextlib.ExitStack() as workers:
+            records = _compute(prepared, ledger, listener, stop, clock, workers)
+            # The workers end while the driver finishes: that takes a second or two of waiting.
+            ending = threading.Thread(target=workers.pop_all().close, name="end-workers")
+            ending.start()
+        report = _finish(prepared, ledger, listener, clock, len(records), memory)
+        ending.join()
+        return report
 
 
 def _finished(prepared: Prepared) -> RunReport | None:
@@ -323,8 +337,32 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _compute(prepared: Prepared, ledger: Ledger, listener: Listener, stop: threading.Event) -> dict[int, BlockRecord]:
-    """All blocks that are not done yet. Raises BlocksFailed or Interrupted once those in flight are finished."""
+class Stopwatch:
+    """Seconds of the parts of a run, as they pass one after the other."""
+
+    def __init__(self, begun: float) -> None:
+        self.begun = self._lap = begun
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Name the part that ends now."""
+        now = time.perf_counter()
+        self.seconds[name] = now - self._lap
+        self._lap = now
+
+
+def _compute(
+    prepared: Prepared,
+    ledger: Ledger,
+    listener: Listener,
+    stop: threading.Event,
+    clock: Stopwatch,
+    workers: contextlib.ExitStack,
+) -> dict[int, BlockRecord]:
+    """All blocks that are not done yet, on worker processes that end with ``workers``.
+
+    Raises BlocksFailed or Interrupted once those in flight are finished.
+    """
     from tileseg.mosaic import Mosaic
     from tileseg.segment import Job
 
@@ -333,6 +371,7 @@ def _compute(prepared: Prepared, ledger: Ledger, listener: Listener, stop: threa
     pending = [i for i in range(plan.blocks) if i not in done]
     listener.start(prepared, len(done))
     if not pending:
+        clock.lap("start")
         return {}
     job = Job(
         key=prepared.fingerprint[:16],
@@ -359,13 +398,17 @@ def _compute(prepared: Prepared, ledger: Ledger, listener: Listener, stop: threa
     if plan.workers == 0:
         from tileseg.schedule import run_serially
 
+        clock.lap("start")
         failures = run_serially(job, pending, on_done, stop)
     else:
         from tileseg.cluster import local_cluster
         from tileseg.schedule import run_on_cluster
 
-        with local_cluster(min(plan.workers, len(pending)), plan.threads, job.compute_threads) as client:
-            failures = run_on_cluster(client, job, pending, on_done, stop)
+        count = min(plan.workers, len(pending))
+        client = workers.enter_context(local_cluster(count, plan.threads, job.compute_threads))
+        clock.lap("start")
+        failures = run_on_cluster(client, job, pending, on_done, stop)
+    clock.lap("blocks")
     if failures:
         listed = "\n".join(f"  {failure}" for failure in failures[:5])
         more = f"\n  and {len(failures) - 5} more" if len(failures) > 5 else ""
@@ -405,8 +448,8 @@ def _finish(
     prepared: Prepared,
     ledger: Ledger,
     listener: Listener,
-    begun: float,
-    records: dict[int, BlockRecord],
+    clock: Stopwatch,
+    computed: int,
     memory: hardware.PeakMemory,
 ) -> RunReport:
     """Everything that needs all blocks: pyramid, COG, quicklook, polygons; the summary last."""
@@ -416,20 +459,21 @@ def _finish(
     folder, plan, grid = prepared.folder, prepared.plan, prepared.scene.grid
     mosaic = Mosaic(folder / _MOSAIC)
     mosaic.remove_partial()
-    seconds: dict[str, float] = {}
+    stages: dict[str, float] = {}
     empty = 0
     for record in ledger.records():
         empty += record.valid == 0
         for stage, spent in record.seconds.items():
-            seconds[f"blocks: {stage}"] = seconds.get(f"blocks: {stage}", 0.0) + spent
+            stages[f"blocks: {stage}"] = stages.get(f"blocks: {stage}", 0.0) + spent
     listener.stage("labels, quicklook and polygons")
     with ThreadPoolExecutor(1) as pool:
-        rasters = pool.submit(_rasters, prepared, mosaic, seconds)
+        rasters = pool.submit(_rasters, prepared, mosaic, stages)
         start = time.perf_counter()
         vectors = _vectors(prepared, ledger)
-        seconds["polygons"] = time.perf_counter() - start
+        stages["finish: polygons"] = time.perf_counter() - start
         pixels = rasters.result()
-    wall = time.perf_counter() - begun
+    clock.lap("finish")
+    wall = time.perf_counter() - clock.begun
     outputs: dict[str, Path] = {
         "mosaic": folder / _MOSAIC,
         "labels": folder / _LABELS,
@@ -441,14 +485,15 @@ def _finish(
         folder=folder,
         outputs=outputs,
         blocks=plan.blocks,
-        computed=len(records),
+        computed=computed,
         empty=empty,
         polygons=vectors,
         pixels=pixels,
-        seconds={stage: round(spent, 3) for stage, spent in seconds.items()},
+        seconds={stage: round(spent, 3) for stage, spent in {**clock.seconds, **stages}.items()},
         wall_seconds=round(wall, 3),
         megapixels_per_second=round(grid.height * grid.width / wall / 1e6, 3),
         peak_memory=memory.peak,
+        projected_memory=plan.memory.total,
         notices=prepared.notices,
     )
     write_atomic(folder / _SUMMARY, json.dumps(_summary(prepared, report), indent=2) + "\n")
@@ -485,7 +530,7 @@ def _rasters(prepared: Prepared, mosaic: Mosaic, seconds: dict[str, float]) -> d
     folder, plan, grid, card = prepared.folder, prepared.plan, prepared.scene.grid, prepared.card
     start = time.perf_counter()
     mosaic.finish_pyramid()
-    seconds["pyramid"] = time.perf_counter() - start
+    seconds["finish: pyramid"] = time.perf_counter() - start
     counts = np.zeros(256, np.int64)
 
     def read(window: Window) -> Any:
@@ -495,7 +540,7 @@ def _rasters(prepared: Prepared, mosaic: Mosaic, seconds: dict[str, float]) -> d
 
     start = time.perf_counter()
     write_label_cog(folder / _LABELS, grid, card.classes, read, (block.core for block in plan))
-    seconds["labels.tif"] = time.perf_counter() - start
+    seconds["finish: labels.tif"] = time.perf_counter() - start
     start = time.perf_counter()
     rgb = overview_rgb(prepared.scene, _QUICKLOOK_PIXELS)
     # The coarsest level that still has the picture's pixels.
@@ -508,7 +553,7 @@ def _rasters(prepared: Prepared, mosaic: Mosaic, seconds: dict[str, float]) -> d
         card.classes,
         metres_per_pixel(grid, rgb.shape[1]),
     )
-    seconds["quicklook"] = time.perf_counter() - start
+    seconds["finish: quicklook"] = time.perf_counter() - start
     return {info.name: int(counts[i]) for i, info in enumerate(card.classes)}
 
 

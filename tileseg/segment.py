@@ -95,8 +95,9 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
         # While one thread has the device, the others read the next block and write the last.
         _DEVICE.acquire()
     try:
-        with clock("network"):
+        with clock("load"):
             engine = _engine_for(job)
+        with clock("network"):
             logits, notes = engine(pixels, valid, core)
     finally:
         _DEVICE.release()
