@@ -124,8 +124,7 @@ class Scene:
         top, left = int(rows.min()), int(cols.min())
         needed = Window(top, left, int(rows.max()) + 1 - top, int(cols.max()) + 1 - left)
         pixels, valid = self.read(needed, fill)
-        pick = np.ix_(rows - top, cols - left)
-        return pixels[pick], valid[pick]
+        return _pick(pixels, rows - top, cols - left), _pick(valid, rows - top, cols - left)
 
 
 def reflected(start: int, count: int, size: int, limit: int) -> npt.NDArray[np.int64]:
@@ -135,6 +134,19 @@ def reflected(start: int, count: int, size: int, limit: int) -> npt.NDArray[np.i
     period = max(1, 2 * (size - 1))
     phase = positions % period
     return np.where(beyond, np.clip(positions, 0, size - 1), np.minimum(phase, period - phase) if size > 1 else 0)
+
+
+def _pick(pixels: Pixels, rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64]) -> Pixels:
+    """``pixels[rows][:, cols]``, several times as fast: most columns stand side by side already."""
+    ends = np.flatnonzero(np.diff(cols) != 1) + 1
+    starts, stops = np.concatenate([[0], ends]), np.concatenate([ends, [len(cols)]])
+    longest = int(np.argmax(stops - starts))
+    a, b = int(starts[longest]), int(stops[longest])
+    wide = np.empty((len(pixels), len(cols), *pixels.shape[2:]), pixels.dtype)
+    wide[:, :a] = pixels[:, cols[:a]]
+    wide[:, a:b] = pixels[:, cols[a] : cols[b - 1] + 1]
+    wide[:, b:] = pixels[:, cols[b:]]
+    return wide if np.array_equal(rows, np.arange(len(wide))) else np.asarray(wide[rows])
 
 
 def open_scene(
