@@ -88,8 +88,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="instead of --minutes")
     parser.add_argument("--scenes", type=int, default=24)
     parser.add_argument("--batch", type=int, default=6)
-    parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--crop", type=int, default=192)
+    parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
 

@@ -182,11 +182,11 @@ class Predictor:
 
     def _to_merge(self, found: Any) -> Any:
         """What the graph gives, as what is summed over views."""
-        logits = self._as_logits(found)
+        logits = self.as_logits(found)
         return keras.ops.softmax(logits, axis=-1) if self._merge == "probabilities" and not self._alone else logits
 
-    def _as_logits(self, found: Any) -> Any:
-        """What the graph gives, as one logit per class."""
+    def as_logits(self, found: Any) -> Any:
+        """What the graph gives (n, rows, columns, channels), as one logit per class."""
         ops, activation = keras.ops, self._card.activation
         if activation == "softmax":
             found = ops.log(ops.maximum(found, SMALLEST_PROBABILITY))

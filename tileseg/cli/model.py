@@ -1,0 +1,217 @@
+"""``tileseg model``: look at a model, prove its halo, bring your own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tileseg.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from tileseg.nn.card import ClassInfo, ModelCard
+
+app = typer.Typer(no_args_is_help=True)
+
+_Model = Annotated[str, typer.Argument(metavar="MODEL", help="`embedded`, or a folder with card.json and model.keras.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print tracebacks.")]
+
+
+@app.command()
+def info(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose = False) -> None:
+    """Print what MODEL expects and gives. Reads the card only."""
+    del verbose  # main() looks for it
+    from tileseg.nn.card import load_card, resolve_model
+
+    card = load_card(resolve_model(model))
+    if as_json:
+        typer.echo(card.model_dump_json(indent=2))
+    else:
+        _print(_facts(card))
+
+
+@app.command()
+def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose = False) -> None:
+    """Derive stride and halo from MODEL's graph, compare the card, and prove them on a random scene.
+
+    The scene is predicted once whole and once in tiles; exit code 42 where they differ by more than rounding.
+    """
+    del verbose
+    from tileseg.nn.bundle import load_bundle
+    from tileseg.nn.card import resolve_model
+    from tileseg.nn.proof import TOLERANCE, prove
+
+    folder = resolve_model(model)
+    network, card = load_bundle(folder)
+    facts: dict[str, object] = {
+        "model": card.name,
+        "stride": card.stride,
+        "radius": card.radius,
+        "halo": card.halo,
+        "local": card.local,
+        "nonlocal_layers": list(card.nonlocal_layers),
+    }
+    holds = True
+    if card.local:
+        proof = prove(network, card)
+        holds = proof.holds
+        facts |= {
+            "scene": list(proof.scene),
+            "tile": list(proof.tile),
+            "largest_difference": proof.largest,
+            "over_standard_deviation": proof.relative,
+            "exact": holds,
+        }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _print({name.replace("_", " "): _text(value) for name, value in facts.items()})
+        if card.local and holds:
+            typer.echo("Tiles equal the whole.")
+        elif not card.local:
+            typer.echo("Not local: tiles cannot equal the whole, so runs blend them (--stitch hann).")
+    if not holds:
+        raise InputError(
+            f"{folder}: tiles differ from the whole by {proof.relative:.2g} standard deviations with a halo of "
+            f"{proof.halo} (expected at most {TOLERANCE:g}): a layer does not do what its kind says"
+        )
+
+
+@app.command()
+def pack(  # noqa: PLR0913 - one parameter per option of the command
+    archive: Annotated[Path, typer.Argument(help="A .keras file, saved by Keras 3.")],
+    folder: Annotated[Path, typer.Argument(help="Where to make the model folder.")],
+    classes: Annotated[
+        str, typer.Option(metavar="NAME:#RRGGBB,...", help="In the order of the output's channels.")
+    ],
+    bands: Annotated[str, typer.Option(metavar="NAME,...", help="In the order of the input's channels.")] = (
+        "red,green,blue"
+    ),
+    name: Annotated[str | None, typer.Option(help="Default: the folder's name.", show_default=False)] = None,
+    background: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Classes that are not vectorised.", show_default=False)
+    ] = None,
+    scaling: Annotated[
+        str, typer.Option(metavar="fixed|scene", help="scene: mean and deviation of each scene.")
+    ] = "fixed",
+    divisor: Annotated[float, typer.Option(help="Pixel values are divided by it first.")] = 1.0,
+    mean: Annotated[str, typer.Option(metavar="M,...", help="Then this is taken off: one, or one per band.")] = "0",
+    std: Annotated[str, typer.Option(metavar="S,...", help="Then it is divided by this.")] = "1",
+    activation: Annotated[
+        str, typer.Option(metavar="logits|softmax|sigmoid", help="What the graph gives.")
+    ] = "logits",
+    gsd: Annotated[float | None, typer.Option(help="Metres per pixel in training.", show_default=False)] = None,
+    dtypes: Annotated[str, typer.Option(metavar="TYPE,...", help="Pixel types that the scaling is for.")] = "uint8",
+    verbose: _Verbose = False,
+) -> None:
+    """Make a model folder from a .keras file: the card is derived from its graph and what you say here."""
+    del verbose
+    from pydantic import ValidationError
+
+    from tileseg.nn.bundle import pack as pack_model
+    from tileseg.nn.card import Scaling, first_problem
+
+    try:
+        scale = Scaling(kind=_one_of("--scaling", scaling), divisor=divisor, mean=_numbers(mean), std=_numbers(std))
+        card = pack_model(
+            archive,
+            folder,
+            name=name or folder.resolve().name,
+            bands=_names(bands),
+            classes=_classes(classes, _names(background or "")),
+            scaling=scale,
+            dtypes=_names(dtypes),
+            ground_sample_distance=gsd,
+            activation=_activation(activation),
+        )
+    except ValidationError as error:
+        raise UsageError(first_problem(error)) from error
+    _print(_facts(card))
+    typer.echo(f"{folder}: packed; prove it with: tileseg model check {folder}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in _names(text))
+    except ValueError:
+        raise UsageError(f"{text!r} is not a list of numbers such as 0.485,0.456,0.406") from None
+
+
+def _one_of(option: str, text: str) -> Literal["fixed", "scene"]:
+    if text == "fixed" or text == "scene":  # noqa: PLR1714 - narrows the type
+        return text
+    raise UsageError(f"{option} {text}: expected fixed or scene")
+
+
+def _activation(text: str) -> Literal["logits", "softmax", "sigmoid"]:
+    if text == "logits" or text == "softmax" or text == "sigmoid":  # noqa: PLR1714 - narrows the type
+        return text
+    raise UsageError(f"--activation {text}: expected logits, softmax or sigmoid")
+
+
+def _classes(text: str, background: tuple[str, ...]) -> tuple[ClassInfo, ...]:
+    from tileseg.nn.card import ClassInfo
+
+    pairs = [part.rpartition(":") for part in _names(text)]
+    for name, colon, _ in pairs:
+        if not colon or not name:
+            raise UsageError(f"--classes {text}: expected NAME:#RRGGBB,... such as ground:#c8b99a,building:#d9544d")
+    unknown = set(background) - {name for name, _, _ in pairs}
+    if unknown:
+        raise UsageError(f"--background {', '.join(sorted(unknown))}: not among --classes")
+    return tuple(ClassInfo(name=name, color=color, background=name in background) for name, _, color in pairs)
+
+
+def _facts(card: ModelCard) -> dict[str, str]:
+    """The card as rows of a table."""
+    scaling = card.scaling
+    shown = {
+        "name": card.name,
+        "description": card.description,
+        "bands": ", ".join(card.bands),
+        "pixel types": ", ".join(card.dtypes),
+        "scaling": (
+            f"(value / {scaling.divisor:g} - {_text(scaling.mean)}) / {_text(scaling.std)}"
+            if scaling.kind == "fixed"
+            else f"value / {scaling.divisor:g}, then mean 0 and deviation 1 over each scene"
+        ),
+        "ground sample distance": f"{card.ground_sample_distance:g} m" if card.ground_sample_distance else "any",
+        "classes": ", ".join(
+            f"{i} {c.name} {c.color}{' (background)' if c.background else ''}" for i, c in enumerate(card.classes)
+        ),
+        "gives": card.activation,
+        "stride": f"{card.stride} px",
+        "halo": f"{card.halo} px (radius {card.radius})" if card.local else "none: tiles are blended",
+        "not local": ", ".join(card.nonlocal_layers),
+        "cost": f"{card.flops_per_pixel / 1e3:,.0f} kFLOP and {card.activation_bytes_per_pixel:,.0f} bytes per pixel",
+        "parameters": f"{card.parameters:,}",
+        "training": ", ".join(f"{name} {value}" for name, value in card.training.items()),
+        "credits": "; ".join(card.credits),
+        "sha256": card.sha256,
+    }
+    return {name: value for name, value in shown.items() if value}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(part) for part in value) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _print(rows: dict[str, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console(highlight=False, markup=False).print(table)
