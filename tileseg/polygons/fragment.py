@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -145,21 +147,20 @@ class Fragment:
         """Open a saved fragment. Arrays are mapped from the file, read when touched. Raises TilesegError."""
         problem = f"{path}: not the polygons of a block (damaged?); remove the file and run the same command again"
         try:
-            data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)  # a memmap is slow to slice
+            with path.open("rb") as file:
+                # Copy-on-write: what is compiled for arrays that may be written to need not be compiled for others.
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             start = len(_MAGIC) + 8
-            if data[: len(_MAGIC)].tobytes() != _MAGIC:
+            if data[: len(_MAGIC)] != _MAGIC:
                 raise TilesegError(problem)
-            start += int.from_bytes(data[len(_MAGIC) : start].tobytes(), "little")
-            header = json.loads(data[len(_MAGIC) + 8 : start].tobytes())
+            start += int.from_bytes(data[len(_MAGIC) : start], "little")
+            header = json.loads(data[len(_MAGIC) + 8 : start])
+            arrays: dict[str, Array] = {
+                name: np.frombuffer(data, dtype, math.prod(shape), start + position).reshape(shape)
+                for name, dtype, shape, position in header["arrays"]
+            }
         except (OSError, ValueError) as error:
             raise TilesegError(problem) from error
-        arrays: dict[str, Array] = {}
-        for name, dtype, shape, position in header["arrays"]:
-            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            part = data[start + position : start + position + size]
-            if len(part) != size:
-                raise TilesegError(problem)
-            arrays[name] = part.view(dtype).reshape(shape)
         return Fragment(
             finished=PolygonBatch(**_group(arrays, "finished")),
             components=Components(**_group(arrays, "components")),

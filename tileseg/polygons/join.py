@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from tileseg.polygons.fragment import BOTTOM, LEFT, PINCH, RIGHT, SIDE_BITS, TOP
 from tileseg.polygons.rings import IGNORED, NODATA, OUTSIDE, Array, compiled, gather_rings, root, turn, unite, wide
 from tileseg.polygons.trace import Connectivity
 from tileseg.window import Window
+
+_AT_HAND = 8
+"""Fragments kept open: a block's polygons mostly reach into the next ones."""
 
 
 def join(
@@ -36,6 +40,7 @@ def join(
         holds, both by first pixel. Rings and their corners do not depend on the blocks at all.
     """
     lattice = _Lattice.of(blocks)
+    load = lru_cache(maxsize=_AT_HAND)(load)
     seams = _link(lattice, load, connectivity == 8)
     plan = _Plan.of(lattice, seams)
     for block in range(len(blocks)):
@@ -516,7 +521,7 @@ def _assemble(seams: _Seams, plan: _Plan, low: int, high: int, load: Callable[[i
     coordinates = [joined]
     lengths = [np.diff(position[ring_entries - ring_entries[0]])]
     polygon = [np.repeat(np.arange(low, high), np.diff(plan.ring_offsets[low : high + 1]))]
-    for source in np.union1d(block[~on_seam], home[:, 0]):
+    for source in np.union1d(block[place[:, 1] * ~on_seam > 0], home[:, 0]):
         fragment = load(int(source))
         if fragment is None:
             raise AssertionError(f"the fragment of block {source} has gone")

@@ -33,8 +33,11 @@ OUTSIDE, NODATA, IGNORED = -(1 << 40), -(1 << 41), -(1 << 42)
 
 
 def compiled(function: F) -> F:
-    """Compile with Numba, keep the machine code on disk, and let other threads run meanwhile."""
-    return cast(F, nb.njit(cache=True, nogil=True)(function))
+    """Compile with Numba, keep the machine code on disk if there is a place for it, and release the GIL."""
+    try:
+        return cast(F, nb.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return cast(F, nb.njit(nogil=True)(function))
 
 
 def inlined(function: F) -> F:
