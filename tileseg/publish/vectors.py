@@ -218,10 +218,11 @@ class _GeoJson:
         template = "{" + ", ".join(f"{name}: %s" for name in self._names) + "}"
         geometries = geojson_geometries(shapes)
         for values, geometry in zip(zip(*columns, strict=True), geometries, strict=True):
-            self._file.write(
-                b'%s{"type": "Feature", "properties": %s, "geometry": %s}'
-                % (self._separator, (template % values).encode(), geometry)
-            )
+            properties = (template % values).encode()
+            self._file.write(b'%s{"type": "Feature", "properties": %s, "geometry": ' % (self._separator, properties))
+            for piece in geometry:
+                self._file.write(piece)
+            self._file.write(b"}")
             self._separator = b"\n" if self._lines else b",\n"
 
     def finish(self) -> None:
@@ -236,8 +237,8 @@ _NO_CRS = (
 )
 
 
-def geojson_geometries(shapes: Shapes) -> Iterator[bytes]:
-    """GeoJSON geometry of each polygon."""
+def geojson_geometries(shapes: Shapes) -> Iterator[tuple[bytes | memoryview, ...]]:
+    """GeoJSON geometry of each polygon, in pieces (the text of a large one is not copied)."""
     geographic = shapes.lonlat is not None
     xy = shapes.lonlat if shapes.lonlat is not None else shapes.coordinates
     crossing = np.zeros(len(shapes), np.bool_)
@@ -252,10 +253,10 @@ def geojson_geometries(shapes: Shapes) -> Iterator[bytes]:
         data = text.data
         for i in range(low, high):
             if crossing[i]:
-                yield _cut_at_antimeridian(xy, shapes, i)
+                yield (_cut_at_antimeridian(xy, shapes, i),)
             else:
                 coordinates = data[offsets[i - low] : offsets[i - low + 1]]
-                yield b"".join((b'{"type": "Polygon", "coordinates": ', coordinates, b"}"))
+                yield b'{"type": "Polygon", "coordinates": ', coordinates, b"}"
         low = high
 
 
