@@ -25,7 +25,7 @@ import psutil
 TIMEOUT = 300.0
 
 
-@dataclass
+@dataclass(slots=True)
 class Tally:
     """What happened."""
 

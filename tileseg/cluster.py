@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 _SETTINGS: dict[str, Any] = {
     # TensorFlow's resident memory is no sign of a leak: Dask must neither pause nor kill for it. The plan bounds it.
@@ -31,6 +32,17 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
+class _Undisturbed(WorkerPlugin):
+    """Ctrl-C reaches the whole process group, but only the driver decides what stops when."""
+
+    name = "tileseg-undisturbed"
+
+    def setup(self, worker: Worker) -> None:
+        """Runs in the worker's main thread, in restarted workers too."""
+        del worker
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
 def local_cluster(workers: int, threads: int, compute_threads: int) -> Iterator[Client]:
     """A cluster of ``workers`` spawned processes, each with ``threads`` blocks in flight.
@@ -51,4 +63,5 @@ def local_cluster(workers: int, threads: int, compute_threads: int) -> Iterator[
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        client.register_plugin(_Undisturbed())
         yield client

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import rasterio
+import rasterio.features
 from fakes import save_tiny, smooth_noise, write_scene
 
 
@@ -143,7 +143,7 @@ def test_a_folder_in_use_exits_75(scene, model, tmp_path) -> None:
         assert "is working on this folder" in complaint(tileseg(*command(scene, model, tmp_path / "run")), 75)
     finally:
         holder.kill()
-        holder.wait()
+        holder.communicate()
 
 
 def command(scene: Path, model: Path, out: Path) -> Sequence[object]:
