@@ -17,7 +17,9 @@ layers = keras.layers
 
 def foreign() -> keras.Model:
     """Not ours: separable convolutions, strides without padding, a nested block, uneven padding, operations."""
-    block = keras.Sequential([keras.Input((None, None, 6)), layers.SeparableConv2D(6, 3, padding="same"), layers.ReLU()])
+    block = keras.Sequential(
+        [keras.Input((None, None, 6)), layers.SeparableConv2D(6, 3, padding="same"), layers.ReLU()]
+    )
     image = keras.Input((None, None, 4))
     x = layers.ZeroPadding2D(((1, 0), (0, 1)))(image * 0.5)
     x = one = layers.Conv2D(6, 2)(x)

@@ -31,7 +31,9 @@ def network(decoder: str = "bilinear", classes: int = 4, activation: str | None 
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             n = layer.gamma.shape[0]
-            layer.set_weights([rng.uniform(0.5, 2, n), rng.normal(size=n), rng.normal(size=n) / 9, rng.uniform(0.5, 2, n)])
+            layer.set_weights(
+                [rng.uniform(0.5, 2, n), rng.normal(size=n), rng.normal(size=n) / 9, rng.uniform(0.5, 2, n)]
+            )
     if activation:
         model = keras.Model(model.inputs[0], keras.layers.Activation(activation)(model.outputs[0]))
     return model
@@ -203,7 +205,9 @@ def test_other_pixel_types_are_normalised_alike(scene: npt.NDArray[np.uint8], dt
     values = (scene.astype(np.float64) / 255 * top).astype(dtype)
     scaling = SCALING.model_copy(update={"divisor": float(top)})
     plain = tiled_logits(model, scene, ONE, "none")
-    assert tiled_logits(model, values, ONE, "none", scaling=scaling) == pytest.approx(plain, abs=0.01 * float(plain.std()))
+    assert tiled_logits(model, values, ONE, "none", scaling=scaling) == pytest.approx(
+        plain, abs=0.01 * float(plain.std())
+    )
 
 
 def test_half_precision_is_near_and_hands_back_float16(scene: npt.NDArray[np.uint8]) -> None:
@@ -276,9 +280,7 @@ def test_sizes_that_cannot_be_are_refused(scene: npt.NDArray[np.uint8]) -> None:
     with pytest.raises(UsageError, match="no multiple of the model's stride"):
         Predictor(model, card, core=(64, 64), margin=144, halo=100, **common)
     with pytest.raises(UsageError, match="resolved"):
-        Predictor(
-            model, card, core=(64, 64), margin=144, halo=None, **common | {"scaling": Scaling(kind="scene")}
-        )
+        Predictor(model, card, core=(64, 64), margin=144, halo=None, **common | {"scaling": Scaling(kind="scene")})
     predictor = Predictor(model, card, core=(64, 64), margin=144, halo=None, **common)
     with pytest.raises(UsageError, match="tiles of shape"):
         predictor(np.zeros((3, 352, 352, 3), np.uint8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -12,6 +12,8 @@ from tileseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from tileseg.nn.card import ClassInfo, ModelCard
+
+_Choice = TypeVar("_Choice", bound=str)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -84,9 +86,7 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
 def pack(  # noqa: PLR0913 - one parameter per option of the command
     archive: Annotated[Path, typer.Argument(help="A .keras file, saved by Keras 3.")],
     folder: Annotated[Path, typer.Argument(help="Where to make the model folder.")],
-    classes: Annotated[
-        str, typer.Option(metavar="NAME:#RRGGBB,...", help="In the order of the output's channels.")
-    ],
+    classes: Annotated[str, typer.Option(metavar="NAME:#RRGGBB,...", help="In the order of the output's channels.")],
     bands: Annotated[str, typer.Option(metavar="NAME,...", help="In the order of the input's channels.")] = (
         "red,green,blue"
     ),
@@ -100,9 +100,7 @@ def pack(  # noqa: PLR0913 - one parameter per option of the command
     divisor: Annotated[float, typer.Option(help="Pixel values are divided by it first.")] = 1.0,
     mean: Annotated[str, typer.Option(metavar="M,...", help="Then this is taken off: one, or one per band.")] = "0",
     std: Annotated[str, typer.Option(metavar="S,...", help="Then it is divided by this.")] = "1",
-    activation: Annotated[
-        str, typer.Option(metavar="logits|softmax|sigmoid", help="What the graph gives.")
-    ] = "logits",
+    activation: Annotated[str, typer.Option(metavar="logits|softmax|sigmoid", help="What the graph gives.")] = "logits",
     gsd: Annotated[float | None, typer.Option(help="Metres per pixel in training.", show_default=False)] = None,
     dtypes: Annotated[str, typer.Option(metavar="TYPE,...", help="Pixel types that the scaling is for.")] = "uint8",
     verbose: _Verbose = False,
@@ -115,7 +113,12 @@ def pack(  # noqa: PLR0913 - one parameter per option of the command
     from tileseg.nn.card import Scaling, first_problem
 
     try:
-        scale = Scaling(kind=_one_of("--scaling", scaling), divisor=divisor, mean=_numbers(mean), std=_numbers(std))
+        scale = Scaling(
+            kind=_one_of("--scaling", scaling, ("fixed", "scene")),
+            divisor=divisor,
+            mean=_numbers(mean),
+            std=_numbers(std),
+        )
         card = pack_model(
             archive,
             folder,
@@ -125,7 +128,7 @@ def pack(  # noqa: PLR0913 - one parameter per option of the command
             scaling=scale,
             dtypes=_names(dtypes),
             ground_sample_distance=gsd,
-            activation=_activation(activation),
+            activation=_one_of("--activation", activation, ("logits", "softmax", "sigmoid")),
         )
     except ValidationError as error:
         raise UsageError(first_problem(error)) from error
@@ -144,16 +147,11 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise UsageError(f"{text!r} is not a list of numbers such as 0.485,0.456,0.406") from None
 
 
-def _one_of(option: str, text: str) -> Literal["fixed", "scene"]:
-    if text == "fixed" or text == "scene":  # noqa: PLR1714 - narrows the type
-        return text
-    raise UsageError(f"{option} {text}: expected fixed or scene")
-
-
-def _activation(text: str) -> Literal["logits", "softmax", "sigmoid"]:
-    if text == "logits" or text == "softmax" or text == "sigmoid":  # noqa: PLR1714 - narrows the type
-        return text
-    raise UsageError(f"--activation {text}: expected logits, softmax or sigmoid")
+def _one_of(option: str, text: str, choices: tuple[_Choice, ...]) -> _Choice:
+    for choice in choices:
+        if choice == text:
+            return choice
+    raise UsageError(f"{option} {text}: expected one of {', '.join(choices)}")
 
 
 def _classes(text: str, background: tuple[str, ...]) -> tuple[ClassInfo, ...]:

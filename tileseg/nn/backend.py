@@ -37,7 +37,7 @@ with _silent():
     NAME: str = keras.backend.backend()
     """``tensorflow``, ``torch`` or ``jax``."""
     if NAME == "tensorflow":
-        import tensorflow
+        import tensorflow as tf
     elif NAME == "torch":
         import torch
     else:
@@ -46,7 +46,7 @@ with _silent():
 __all__ = ["NAME", "OUT_OF_MEMORY", "compile", "configure", "devices", "is_out_of_memory", "keras", "to_numpy"]
 
 if NAME == "tensorflow":
-    OUT_OF_MEMORY: tuple[type[Exception], ...] = (tensorflow.errors.ResourceExhaustedError,)
+    OUT_OF_MEMORY: tuple[type[Exception], ...] = (tf.errors.ResourceExhaustedError,)
 elif NAME == "torch":
     OUT_OF_MEMORY = (torch.OutOfMemoryError,)
 else:
@@ -72,9 +72,9 @@ def configure(threads: int | None = None) -> None:
     if NAME == "tensorflow":
         with suppress(RuntimeError):
             if threads is not None:
-                tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-            for gpu in tensorflow.config.list_physical_devices("GPU"):
-                tensorflow.config.experimental.set_memory_growth(gpu, True)
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
+            for gpu in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(gpu, True)
     elif NAME == "torch":
         torch.backends.cudnn.allow_tf32 = False
         if threads is not None:
@@ -86,7 +86,7 @@ def configure(threads: int | None = None) -> None:
 def devices() -> tuple[str, ...]:
     """What the backend computes on, the preferred kind first: ``("GPU:0", "GPU:1")`` or ``("CPU:0",)``."""
     if NAME == "tensorflow":
-        found = tensorflow.config.list_logical_devices("GPU") or tensorflow.config.list_logical_devices("CPU")
+        found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tuple(device.name.removeprefix("/device:") for device in found)
     if NAME == "torch":
         return tuple(f"GPU:{i}" for i in range(torch.cuda.device_count())) or ("CPU:0",)
@@ -100,7 +100,7 @@ def compile(function: Callable[..., Any], *, fused: bool = False) -> Callable[..
     itself; chains of elementwise operations (``fused``) are 10 to 40 times faster with it.
     """
     if NAME == "tensorflow":
-        return _traced_once(tensorflow.function(function, jit_compile=fused, autograph=False))
+        return _traced_once(tf.function(function, jit_compile=fused, autograph=False))
     if NAME == "jax":
         return cast(Callable[..., Any], jax.jit(function))
 
@@ -116,9 +116,9 @@ def _traced_once(function: Any) -> Callable[..., Any]:
     made: list[Any] = []
 
     def call(*arrays: Any) -> Any:
-        tensors = [tensorflow.convert_to_tensor(array) for array in arrays]
+        tensors = [tf.convert_to_tensor(array) for array in arrays]
         if not made:
-            made.append(function.get_concrete_function(*(tensorflow.TensorSpec(t.shape, t.dtype) for t in tensors)))
+            made.append(function.get_concrete_function(*(tf.TensorSpec(t.shape, t.dtype) for t in tensors)))
         return made[0](*tensors)
 
     return call

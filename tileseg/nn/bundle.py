@@ -12,7 +12,17 @@ from pydantic import ValidationError
 
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras
-from tileseg.nn.card import ARCHIVE, Activation, ClassInfo, ModelCard, Scaling, first_problem, load_card, resolve_model, save_card
+from tileseg.nn.card import (
+    ARCHIVE,
+    Activation,
+    ClassInfo,
+    ModelCard,
+    Scaling,
+    first_problem,
+    load_card,
+    resolve_model,
+    save_card,
+)
 from tileseg.nn.receptive import analyse
 
 _CODE = {"Lambda"}
@@ -47,7 +57,8 @@ def save_bundle(  # noqa: PLR0913 - a card's fields that cannot be derived
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / ARCHIVE
     partial = folder / f".partial-{ARCHIVE}"
-    model.save(partial)
+    # A model of the same layers, never compiled: the optimizer's state would triple the file.
+    keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(partial)
     try:
         card = ModelCard(
             name=name,

@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-from tileseg.nn.backend import keras
-
 from tileseg.errors import UsageError
+from tileseg.nn.backend import keras
 from tileseg.nn.graph import Graph, Range, Reaches, flatten, trace
 
 WORTH = 0.04
@@ -54,9 +52,7 @@ def cropped(model: keras.Model, height: int, width: int, margin: int) -> keras.M
     return keras.Model(image, output, name=f"{model.name}_cropped")
 
 
-def rebuild(
-    graph: Graph, image: Any, margin: int, twins: Mapping[int, Callable[..., Any]] | None = None
-) -> Any:
+def rebuild(graph: Graph, image: Any, margin: int, twins: Mapping[int, Callable[..., Any]] | None = None) -> Any:
     """Apply a graph to ``image`` (n, rows, columns, bands), computing only what lies ``margin`` inside the output.
 
     ``twins`` holds what to call in place of a step's layer, by the step's first output: the layer in another

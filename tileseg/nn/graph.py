@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-
+from tileseg.errors import InputError
 from tileseg.nn.backend import keras
 
-from tileseg.errors import InputError
+layers = keras.layers
 
 Range = tuple[int, int]
 """First index and the one after the last, along one axis."""
@@ -151,6 +151,7 @@ def _unfold(model: keras.Model, known: dict[int, int], steps: list[Step], count:
         if id(tensor) in known:
             pending.pop()
             continue
+        # Keras has no public way to walk a graph; these two names are as old as the functional API.
         history = tensor._keras_history
         node = history.operation._inbound_nodes[history.node_index]
         missing = [t for t in node.input_tensors if id(t) not in known]
@@ -306,33 +307,33 @@ def _dense(layer: Any, axis: int, pixels: int) -> Reach | None:
 
 
 _RULES: dict[type, Rule] = {
-    keras.layers.Conv2D: _convolution,
-    keras.layers.DepthwiseConv2D: _convolution,
-    keras.layers.SeparableConv2D: _convolution,
-    keras.layers.MaxPooling2D: _pooling,
-    keras.layers.AveragePooling2D: _pooling,
-    keras.layers.Conv2DTranspose: _transposed,
-    keras.layers.UpSampling2D: _upsampling,
-    keras.layers.ZeroPadding2D: _zero_padding,
-    keras.layers.Cropping2D: _cropping,
-    keras.layers.Dense: _dense,
+    layers.Conv2D: _convolution,
+    layers.DepthwiseConv2D: _convolution,
+    layers.SeparableConv2D: _convolution,
+    layers.MaxPooling2D: _pooling,
+    layers.AveragePooling2D: _pooling,
+    layers.Conv2DTranspose: _transposed,
+    layers.UpSampling2D: _upsampling,
+    layers.ZeroPadding2D: _zero_padding,
+    layers.Cropping2D: _cropping,
+    layers.Dense: _dense,
 }
 """By exact type: a subclass may compute anything."""
 
 _ELEMENTWISE_LAYERS = {
-    keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU,
-    keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout,
-    keras.layers.ActivityRegularization, keras.layers.Rescaling, keras.layers.Identity,
-    keras.layers.Add, keras.layers.Subtract, keras.layers.Multiply, keras.layers.Average, keras.layers.Maximum, keras.layers.Minimum,
+    layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU,
+    layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout,
+    layers.ActivityRegularization, layers.Rescaling, layers.Identity,
+    layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum,
 }  # fmt: skip
 _CHANNEL_LAYERS = {
-    keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.UnitNormalization, keras.layers.Normalization,
-    keras.layers.Softmax, keras.layers.Concatenate,
+    layers.BatchNormalization, layers.LayerNormalization, layers.UnitNormalization, layers.Normalization,
+    layers.Softmax, layers.Concatenate,
 }  # fmt: skip
 """Elementwise over space where their axis is the last one."""
 _RANDOM_IN_TRAINING = {
-    keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout,
-    keras.layers.BatchNormalization,
+    layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout,
+    layers.BatchNormalization,
 }  # fmt: skip
 _ELEMENTWISE_OPERATIONS = {
     "Abs", "Absolute", "Add", "Cast", "Celu", "Clip", "Concatenate", "Divide", "Elu", "Exp", "Expm1", "Gelu",
@@ -366,9 +367,9 @@ def _is_elementwise(step: Step) -> bool:
         return all(a in (-1, 3) for a in axes)
     if kind in _ELEMENTWISE_LAYERS:
         return _is_pointwise_function(getattr(operation, "activation", None))
-    if kind is keras.layers.PReLU:
+    if kind is layers.PReLU:
         return all(size == 1 for size in operation.alpha.shape[:-1])
-    if isinstance(operation, keras.layers.Layer) or kind.__name__ not in _ELEMENTWISE_OPERATIONS:
+    if isinstance(operation, layers.Layer) or kind.__name__ not in _ELEMENTWISE_OPERATIONS:
         return False
     if not kind.__module__.startswith("keras."):
         return False

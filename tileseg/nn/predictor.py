@@ -30,7 +30,7 @@ SMALLEST_PROBABILITY = 1e-30
 class Predictor:
     """Runs one model on tiles of one size; loaded once per worker, and not safe to call from two threads at once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one number of the plan, and all are named
         self,
         model: keras.Model,
         card: ModelCard,
@@ -113,7 +113,9 @@ class Predictor:
         """
         count = len(tiles)
         if tiles.shape[1:] != self.tile_shape or not 1 <= count <= self._batch:
-            raise UsageError(f"tiles of shape {tiles.shape} were given: expected (1..{self._batch}, *{self.tile_shape})")
+            raise UsageError(
+                f"tiles of shape {tiles.shape} were given: expected 1 to {self._batch} of shape {self.tile_shape}"
+            )
         if count < self._batch:
             tiles = np.concatenate([tiles, np.repeat(tiles[-1:], self._batch - count, axis=0)])
         total: Any = None

@@ -46,8 +46,8 @@ def resample(images: Any, scale: Fraction) -> Any:
 def _kernel(filters: Polyphase, channels: int) -> npt.NDArray[np.float32]:
     """(taps, taps, channels, p p channels): every phase of every channel reads its own channel alone."""
     p, taps = filters.weights.shape
-    both = np.einsum("ri,sj->ijrs", filters.weights, filters.weights)
-    kernel = both[:, :, None, :, :, None] * np.eye(channels)[:, None, None, :]
+    both: npt.NDArray[np.float64] = np.einsum("ri,sj->ijrs", filters.weights, filters.weights)
+    kernel: npt.NDArray[np.float64] = both[:, :, None, :, :, None] * np.eye(channels)[:, None, None, :]
     return kernel.reshape(taps, taps, channels, p * p * channels).astype(np.float32)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-
-from tileseg.nn.backend import keras
-
 from tileseg.errors import InputError, UsageError
+from tileseg.nn.backend import keras
 
 Decoder = Literal["bilinear", "transpose"]
 
@@ -53,7 +51,8 @@ def vgg16_unet(
     filters = [max(1, round(count * width)) for count, _ in ENCODER]
 
     image = keras.Input((None, None, bands), name="image")
-    x, skips = image, []
+    x = image
+    skips: list[Any] = []
     for block, (count, (_, convolutions)) in enumerate(zip(filters, ENCODER, strict=True), start=1):
         if skips:
             x = keras.layers.MaxPooling2D(2, name=f"block{block - 1}_pool")(x)

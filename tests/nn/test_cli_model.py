@@ -1,0 +1,76 @@
+"""``tileseg model``: parse, call, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tileseg.cli.model import app
+from tileseg.errors import InputError, UsageError
+from tileseg.nn.backend import keras
+
+layers = keras.layers
+runner = CliRunner()
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    image = keras.Input((None, None, 2))
+    x = layers.SeparableConv2D(4, 5, padding="same", activation="relu")(image)
+    keras.Model(image, layers.Conv2D(3, 1, activation="softmax")(x)).save(tmp_path / "mine.keras")
+    return tmp_path / "mine.keras"
+
+
+def test_pack_then_info_then_check(archive: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    made = runner.invoke(
+        app,
+        [
+            "pack", str(archive), str(folder), "--bands", "vv,vh", "--classes", "sea:#0000ff,ice:#ffffff,land:#00ff00",
+            "--background", "sea", "--activation", "softmax", "--divisor", "100", "--mean", "0.1,0.2", "--std", "2",
+            "--gsd", "10", "--dtypes", "float32",
+        ],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert made.exit_code == 0
+    assert "tileseg model check" in made.output
+    card = json.loads(runner.invoke(app, ["info", str(folder), "--json"], catch_exceptions=False).stdout)
+    assert (card["name"], card["radius"], card["activation"]) == ("mine", 2, "softmax")
+    assert card["scaling"] == {"kind": "fixed", "divisor": 100.0, "mean": [0.1, 0.2], "std": [2.0]}
+    assert [c["background"] for c in card["classes"]] == [True, False, False]
+    table = runner.invoke(app, ["info", str(folder)], catch_exceptions=False).stdout
+    assert "2 px (radius 2)" in table
+    facts = json.loads(runner.invoke(app, ["check", str(folder), "--json"], catch_exceptions=False).stdout)
+    assert facts["exact"] is True
+    assert facts["over_standard_deviation"] <= 1e-5
+
+
+def test_a_false_card_ends_the_check(archive: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    runner.invoke(
+        app, ["pack", str(archive), str(folder), "--bands", "a,b", "--classes", "a:#000000,b:#111111,c:#222222"]
+    )
+    text = (folder / "card.json").read_text().replace('"radius": 2', '"radius": 1')
+    (folder / "card.json").write_text(text)
+    found = runner.invoke(app, ["check", str(folder)])
+    assert isinstance(found.exception, InputError)
+    assert "radius 1 in the card, 2 in the model's graph" in str(found.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--classes", "a,b,c"], "expected NAME:#RRGGBB"),
+        (["--classes", "a:#000000,b:#111111,c:#222222", "--background", "d"], "not among"),
+        (["--classes", "a:#000000,b:#111111,c:#22"], "pattern"),
+        (["--classes", "a:#000000,b:#111111,c:#222222", "--mean", "x"], "not a list of numbers"),
+        (["--classes", "a:#000000,b:#111111,c:#222222", "--scaling", "tile"], "expected one of fixed, scene"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(archive: Path, tmp_path: Path, options: list[str], said: str) -> None:
+    found = runner.invoke(app, ["pack", str(archive), str(tmp_path / "out"), "--bands", "a,b", *options])
+    assert isinstance(found.exception, UsageError)
+    assert said in str(found.exception)
