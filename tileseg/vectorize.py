@@ -34,8 +34,10 @@ from tileseg.window import Window, tile
 BLOCK = 2048
 """Pixels: side of a block where nothing else decides."""
 
-_VERTICES = 1 << 20
+_VERTICES = 1 << 18
 """Vertices shaped at a time."""
+
+_SHAPING_THREADS = 2
 
 
 class LabelSource(Protocol):
@@ -268,9 +270,16 @@ def _shapes(batches: Iterator[PolygonBatch], shaper: Shaper, simplify: Quantity 
     if simplify is not None:
         batches = iter([shaper.simplify(batches, simplify)])
         shaper = shaper.unfiltered()
-    for batch in batches:
-        for part in split(batch, _VERTICES):
-            yield shaper.shape(part)
+    # Shaping is compiled or in PROJ, writing is mostly Python: so they overlap, a few batches at a time, in order.
+    waiting: deque[Future[Shapes]] = deque()
+    with ThreadPoolExecutor(_SHAPING_THREADS) as pool:
+        for batch in batches:
+            for part in split(batch, _VERTICES):
+                waiting.append(pool.submit(shaper.shape, part))
+                if len(waiting) > _SHAPING_THREADS:
+                    yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _trace_all(

@@ -129,17 +129,18 @@ class Shaper:
     def shape(self, batch: PolygonBatch) -> Shapes:
         """Place a batch on the ground, filtered. Raises InputError where the CRS does not reach."""
         batch = self.filter(batch)
-        area, perimeter = self._measure(batch)
         start, counts = batch.polygon_offsets[:-1], len(batch)
         gt = self.grid.transform
         xy, offsets = _close(
             batch.coordinates, batch.ring_offsets, self._reverse,
             gt.c, gt.a, gt.b, gt.f, gt.d, gt.e,
         )  # fmt: skip
+        lonlat = self._to_wgs84(xy) if self.lonlat else None
+        area, perimeter = self._measure(batch, lonlat if self._shares_datum else None, offsets)
         has = self.has_confidence
         return Shapes(
             coordinates=xy,
-            lonlat=self._to_wgs84(xy) if self.lonlat else None,
+            lonlat=lonlat,
             ring_offsets=offsets,
             polygon_offsets=np.asarray(batch.polygon_offsets),
             label=np.asarray(batch.label),
@@ -220,8 +221,13 @@ class Shaper:
         total = _per_polygon(np.where(keep, area, 0.0), batch.polygon_offsets[:-1], len(batch))
         return _select(batch, keep, total >= least)
 
-    def _measure(self, batch: PolygonBatch) -> tuple[Array, Array]:
-        """(area, perimeter) of each ring; areas of holes are negative."""
+    def _measure(
+        self, batch: PolygonBatch, lonlat: Array | None = None, offsets: Array | None = None
+    ) -> tuple[Array, Array]:
+        """(area, perimeter) of each ring; areas of holes are negative.
+
+        ``lonlat``, ``offsets``: the batch's closed rings in degrees on the CRS's own datum, where they are at hand.
+        """
         if not self.is_georeferenced:
             return _lattice_areas(batch.coordinates, batch.ring_offsets)
         geod = self.grid.geod
@@ -229,10 +235,15 @@ class Shaper:
         step = _STEP / max(self.pixel_size)
         gt = self.grid.transform
         coordinates, ring_offsets = batch.coordinates, batch.ring_offsets
-        if len(coordinates) and _longest_edge(coordinates, ring_offsets) > step:
-            coordinates, ring_offsets = _split_edges(coordinates, ring_offsets, step)
-        xy, offsets = _close(coordinates, ring_offsets, False, gt.c, gt.a, gt.b, gt.f, gt.d, gt.e)
-        area, perimeter = _measure_rings(self._to_geodetic(xy), offsets, geod.a, geod.es)
+        long_edges = len(coordinates) and _longest_edge(coordinates, ring_offsets) > step
+        if lonlat is not None and offsets is not None and not long_edges:
+            radians = np.radians(lonlat)
+        else:
+            if long_edges:
+                coordinates, ring_offsets = _split_edges(coordinates, ring_offsets, step)
+            xy, offsets = _close(coordinates, ring_offsets, False, gt.c, gt.a, gt.b, gt.f, gt.d, gt.e)
+            radians = self._to_geodetic(xy)
+        area, perimeter = _measure_rings(radians, offsets, geod.a, geod.es)
         # Rings have their pixels on the right hand in the lattice, which may be mirrored on the ground.
         sign = np.ones(len(area))
         exteriors = batch.polygon_offsets[:-1]
@@ -265,6 +276,11 @@ class Shaper:
     @cached_property
     def _is_wgs84(self) -> bool:
         return bool(self._crs.is_geographic) and self._crs.to_epsg() == 4326
+
+    @cached_property
+    def _shares_datum(self) -> bool:
+        """Whether the CRS's own longitude and latitude are those of WGS 84: then one transform does for both."""
+        return self.is_georeferenced and self._geodetic[0].equals(_wgs84(), ignore_axis_order=True)
 
     def _to_geodetic(self, xy: Array) -> Array:
         """Longitude and latitude in radians on the CRS's own datum."""
