@@ -98,7 +98,7 @@ class Starved:
 
     limit = 0
 
-    def __init__(self, *args, **options) -> None:
+    def __init__(self, *args: object, **options) -> None:
         self._inner = Predictor(*args, **options)
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
+
+from tileseg.segment import warm_up
 
 _SETTINGS: dict[str, Any] = {
     # TensorFlow's resident memory is no sign of a leak: Dask must neither pause nor kill for it. The plan bounds it.
@@ -32,15 +35,17 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-class _Undisturbed(WorkerPlugin):
-    """Ctrl-C reaches the whole process group, but only the driver decides what stops when."""
+class _Setup(WorkerPlugin):
+    """Prepares a worker. Ctrl-C reaches the whole process group, but only the driver decides what stops when."""
 
-    name = "tileseg-undisturbed"
+    name = "tileseg-setup"
 
     def setup(self, worker: Worker) -> None:
         """Runs in the worker's main thread, in restarted workers too."""
         del worker
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Beside the loading of the network, which is the longer of the two.
+        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
 
 
 @contextmanager
@@ -63,5 +68,5 @@ def local_cluster(workers: int, threads: int, compute_threads: int) -> Iterator[
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        client.register_plugin(_Undisturbed())
+        client.register_plugin(_Setup())
         yield client

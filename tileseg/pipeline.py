@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
@@ -22,7 +23,7 @@ import numpy as np
 from tileseg import hardware
 from tileseg.errors import BlocksFailed, InputError, Interrupted, UsageError
 from tileseg.ledger import BlockRecord, Ledger, write_atomic
-from tileseg.nn.card import ModelCard, Scaling, load_card, resolve_model
+from tileseg.nn.card import ModelCard, Scaling, check_archive, file_sha256, load_card, resolve_model
 from tileseg.plan import Plan, make_plan
 from tileseg.spec import ALGORITHM, RunSpec, VectorFormat
 
@@ -147,6 +148,7 @@ def prepare(spec: RunSpec) -> Prepared:
     notices: list[str] = []
     model = resolve_model(spec.model)
     card = load_card(model)
+    check_archive(card, model)
     scene = open_scene(spec.scene, bands=spec.bands, expected=len(card.bands), names=card.bands, warp=spec.warp)
     notices += scene.notes
     if scene.dtype not in card.dtypes:
@@ -171,7 +173,8 @@ def prepare(spec: RunSpec) -> Prepared:
     # One worker has all cores, and one GPU: a network uses them better than several smaller ones would.
     workers = 1 if spec.workers is None else spec.workers
     max_memory = int(spec.max_memory or min(machine.memory.available // 2, 4 * _GIB * max(1, workers)))
-    plan = make_plan(
+    choose = partial(
+        make_plan,
         (scene.grid.height, scene.grid.width),
         len(card.bands),
         np.dtype(scene.dtype).itemsize,
@@ -188,8 +191,13 @@ def prepare(spec: RunSpec) -> Prepared:
         keep=spec.keep,
         workers=workers,
         threads=1 if workers == 0 else _THREADS,
-        max_memory=max_memory,
     )
+    plan = choose(max_memory=max_memory)
+    if (wished := choose()).tile != plan.tile:
+        notices.append(
+            f"tiles of {plan.tile[1]}x{plan.tile[0]} instead of {wished.tile[1]}x{wished.tile[0]} pixels, to stay "
+            f"under {max_memory / _GIB:.2f} GiB (--max-memory)"
+        )
     if stitch == "exact" and not plan.exact:
         notices.append(
             f"seams are approximate: --halo {spec.halo} is less than the {plan.card.halo} pixels that the model sees"
@@ -198,7 +206,7 @@ def prepare(spec: RunSpec) -> Prepared:
         "algorithm": ALGORITHM,
         "scene": scene.identity,
         "model": card.sha256,
-        "aoi": None if spec.aoi is None else _digest(spec.aoi),
+        "aoi": None if spec.aoi is None else file_sha256(spec.aoi),
         **{k: v for k, v in spec.choices().items() if k not in ("model", "aoi")},
     }
     vectors = VectorOptions.parse(
@@ -267,14 +275,6 @@ def _same_or_refuse(prepared: Prepared, before: dict[str, Any]) -> None:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 32 else f"{text[:12]}..."
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a small file."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -387,6 +387,8 @@ def _compute(
         connectivity=spec.connectivity,
         compute_threads=max(1, hardware.cpu().cores // max(1, plan.workers)),
     )
+    # What the driver needs to finish is compiled (once) or loaded while the workers start.
+    threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
     records: dict[int, BlockRecord] = {}
 
     def on_done(record: BlockRecord) -> None:
@@ -410,8 +412,9 @@ def _compute(
         failures = run_on_cluster(client, job, pending, on_done, stop)
     clock.lap("blocks")
     if failures:
-        listed = "\n".join(f"  {failure}" for failure in failures[:5])
-        more = f"\n  and {len(failures) - 5} more" if len(failures) > 5 else ""
+        reasons = list(dict.fromkeys(map(str, failures)))  # an unreadable model fails all blocks alike
+        listed = "\n".join(f"  {reason}" for reason in reasons[:5])
+        more = f"\n  and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         raise BlocksFailed(
             f"{prepared.spec.scene}: {len(failures)} of {plan.blocks} blocks could not be computed; the others are "
             f"kept, and running the command again tries only these:\n{listed}{more}",
@@ -423,6 +426,12 @@ def _compute(
             "run the same command again to go on"
         )
     return records
+
+
+def _warm_up() -> None:
+    from tileseg.vectorize import warm_up
+
+    warm_up()
 
 
 def _scaling(prepared: Prepared) -> Scaling:
@@ -478,7 +487,7 @@ def _finish(
         "mosaic": folder / _MOSAIC,
         "labels": folder / _LABELS,
         "quicklook": folder / _QUICKLOOK,
-        **vector_paths(folder, prepared.spec.formats),
+        **{str(form): path for form, path in vector_paths(folder, prepared.spec.formats).items()},
         "summary": folder / _SUMMARY,
     }
     report = RunReport(

@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from tileseg.aoi import Aoi
 from tileseg.errors import TilesegError
-from tileseg.labels import NODATA, Logits, decide
+from tileseg.labels import NODATA, Logits, decide, halve
 from tileseg.ledger import BlockRecord, Ledger
 from tileseg.mosaic import Mosaic
 from tileseg.nn.card import Scaling
 from tileseg.plan import Plan
 from tileseg.polygons.trace import trace_block
+from tileseg.polygons.trace import warm_up as warm_up_trace
 from tileseg.scene import Scene
 from tileseg.window import Window
 
@@ -61,6 +62,12 @@ class NonFiniteLogits(TilesegError):
 
 class DeviceMemory(TilesegError):
     """Not even the smallest window fits the device's memory."""
+
+
+def warm_up() -> None:
+    """Compile what a block needs besides the network, or load it from Numba's cache."""
+    halve(np.zeros((2, 3), np.uint8))
+    warm_up_trace()
 
 
 def segment_block(job: Job, index: int) -> BlockRecord:

@@ -56,9 +56,7 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     block: Annotated[int | None, _option(_SIZES, "Side of a block: one task, one shard.")] = None,
     window: Annotated[int | None, _option(_SIZES, "Side of the network's input, halo included.")] = None,
     batch: Annotated[int | None, _option(_SIZES, "Windows in one call of the network.")] = None,
-    workers: Annotated[
-        int | None, _option(_SIZES, "Worker processes; 0 computes in this process; default 1.")
-    ] = None,
+    workers: Annotated[int | None, _option(_SIZES, "Worker processes; 0 computes in this process; default 1.")] = None,
     max_memory: Annotated[
         str | None, _option(_SIZES, "Most memory over all processes, such as 8GiB.", metavar="SIZE")
     ] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -18,6 +17,8 @@ from tileseg.nn.card import (
     ClassInfo,
     ModelCard,
     Scaling,
+    check_archive,
+    file_sha256,
     first_problem,
     load_card,
     resolve_model,
@@ -79,7 +80,7 @@ def save_bundle(  # noqa: PLR0913 - a card's fields that cannot be derived
             parameters=model.count_params(),
             credits=credits,
             training=training or {},
-            sha256=_sha256(partial),
+            sha256=file_sha256(partial),
         )
     except ValidationError as error:
         partial.unlink()
@@ -96,15 +97,7 @@ def load_bundle(folder: Path) -> tuple[keras.Model, ModelCard]:
         InputError: In one line, if it is not.
     """
     card = load_card(folder)
-    archive = folder / ARCHIVE
-    if not archive.is_file():
-        raise InputError(f"{folder}: no {ARCHIVE} beside card.json")
-    found = _sha256(archive)
-    if found != card.sha256:
-        raise InputError(
-            f"{archive}: not the file that the card was made for (SHA-256 {found[:12]}..., the card says "
-            f"{card.sha256[:12]}...); pack the model again"
-        )
+    archive = check_archive(card, folder)
     model = load_archive(archive)
     check_card(model, card, folder)
     return model, card
@@ -193,8 +186,3 @@ def _refuse_code(config: Any, path: Path) -> None:
                 )
             if isinstance(kind, str) and isinstance(module, str) and not module.startswith(_TRUSTED):
                 raise InputError(f"{path}: layer {kind} comes from {module}, which is not part of Keras")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Literal
@@ -148,6 +149,28 @@ def load_card(folder: Path) -> ModelCard:
         ) from error
     except (ValidationError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {first_problem(error)}") from error
+
+
+def check_archive(card: ModelCard, folder: Path) -> Path:
+    """The model's file, if it is the one that the card was made for. Raises InputError in one line."""
+    archive = folder / ARCHIVE
+    if not archive.is_file():
+        raise InputError(f"{folder}: no {ARCHIVE} beside card.json")
+    if (found := file_sha256(archive)) != card.sha256:
+        raise InputError(
+            f"{archive}: not the file that the card was made for (SHA-256 {found[:12]}..., the card says "
+            f"{card.sha256[:12]}...); pack the model again"
+        )
+    return archive
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def save_card(card: ModelCard, folder: Path) -> None:

@@ -15,10 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
+
+# Before TensorFlow, which brings an SQLite without R-trees: GDAL would take its symbols for its own, and a GeoPackage
+# would have no spatial index.
+import pyogrio
 import shapely
 from shapely import affinity
 
@@ -26,8 +30,7 @@ from tileseg.errors import TilesegError
 from tileseg.grid import Grid
 from tileseg.polygons.rings import Array, compiled
 from tileseg.polygons.shape import Shapes
-
-VectorFormat = Literal["geojson", "geojsonseq", "gpkg", "parquet", "fgb"]
+from tileseg.spec import VectorFormat
 
 SUFFIXES: dict[VectorFormat, str] = {
     "geojson": ".geojson",
@@ -500,7 +503,6 @@ class _Ogr:
             raise InterruptedError("writing was stopped")
 
     def _run(self) -> None:
-        import pyogrio
         from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
 
         failures = (DataLayerError, DataSourceError, FeatureError, FieldError, pa.ArrowException, OSError, RuntimeError)
@@ -527,8 +529,6 @@ _date_users = 0
 @contextmanager
 def _fixed_date() -> Iterator[None]:
     """GeoPackage notes when it was written; the same polygons are to give the same bytes."""
-    import pyogrio
-
     global _date_users  # noqa: PLW0603 - the option is global in GDAL
     with _DATE:
         _date_users += 1
