@@ -373,7 +373,7 @@ def row(finding: Finding) -> str:
     """A line of the table."""
     case = finding.case
     height, width = case.pixels.shape[:2]
-    same = ", ".join(f"{n}: {'same' if same else 'OTHER'}" for n, same in finding.same_bytes.items()) or "–"
+    same = ", ".join(f"{n}: {'same' if same else 'OTHER'}" for n, same in finding.same_bytes.items()) or "-"
     return (
         f"| {case.network} | {case.scene} {width}x{height} | {', '.join(map(str, case.scales))} | {case.flips} "
         f"| {len(case.tilings)} | {finding.once:.0e}, {finding.relabelled} "

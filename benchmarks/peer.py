@@ -26,7 +26,6 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -210,7 +209,7 @@ def seams_of_tileseg(work: Path) -> tuple[Seams, npt.NDArray[np.float32]]:
     from tileseg.nn.card import Scaling, resolve_model
     from tileseg.tta import views
 
-    spec = RunSpec(scene=work / "seams.tif", out=work / "seams", precision="float32", workers=0, block=1024, overwrite=True)
+    spec = RunSpec(scene=work / "seams.tif", out=work / "seams", precision="float32", workers=0, block=1024)
     pixels = np.moveaxis(orthophoto(*SEAM), 0, -1)
     model, card = load_bundle(resolve_model("embedded"))
     network, image = compiled(model, folded=True), scaled(pixels, card.scaling)
@@ -236,7 +235,7 @@ def seams_of_peer(work: Path, plain: npt.NDArray[np.float32]) -> tuple[Seams, fl
 
 
 def seams(work: Path) -> None:
-    """Print the table of seams. Each is compared with its own network on the whole scene, batch normalisation folded."""
+    """Print the table of seams. Each side is compared with its own network on the whole scene."""
     write(work / "seams.tif", orthophoto(*SEAM))
     a, plain = seams_of_tileseg(work)
     b, between = seams_of_peer(work, plain)
