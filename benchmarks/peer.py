@@ -1,5 +1,6 @@
 """tileseg and MONAI's sliding window, side by side: the same weights, the same real scene.
 
+    python benchmarks/peer.py                      # both of these:
     python benchmarks/peer.py speed --repeat 3     # the whole command and the network; memory
     python benchmarks/peer.py seams                # against the network run once over the whole scene
 
@@ -253,19 +254,20 @@ def seams(work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "seams"))
+    parser.add_argument("what", nargs="?", choices=("speed", "seams", "all"), default="all")
     parser.add_argument("--repeat", type=int, default=3, help="rounds of `speed`")
     options = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     with tempfile.TemporaryDirectory(prefix="tileseg-peer-") as folder:
         work = Path(folder)
         weights = work / "weights.npz"
-        if options.what == "speed":
+        if options.what != "seams":
             # In a process of its own: TensorFlow would keep its memory while others are measured.
             code = f"import pathlib, peer; peer.export(pathlib.Path({str(weights)!r}))"
             subprocess.run([sys.executable, "-c", code], cwd=ROOT / "benchmarks", check=True)
             speed(work, weights, options.repeat)
-        else:
+            print()
+        if options.what != "speed":
             export(weights)
             seams(work)
 
