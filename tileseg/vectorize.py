@@ -28,7 +28,8 @@ from tileseg.polygons.join import join
 from tileseg.polygons.shape import Quantity, Shaper, Shapes, split
 from tileseg.polygons.trace import trace_block
 from tileseg.polygons.trace import warm_up as warm_up_trace
-from tileseg.publish.vectors import SUFFIXES, Table, VectorFormat, geojson_geometries, write_vectors
+from tileseg.publish.vectors import SUFFIXES, Table, geojson_geometries, write_vectors
+from tileseg.spec import VectorFormat
 from tileseg.window import Window, tile
 
 BLOCK = 2048

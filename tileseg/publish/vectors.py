@@ -517,6 +517,8 @@ class _Ogr:
                     geometry_name="geometry",
                     geometry_type="Polygon",
                     crs=self._table.grid.crs_wkt or _UNDEFINED,
+                    # Readers from before 2023 warn about 1.4, of which nothing is used.
+                    dataset_options={"VERSION": "1.2"} if self._driver == "GPKG" else None,
                 )
         except failures as error:
             self._problem = error
