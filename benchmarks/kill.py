@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 
 TIMEOUT = 300.0
+BLOCKS = 96
 
 
 @dataclass(slots=True)
@@ -31,8 +32,6 @@ class Tally:
 
     kills: int = 0
     runs: int = 0
-    resumed_blocks: int = 0
-    """Blocks that a resumed run found finished."""
     computed_twice: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
     stages: list[int] = field(default_factory=list)
@@ -86,27 +85,21 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 def torment(command: Sequence[str], work: Path, victim: str, kills: int, seed: int, tally: Tally) -> None:
     """Kill the driver or workers of runs at random moments until there were ``kills``; compare each finished run."""
     moments = random.Random(seed)
-    begun = time.monotonic()
     finish(start(command, work / "undisturbed"))
-    whole = time.monotonic() - begun
     expected = digest(work / "undisturbed")
     while tally.kills < kills:
         folder = work / f"{victim}-{tally.runs}"
         tally.runs += 1
         process, known = start(command, folder), records(folder)
-        for _ in range(4):
-            # Most of a short run is start-up; most kills are to fall on blocks being computed or joined.
-            pause = moments.uniform(0.35, 1.0) * whole
-            try:
-                process.wait(pause)
-            except subprocess.TimeoutExpired:
-                pass
-            else:
+        for _ in range(5):
+            # Some kills fall on starting up, most on blocks being computed, some on joining and writing at the end.
+            goal = moments.randint(min(len(known), BLOCKS - 20), BLOCKS)
+            if not wait_for_blocks(process, folder, goal, moments.uniform(0, 0.5)):
                 break
             targets = workers(process)
             if victim == "driver":
                 process.send_signal(signal.SIGKILL)
-                process.wait()
+                process.communicate()
                 wait_until_gone(targets)
             elif targets:
                 moments.choice(targets).send_signal(signal.SIGKILL)
@@ -117,7 +110,6 @@ def torment(command: Sequence[str], work: Path, victim: str, kills: int, seed: i
             tally.stages.append(len(now))
             tally.computed_twice += [i for i, before in known.items() if now.get(i) != before]
             known = now
-            tally.resumed_blocks += len(known)
             if victim == "driver":
                 process = start(command, folder)
             if tally.kills >= kills:
@@ -127,6 +119,19 @@ def torment(command: Sequence[str], work: Path, victim: str, kills: int, seed: i
         tally.computed_twice += [i for i, before in known.items() if now.get(i) != before]
         found = digest(folder)
         tally.differing += [f"{folder.name}/{p}" for p in {*expected, *found} if expected.get(p) != found.get(p)]
+
+
+def wait_for_blocks(process: subprocess.Popen[bytes], folder: Path, goal: int, more: float) -> bool:
+    """Wait until so many blocks are finished, and a moment longer; False if the run ended before."""
+    end = time.monotonic() + TIMEOUT
+    while len(records(folder)) < goal:
+        if process.poll() is not None:
+            return False
+        if time.monotonic() > end:
+            raise RuntimeError(f"no {goal} blocks after {TIMEOUT:.0f} s")
+        time.sleep(0.01)
+    time.sleep(more)
+    return process.poll() is None
 
 
 def prepare(work: Path) -> list[str]:

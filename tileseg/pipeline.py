@@ -42,6 +42,9 @@ _SUMMARY = "summary.json"
 _QUICKLOOK_PIXELS = 900
 """Longest side of a quicklook's pictures."""
 
+_DEFAULT_MEMORY = 5 * _GIB
+"""Allowed per worker where the user does not say: room for the largest window of a network as large as the embedded."""
+
 _THREADS = 2
 """Blocks in flight in a worker: one on the device, one being read or written."""
 
@@ -172,7 +175,7 @@ def prepare(spec: RunSpec) -> Prepared:
     precision = hardware.default_precision(machine) if spec.precision == "auto" else spec.precision
     # One worker has all cores, and one GPU: a network uses them better than several smaller ones would.
     workers = 1 if spec.workers is None else spec.workers
-    max_memory = int(spec.max_memory or min(machine.memory.available // 2, 4 * _GIB * max(1, workers)))
+    max_memory = int(spec.max_memory or min(machine.memory.available // 2, _DEFAULT_MEMORY * max(1, workers)))
     choose = partial(
         make_plan,
         (scene.grid.height, scene.grid.width),
@@ -193,7 +196,7 @@ def prepare(spec: RunSpec) -> Prepared:
         threads=1 if workers == 0 else _THREADS,
     )
     plan = choose(max_memory=max_memory)
-    if (wished := choose()).tile != plan.tile:
+    if spec.max_memory is not None and (wished := choose()).tile != plan.tile:
         notices.append(
             f"tiles of {plan.tile[1]}x{plan.tile[0]} instead of {wished.tile[1]}x{wished.tile[0]} pixels, to stay "
             f"under {max_memory / _GIB:.2f} GiB (--max-memory)"

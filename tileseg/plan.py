@@ -28,8 +28,8 @@ LARGEST_TILE = 2048
 # Resident memory of processes that do nothing yet, and of what a block needs beside its arrays: measured, see
 # benchmarks/RESULTS.md (memory), and rounded up.
 _DRIVER_BASE = 480 * MIB
-_WORKER_BASE = 900 * MIB
-_FINISH = 260 * MIB
+_WORKER_BASE = 920 * MIB
+_FINISH = 300 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ class Plan:
         busy = int(self.threads * block + device)
         if self.workers == 0:
             return Memory(_DRIVER_BASE + _WORKER_BASE + busy, 0, 0)
-        finish = _FINISH + 2 * block
+        finish = _FINISH + block
         return Memory(int(_DRIVER_BASE + finish), _WORKER_BASE + busy, self.workers)
 
 
