@@ -9,7 +9,7 @@ pixels that are scaled already: nothing is read, cut, merged or written. Its spe
 - wall / bare: the whole command over the time that the bare network takes for the same windows (as many, as large).
   Below 1 is possible, because runs crop the decoder.
 - steady / bare: the same without what a run does once (starting processes, loading TensorFlow, compiling, the first
-  block's reading): the difference between the scene and its upper left quarter, in time and in windows. Promise: 1.10.
+  block's reading): the difference between the scene and about a quarter of it, in time and in windows. Promise: 1.10.
 - scene / best: MPix of the scene per second over the bare network's best MPix/s at any size of window. Promise: 0.75
   (again with and without what is done once).
 
@@ -124,6 +124,16 @@ def run(scene: Path, out: Path, model: str, precision: str) -> Timed:
     return Timed(wall, json.loads(told)["seconds"]["blocks: network"], plan["windows"], (height, width))
 
 
+def block_of(scene: Path, model: str, precision: str) -> tuple[int, int]:
+    """Size of the blocks that a run would choose."""
+    command = [sys.executable, "-m", "tileseg", "run", str(scene), "--model", model, "--precision", precision]
+    told = subprocess.run(
+        [*command, "--dry-run", "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    height, width = json.loads(told)["block"]
+    return height, width
+
+
 def measure(work: Path, model: str, precision: str, rows: int, cols: int, repeat: int) -> tuple[str, str]:
     """A line of the table of runs, and one of bare speeds."""
     from peer import orthophoto, write
@@ -132,21 +142,26 @@ def measure(work: Path, model: str, precision: str, rows: int, cols: int, repeat
 
     folder = str(resolve_model(model))
     whole = write(work / "whole.tif", orthophoto(rows, cols))
-    quarter = write(work / "quarter.tif", orthophoto(rows // 2, cols // 2))
+    # Half of the blocks down and across: cut in the same way.
+    height, width = (
+        min(side, block * -(-side // (2 * block)))
+        for side, block in zip((rows, cols), block_of(whole, model, precision), strict=True)
+    )
+    part = write(work / "part.tif", orthophoto(height, width))
     sizes = bare_alone(folder, precision, [(size, size) for size in SIZES], 3)
     best, at = max((side * side / sizes[f"{side}x{side}"] / 1e6, side) for side in SIZES if f"{side}x{side}" in sizes)
     rounds = []
     for _ in range(repeat):
-        large, small = (run(scene, work / scene.stem, model, precision) for scene in (whole, quarter))
+        large, small = (run(scene, work / scene.stem, model, precision) for scene in (whole, part))
         if large.window != small.window:
-            raise RuntimeError(f"windows of {large.window} and {small.window}: choose --rows and --cols of whole tiles")
+            raise RuntimeError(f"windows of {large.window} and {small.window}: is other work taking the memory?")
         size = "x".join(map(str, large.window))
         rounds.append((large, small, bare_alone(folder, precision, [large.window], 3)[size]))
-        print(f"  {precision}: {large}, quarter {small.wall:.1f} s, bare {rounds[-1][2]:.3f} s", file=sys.stderr)
+        print(f"  {precision}: {large}, part {small.wall:.1f} s, bare {rounds[-1][2]:.3f} s", file=sys.stderr)
     wall = statistics.median(a.wall / (a.windows * call) for a, _, call in rounds)
     steady = statistics.median((a.wall - b.wall) / ((a.windows - b.windows) * call) for a, b, call in rounds)
     rate = statistics.median(rows * cols / 1e6 / a.wall for a, _, _ in rounds)
-    lasting = statistics.median(0.75 * rows * cols / 1e6 / (a.wall - b.wall) for a, b, _ in rounds)
+    lasting = statistics.median((rows * cols - height * width) / 1e6 / (a.wall - b.wall) for a, b, _ in rounds)
     large = rounds[0][0]
     told = ", ".join(f"{k.split('x')[0]}: {int(k.split('x')[0]) ** 2 / v / 1e6:.2f}" for k, v in sizes.items())
     row = (
