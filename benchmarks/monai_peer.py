@@ -55,13 +55,13 @@ class Unet(nn.Module):
             if skips:
                 x = functional.max_pool2d(x, 2)
             for conv in range(1, convolutions + 1):
-                x = functional.relu(self.layers[f"block{block}_conv{conv}"](x))
+                x = functional.relu(self.layers[f"block{block}_conv{conv}"](x), inplace=True)
             skips.append(x)
         for block in range(4, 0, -1):
             x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = torch.cat([x, skips[block - 1]], dim=1)
             for conv in (1, 2):
-                x = functional.relu(self.layers[f"decoder{block}_conv{conv}"](x))
+                x = functional.relu(self.layers[f"decoder{block}_conv{conv}"](x), inplace=True)
         return self.layers["logits"](x)
 
 
