@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def run_on_cluster(
         error = future.exception()
         if error is None:
             on_done(future.result())
-        elif isinstance(error, TilesegError) or tries[index] >= _TRIES or stop.is_set():
+        elif isinstance(error, TilesegError) or tries[index] >= _TRIES or stop.is_set() or _disk_full(error):
             failures.append(BlockFailure(index, job.plan[index].core, error))
             if _disk_full(error):
                 stop.set()
@@ -112,6 +113,5 @@ def run_on_cluster(
 
 
 def _disk_full(error: BaseException) -> bool:
-    import errno
-
+    """Whether every further block would fail too, and only the user can help."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

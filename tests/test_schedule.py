@@ -1,0 +1,145 @@
+"""Feeding blocks to a cluster: what is tried again, what stops, what is reported."""
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from distributed import Client
+
+from tileseg import schedule
+from tileseg.cluster import local_cluster
+from tileseg.errors import InputError
+from tileseg.ledger import BlockRecord
+from tileseg.schedule import run_on_cluster, run_serially
+from tileseg.window import Window
+
+
+class Blocks(list):
+    """Stands for a plan of that many blocks."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(SimpleNamespace(core=Window(0, i * 10, 10, 10)) for i in range(count))
+
+
+def job(folder: Path, count: int = 12) -> SimpleNamespace:
+    return SimpleNamespace(key=f"job-{folder.name}", plan=Blocks(count), folder=folder)
+
+
+def attempt(folder: Path, index: int) -> int:
+    """How often a block was tried, this time included."""
+    with (folder / f"{index}.tries").open("a") as file:
+        file.write("x")
+    return (folder / f"{index}.tries").stat().st_size
+
+
+def fine(job: SimpleNamespace, index: int) -> BlockRecord:
+    attempt(job.folder, index)
+    return BlockRecord(index, 100)
+
+
+def unlucky_once(job: SimpleNamespace, index: int) -> BlockRecord:
+    if attempt(job.folder, index) == 1 and index == 4:
+        raise ConnectionResetError("the share went away")
+    return BlockRecord(index, 100)
+
+
+def unreadable(job: SimpleNamespace, index: int) -> BlockRecord:
+    if attempt(job.folder, index) and index == 4:
+        raise InputError("scene.tif: cannot be read at rows 0-9, columns 40-49")
+    return BlockRecord(index, 100)
+
+
+def broken(job: SimpleNamespace, index: int) -> BlockRecord:
+    if attempt(job.folder, index) and index == 4:
+        raise ZeroDivisionError("a bug")
+    return BlockRecord(index, 100)
+
+
+def full(job: SimpleNamespace, index: int) -> BlockRecord:
+    if attempt(job.folder, index) and index == 4:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return BlockRecord(index, 100)
+
+
+def deadly_once(job: SimpleNamespace, index: int) -> BlockRecord:
+    if attempt(job.folder, index) == 1 and index == 4:
+        os._exit(9)
+    return BlockRecord(index, 100)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with local_cluster(workers=1, threads=2, compute_threads=1) as client:
+        yield client
+
+
+def run(
+    client: Client | None, work, folder: Path, monkeypatch, stop: threading.Event | None = None
+) -> tuple[list[schedule.BlockFailure], list[int], dict[int, int]]:
+    """Failures, records, and how often each block was tried."""
+    monkeypatch.setattr(schedule, "segment_block", work)
+    made, stop = job(folder), stop or threading.Event()
+    records: list[BlockRecord] = []
+    todo = range(len(made.plan))
+    if client is None:
+        failures = run_serially(made, todo, records.append, stop)
+    else:
+        failures = run_on_cluster(client, made, todo, records.append, stop)
+    tries = {int(p.stem): p.stat().st_size for p in folder.glob("*.tries")}
+    return failures, sorted(r.index for r in records), tries
+
+
+@pytest.mark.parametrize("serial", [True, False])
+def test_all_blocks_once(client, tmp_path, monkeypatch, serial) -> None:
+    failures, done, tries = run(None if serial else client, fine, tmp_path, monkeypatch)
+    assert (failures, done) == ([], list(range(12)))
+    assert set(tries.values()) == {1}
+
+
+def test_passing_trouble_is_tried_again(client, tmp_path, monkeypatch) -> None:
+    failures, done, tries = run(client, unlucky_once, tmp_path, monkeypatch)
+    assert (failures, done) == ([], list(range(12)))
+    assert tries[4] == 2
+
+
+def test_a_dead_worker_costs_only_its_block_in_flight(client, tmp_path, monkeypatch) -> None:
+    failures, done, tries = run(client, deadly_once, tmp_path, monkeypatch)
+    assert (failures, done) == ([], list(range(12)))
+    assert tries[4] == 2
+
+
+@pytest.mark.parametrize("serial", [True, False])
+def test_unreadable_input_is_not_tried_again_and_the_others_go_on(client, tmp_path, monkeypatch, serial) -> None:
+    failures, done, tries = run(None if serial else client, unreadable, tmp_path, monkeypatch)
+    assert done == [i for i in range(12) if i != 4]
+    assert tries[4] == 1
+    assert [f.hopeless for f in failures] == [True]
+    assert str(failures[0]) == "scene.tif: cannot be read at rows 0-9, columns 40-49"
+
+
+def test_bugs_are_given_up_after_some_tries(client, tmp_path, monkeypatch) -> None:
+    failures, done, tries = run(client, broken, tmp_path, monkeypatch)
+    assert done == [i for i in range(12) if i != 4]
+    assert tries[4] == 3
+    assert not failures[0].hopeless
+    assert str(failures[0]) == "block at rows 0-9, columns 40-49: ZeroDivisionError: a bug"
+
+
+@pytest.mark.parametrize("serial", [True, False])
+def test_a_full_disk_stops_everything(client, tmp_path, monkeypatch, serial) -> None:
+    failures, done, tries = run(None if serial else client, full, tmp_path, monkeypatch)
+    assert tries[4] == 1
+    assert len(failures) == 1
+    assert len(done) < 11
+
+
+@pytest.mark.parametrize("serial", [True, False])
+def test_nothing_begins_after_a_stop(client, tmp_path, monkeypatch, serial) -> None:
+    stop = threading.Event()
+    stop.set()
+    failures, done, tries = run(None if serial else client, fine, tmp_path, monkeypatch, stop)
+    assert (failures, done, tries) == ([], [], {})
