@@ -222,6 +222,32 @@ def test_mistakes_are_found_before_anything_is_written(scene, model, tmp_path, o
     assert not (tmp_path / "run").exists()
 
 
+def area(path: Path, box: tuple[float, float, float, float]) -> Path:
+    from shapely.geometry import box as rectangle
+
+    geopandas.GeoDataFrame(geometry=[rectangle(*box)], crs=32637).to_crs(4326).to_file(path)
+    return path
+
+
+def test_an_area_of_interest_clips_everything(scene, model, tmp_path, undisturbed) -> None:
+    # Pixels are half a metre: rows 20-119 and columns 200-299, in another CRS.
+    inside = area(tmp_path / "area.geojson", (500_100, 4_000_000 - 60, 500_150, 4_000_000 - 10))
+    report = run(spec(scene, model, tmp_path / "run", aoi=inside))
+    assert report.empty == 10
+    with rasterio.open(report.outputs["labels"]) as clipped, rasterio.open(undisturbed.outputs["labels"]) as whole:
+        found, expected = clipped.read(1), whole.read(1)
+    assert np.count_nonzero(found != 255) == pytest.approx(100 * 100, abs=200)
+    np.testing.assert_array_equal(found[found != 255], expected[found != 255])
+    assert (found[22:118, 202:298] != 255).all()
+
+
+def test_an_area_elsewhere_is_refused_before_anything_is_written(scene, model, tmp_path) -> None:
+    outside = area(tmp_path / "area.geojson", (510_000, 3_990_000, 510_100, 3_990_100))
+    with pytest.raises(InputError, match=r"area\.geojson"):
+        run(spec(scene, model, tmp_path / "run", aoi=outside))
+    assert not (tmp_path / "run").exists()
+
+
 def test_sixteen_bits_are_standardised_and_told(model, tmp_path) -> None:
     pixels = smooth_noise(90, 120, 3).astype(np.uint16) * 40 + 900
     path = write_scene(tmp_path / "scene.tif", pixels)

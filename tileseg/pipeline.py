@@ -10,7 +10,6 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -96,6 +95,7 @@ class Prepared:
     vectors: VectorOptions
     ignore: frozenset[int]
     """Class ids that do not become polygons."""
+    aoi: Aoi | None
     notices: tuple[str, ...]
     max_memory: int
 
@@ -216,7 +216,14 @@ def prepare(spec: RunSpec) -> Prepared:
         {name: getattr(spec, name) for name in VectorOptions.model_fields if getattr(spec, name) is not None}
     )
     ignore = ignored_classes(card.classes, spec.classes)
-    return Prepared(spec, spec.folder, model, card, scene, plan, identity, vectors, ignore, tuple(notices), max_memory)
+    aoi = None
+    if spec.aoi is not None:
+        from tileseg.aoi import Aoi
+
+        aoi = Aoi.from_file(spec.aoi, scene.grid)
+    return Prepared(
+        spec, spec.folder, model, card, scene, plan, identity, vectors, ignore, aoi, tuple(notices), max_memory
+    )  # fmt: skip
 
 
 def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event | None = None) -> RunReport:
@@ -235,7 +242,8 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
     ledger = Ledger(folder / _STATE)
     for notice in prepared.notices:
         listener.notice(notice)
-    with _writable(folder), ledger.lock(), hardware.PeakMemory() as memory:
+    _check_writable(folder)
+    with ledger.lock(), hardware.PeakMemory() as memory:
         prepared = _claim(prepared, ledger)
         clock = Stopwatch(begun)
         with contextlib.ExitStack() as workers:
@@ -280,15 +288,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 32 else f"{text[:12]}..."
 
 
-@contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def _check_writable(folder: Path) -> None:
+    """Make the folder. Raises InputError where it cannot be written."""
     try:
         (folder / _STATE).mkdir(parents=True, exist_ok=True)
         with (folder / _STATE / "lock").open("a"):
             pass
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from error
-    yield
 
 
 def _claim(prepared: Prepared, ledger: Ledger) -> Prepared:
@@ -385,7 +392,7 @@ def _compute(
         merge=spec.merge,
         mosaic=Mosaic((prepared.folder / _MOSAIC).resolve()),
         ledger=Ledger(ledger.root.resolve()),
-        aoi=_aoi(prepared),
+        aoi=prepared.aoi,
         ignore=prepared.ignore,
         connectivity=spec.connectivity,
         compute_threads=max(1, hardware.cpu().cores // max(1, plan.workers)),
@@ -446,14 +453,6 @@ def _scaling(prepared: Prepared) -> Scaling:
         return card.scaling
     mean, std = statistics(scene)
     return Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
-
-
-def _aoi(prepared: Prepared) -> Aoi | None:
-    if prepared.spec.aoi is None:
-        return None
-    from tileseg.aoi import Aoi
-
-    return Aoi.from_file(prepared.spec.aoi, prepared.scene.grid)
 
 
 def _finish(
