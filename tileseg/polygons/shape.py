@@ -29,8 +29,8 @@ from tileseg.polygons.rings import Array, compiled, gather_rings
 if TYPE_CHECKING:
     from pyproj import CRS, Transformer
 
-_STEP = 1_000.0
-"""Metres: longer edges are measured in parts."""
+_STEP = 2_500.0
+"""Metres: longer edges are measured in parts, since a straight line on the map is no geodesic."""
 _QUANTITY = re.compile(r"\s*(?P<value>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>px|m|m2|m\^2|m²)?\s*", re.IGNORECASE)
 
 
