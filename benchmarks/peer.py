@@ -144,12 +144,12 @@ def speed(work: Path, weights: Path, repeat: int) -> None:
         for precision, options in pairs.items():
             found["tileseg", precision].append(ours(scene, work / "ours", *options))
             found["MONAI", precision].append(theirs(scene, weights, work / "theirs", precision, batch[precision]))
-            a, b = found["tileseg", precision][-1], found["MONAI", precision][-1]
-            print(
-                f"  round {number + 1}, {precision}: {a.wall:.1f} s against {b.wall:.1f} s, "
-                f"network {a.network:.1f} s against {b.network:.1f} s",
-                file=sys.stderr,
-            )
+            for who in ("tileseg", "MONAI"):
+                print(
+                    f"  round {number + 1}, {precision}, {who}: {found[who, precision][-1]}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     print(f"Scene {COLS}x{ROWS} ({size:.1f} MPix), {repeat} rounds; sw_batch_size {batch}.\n")
     print("| | precision | whole command, MPix/s | network, MPix/s | peak memory, GiB | polygons |")
     print("| --- | --- | --- | --- | --- | --- |")
