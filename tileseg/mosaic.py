@@ -263,7 +263,7 @@ def _put_labels(
         shards=shard,
         dtype="uint8",
         fill_value=NODATA,
-        compressors=[BloscCodec(typesize=1, cname="zstd", clevel=1, shuffle="noshuffle")],
+        compressors=[BloscCodec(typesize=1, cname="lz4", clevel=1, shuffle="noshuffle")],
         dimension_names=("y", "x"),
         attributes=_mapped(attributes),
     )

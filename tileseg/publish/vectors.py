@@ -213,8 +213,8 @@ class _GeoJson:
         shapes = rows.shapes
         columns = [c if isinstance(c, list) else c.tolist() for c in rows.values]
         names: dict[str, str] = {}
-        for name in columns[2]:
-            names.setdefault(name, json.dumps(name, ensure_ascii=False))
+        for name in set(columns[2]):
+            names[name] = json.dumps(name, ensure_ascii=False)
         columns[2] = [names[name] for name in columns[2]]
         for k in (-1, -2):
             columns[k] = ["true" if value else "false" for value in columns[k]]
