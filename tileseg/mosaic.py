@@ -120,7 +120,8 @@ class Mosaic:
         """Write the whole shards of one block: (class, y, x) logits or None (labels only), (y, x) labels."""
         rows, cols = core.slices
         if self.keep == "logits" and logits is not None:
-            self._array("logits")[:, rows, cols] = logits
+            # Not looking for chunks without data: comparing float16 with NaN takes longer than compressing them.
+            self._array("logits").with_config({"write_empty_chunks": True})[:, rows, cols] = logits
         elif self.keep == "probabilities" and logits is not None:
             self._array("probabilities")[:, rows, cols] = probabilities(logits)
         self._array("labels")[rows, cols] = labels

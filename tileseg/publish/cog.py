@@ -66,6 +66,7 @@ def write_label_cog(
                 done,
                 driver="COG",
                 COMPRESS="DEFLATE",  # every GIS opens it; ZSTD is smaller and faster, but not everywhere
+                LEVEL=3,  # half the time of the default, for a fifth more bytes
                 BLOCKSIZE=_TILE,
                 BIGTIFF="IF_SAFER",
                 NUM_THREADS=_threads(),
