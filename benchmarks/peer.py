@@ -133,11 +133,11 @@ def best_batch(work: Path, weights: Path, precision: str) -> int:
     return min(seconds, key=lambda batch: seconds[batch])
 
 
-def speed(work: Path, weights: Path, repeat: int) -> None:
+def speed(work: Path, weights: Path, repeat: int, batches: dict[str, int]) -> None:
     """Print the table of speed and memory."""
     scene = write(work / "scene.tif", orthophoto(ROWS, COLS))
     size = ROWS * COLS / 1e6
-    batch = {precision: best_batch(work, weights, precision) for precision in ("float32", "bfloat16")}
+    batch = {p: batches.get(p) or best_batch(work, weights, p) for p in ("float32", "bfloat16")}
     pairs = {"bfloat16": ("--precision", "auto"), "float32": ("--precision", "float32")}
     found: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for number in range(repeat):
@@ -256,6 +256,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=("speed", "seams", "all"), default="all")
     parser.add_argument("--repeat", type=int, default=3, help="rounds of `speed`")
+    parser.add_argument(
+        "--batch", type=int, nargs=2, default=(0, 0), metavar=("FLOAT32", "BFLOAT16"),
+        help="the peer's windows per call; by default the fastest of 1, 2, 4 and 8",
+    )  # fmt: skip
     options = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     with tempfile.TemporaryDirectory(prefix="tileseg-peer-") as folder:
@@ -265,7 +269,7 @@ def main() -> None:
             # In a process of its own: TensorFlow would keep its memory while others are measured.
             code = f"import pathlib, peer; peer.export(pathlib.Path({str(weights)!r}))"
             subprocess.run([sys.executable, "-c", code], cwd=ROOT / "benchmarks", check=True)
-            speed(work, weights, options.repeat)
+            speed(work, weights, options.repeat, dict(zip(("float32", "bfloat16"), options.batch, strict=True)))
             print()
         if options.what != "speed":
             export(weights)
