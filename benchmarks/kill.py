@@ -163,8 +163,11 @@ def main() -> None:
             print(
                 f"{victim}: {tally.kills} kills in {tally.runs} runs; blocks finished at each: {tally.stages}; "
                 f"finished blocks computed again: {len(tally.computed_twice)}; "
-                f"files that differ: {len(tally.differing)}"
+                f"files that differ: {len(tally.differing)}",
+                flush=True,
             )
+            for name in [*tally.computed_twice, *tally.differing]:
+                print(f"  {name}")
             bad |= bool(tally.computed_twice or tally.differing)
     sys.exit(bad)
 
