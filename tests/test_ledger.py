@@ -13,6 +13,8 @@ def test_records_come_back_in_order(tmp_path) -> None:
     for record in records:
         ledger.finish(record)
     assert ledger.done() == {0, 7, 1203}
+    assert ledger.record(7) == records[1]
+    assert ledger.record(8) is None
     assert list(ledger.records()) == sorted(records, key=lambda r: r.index)
 
 

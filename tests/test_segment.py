@@ -93,6 +93,13 @@ def test_blended_blocks_do_not_depend_on_the_block_size(tmp_path, scene, model, 
     assert np.abs(mosaics[0] - whole).max() < whole.std()  # approximate, but no nonsense
 
 
+def test_a_finished_block_is_not_computed_again(tmp_path, scene, model, monkeypatch) -> None:
+    made = job(tmp_path, scene, model, block=64)
+    first = segment_block(made, 3)
+    monkeypatch.delattr("tileseg.segment.Engine")
+    assert segment_block(made, 3) == first
+
+
 class Starved:
     """A network on a device that holds no more than some pixels."""
 

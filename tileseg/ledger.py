@@ -64,8 +64,14 @@ class Ledger:
     def records(self) -> Iterator[BlockRecord]:
         """All records, by index."""
         for path in sorted((self.root / "done").glob("*/*.json")):
-            record = json.loads(path.read_text())
-            yield BlockRecord(record["index"], record["valid"], record["seconds"], tuple(record["notes"]))
+            yield _read(path)
+
+    def record(self, index: int) -> BlockRecord | None:
+        """The record of a block, or None if it is not finished."""
+        try:
+            return _read(self._record(index))
+        except FileNotFoundError:
+            return None
 
     def read_run(self) -> dict[str, Any] | None:
         """Options and fingerprint of the run that the folder belongs to, or None."""
@@ -92,6 +98,11 @@ class Ledger:
             yield
         finally:
             os.close(handle)
+
+
+def _read(path: Path) -> BlockRecord:
+    record = json.loads(path.read_text())
+    return BlockRecord(record["index"], record["valid"], record["seconds"], tuple(record["notes"]))
 
 
 def write_atomic(path: Path, text: str) -> None:

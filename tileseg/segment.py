@@ -75,6 +75,9 @@ def segment_block(job: Job, index: int) -> BlockRecord:
 
     Raises InputError where the scene cannot be read, NonFiniteLogits, DeviceMemory, OSError where the disk is full.
     """
+    if (before := job.ledger.record(index)) is not None:
+        # Its worker died between finishing it and saying so.
+        return before
     clock = _Clock()
     valid, notes = _segment(job, index, clock)
     record = BlockRecord(index, valid, dict(clock.seconds), notes)
