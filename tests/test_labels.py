@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tileseg.labels import CERTAIN, NODATA, decide, decide_again, halve, probabilities
+from tileseg.labels import CERTAIN, NODATA, count, decide, decide_again, halve, probabilities
 
 logit_blocks = hnp.arrays(
     np.float16,
@@ -62,6 +62,13 @@ def test_halving_gives_a_most_frequent_label(labels) -> None:
         four = np.pad(labels, ((0, 1), (0, 1)), mode="edge")[2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
         counts = np.bincount(four.ravel())
         assert counts[label] == counts.max()
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_counting(labels) -> None:
+    counts = np.ones(256, np.int64)
+    count(labels, counts)
+    np.testing.assert_array_equal(counts - 1, np.bincount(labels.ravel(), minlength=256))
 
 
 def test_uniform_labels_stay_uniform() -> None:

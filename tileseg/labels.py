@@ -107,6 +107,14 @@ def _odds(logits: Logits) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float
 
 
 @numba.njit(cache=True, nogil=True)
+def count(labels: Labels, counts: npt.NDArray[np.int64]) -> None:  # pragma: no cover - compiled
+    """Add to ``counts`` (256,) how many pixels have each label."""
+    for row in range(labels.shape[0]):
+        for col in range(labels.shape[1]):
+            counts[labels[row, col]] += 1
+
+
+@numba.njit(cache=True, nogil=True)
 def halve(labels: Labels) -> Labels:  # pragma: no cover - compiled
     """The most frequent label of every 2 x 2 pixels, shape (ceil(h / 2), ceil(w / 2)).
 

@@ -10,12 +10,13 @@ import platform
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 
 import numpy as np
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from tileseg.mosaic import Mosaic
     from tileseg.scene import Scene
     from tileseg.vectorize import VectorOptions
+
+T = TypeVar("T")
 
 _GIB = 1 << 30
 _STATE = ".state"
@@ -477,12 +480,13 @@ def _finish(
         for stage, spent in record.seconds.items():
             stages[f"blocks: {stage}"] = stages.get(f"blocks: {stage}", 0.0) + spent
     listener.stage("labels, quicklook and polygons")
-    with ThreadPoolExecutor(1) as pool:
-        rasters = pool.submit(_rasters, prepared, mosaic, stages)
-        start = time.perf_counter()
-        vectors = _vectors(prepared, ledger)
-        stages["finish: polygons"] = time.perf_counter() - start
-        pixels = rasters.result()
+    mosaic.finish_pyramid()
+    with ThreadPoolExecutor(2) as pool:
+        labels = pool.submit(_timed, stages, "labels.tif", partial(_label_cog, prepared, mosaic))
+        picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, prepared, mosaic))
+        vectors = _timed(stages, "polygons", partial(_vectors, prepared, ledger))
+        pixels = labels.result()
+        picture.result()
     clock.lap("finish")
     wall = time.perf_counter() - clock.begun
     outputs: dict[str, Path] = {
@@ -531,41 +535,49 @@ def _vectors(prepared: Prepared, ledger: Ledger) -> dict[str, int]:
     ).counts
 
 
-def _rasters(prepared: Prepared, mosaic: Mosaic, seconds: dict[str, float]) -> dict[str, int]:
-    """Pyramid, label COG and quicklook; pixels per class, counted on the way."""
+def _timed(seconds: dict[str, float], name: str, part: Callable[[], T]) -> T:
+    start = time.perf_counter()
+    try:
+        return part()
+    finally:
+        seconds[f"finish: {name}"] = time.perf_counter() - start
+
+
+def _label_cog(prepared: Prepared, mosaic: Mosaic) -> dict[str, int]:
+    """Write the label COG; pixels per class, counted on the way."""
+    from tileseg.labels import Labels, count
     from tileseg.publish.cog import write_label_cog
-    from tileseg.publish.quicklook import metres_per_pixel, write_quicklook
-    from tileseg.scene import overview_rgb
     from tileseg.window import Window
 
-    folder, plan, grid, card = prepared.folder, prepared.plan, prepared.scene.grid, prepared.card
-    start = time.perf_counter()
-    mosaic.finish_pyramid()
-    seconds["finish: pyramid"] = time.perf_counter() - start
+    classes = prepared.card.classes
     counts = np.zeros(256, np.int64)
 
-    def read(window: Window) -> Any:
+    def read(window: Window) -> Labels:
         labels = mosaic.read_labels(window)
-        counts[:] += np.bincount(labels.ravel(), minlength=256)
+        count(labels, counts)
         return labels
 
-    start = time.perf_counter()
-    write_label_cog(folder / _LABELS, grid, card.classes, read, (block.core for block in plan))
-    seconds["finish: labels.tif"] = time.perf_counter() - start
-    start = time.perf_counter()
+    cores = (block.core for block in prepared.plan)
+    write_label_cog(prepared.folder / _LABELS, prepared.scene.grid, classes, read, cores)
+    return {info.name: int(counts[i]) for i, info in enumerate(classes)}
+
+
+def _quicklook(prepared: Prepared, mosaic: Mosaic) -> None:
+    from tileseg.publish.quicklook import metres_per_pixel, write_quicklook
+    from tileseg.scene import overview_rgb
+
+    plan, grid = prepared.plan, prepared.scene.grid
     rgb = overview_rgb(prepared.scene, _QUICKLOOK_PIXELS)
     # The coarsest level that still has the picture's pixels.
     level = max(f for f in (1, *mosaic.levels) if f == 1 or min(s // f for s in plan.scene) >= min(rgb.shape[:2]))
     write_quicklook(
-        folder / _QUICKLOOK,
+        prepared.folder / _QUICKLOOK,
         prepared.spec.scene.name,
         rgb,
         mosaic.read_labels(grid.overview(level).extent, level),
-        card.classes,
+        prepared.card.classes,
         metres_per_pixel(grid, rgb.shape[1]),
     )
-    seconds["finish: quicklook"] = time.perf_counter() - start
-    return {info.name: int(counts[i]) for i, info in enumerate(card.classes)}
 
 
 def _summary(prepared: Prepared, report: RunReport) -> dict[str, Any]:
