@@ -67,12 +67,14 @@ def attributes(
     for value in np.unique(labels):
         if value == nodata:
             continue
-        components, count = ndimage.label(labels == value, structure=structure)
-        ids = np.arange(1, count + 1)
-        pixels = np.bincount(components.ravel(), minlength=count + 1)[1:]
-        total = np.bincount(components.ravel(), confidence.ravel().astype(np.float64), minlength=count + 1)[1:]
-        least = ndimage.minimum(confidence, components, ids)
-        rows = zip(pixels.tolist(), total.astype(np.int64).tolist(), np.asarray(least).tolist(), strict=True)
+        inside = np.flatnonzero(labels == value)
+        components = ndimage.label(labels == value, structure=structure)[0].ravel()[inside]
+        order = np.argsort(components, kind="stable")
+        starts = np.flatnonzero(np.diff(components[order], prepend=0))
+        values = confidence.ravel()[inside][order]
+        pixels = np.diff(starts, append=len(order))
+        total = np.add.reduceat(values.astype(np.int64), starts)
+        rows = zip(pixels.tolist(), total.tolist(), np.minimum.reduceat(values, starts).tolist(), strict=True)
         found.update((int(value), *row) for row in rows)
     return found
 
