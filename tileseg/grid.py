@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -58,6 +59,35 @@ class Grid:
     def geod(self) -> Geod | None:
         """The ellipsoid to measure on, or None without a CRS (or with a local engineering one)."""
         return None if self.crs is None else self.crs.get_geod()
+
+    @cached_property
+    def pixel_metres(self) -> tuple[float, float] | None:
+        """Metres on the ground from one pixel to the next along the middle row, and along the middle column.
+
+        Measured on the ellipsoid, so right for degrees and for Web Mercator too (whose metres are longer than those on
+        the ground). None without a CRS, or with one that does not lie on the Earth.
+        """
+        if self.crs is None or self.geod is None or self.crs.geodetic_crs is None:
+            return None
+        from pyproj import Transformer
+
+        to_degrees = Transformer.from_crs(self.crs, self.crs.geodetic_crs, always_xy=True)
+        lines = (
+            [(self.width * i / 32, self.height / 2) for i in range(33)],
+            [(self.width / 2, self.height * i / 32) for i in range(33)],
+        )
+        found = []
+        for pixels, line in zip((self.width, self.height), lines, strict=True):
+            points = [self.transform @ point for point in line]
+            lon, lat = to_degrees.transform([x for x, _ in points], [y for _, y in points])
+            found.append(float(self.geod.line_length(lon, lat)) / pixels)
+        along_row, along_col = found
+        return (along_row, along_col) if all(math.isfinite(m) and m > 0 for m in found) else None
+
+    @property
+    def ground_sample_distance(self) -> float | None:
+        """Metres per pixel on the ground: the geometric mean of those along rows and columns; None if not known."""
+        return None if self.pixel_metres is None else math.sqrt(math.prod(self.pixel_metres))
 
     def overview(self, factor: int) -> Grid:
         """The grid of every ``factor``-th pixel: ceil(size / factor) pixels, the same outer corner."""
