@@ -1,0 +1,1 @@
+"""From labelled scenes to a model folder: ``train(TrainSpec)``."""
