@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
@@ -27,9 +28,11 @@ from tileseg.nn.card import ModelCard, Scaling, check_archive, file_sha256, load
 from tileseg.plan import Plan, make_plan
 from tileseg.spec import ALGORITHM, RunSpec, VectorFormat
 
+from tileseg.tta import View, nearby_scale, view_halo
 if TYPE_CHECKING:
     from tileseg.aoi import Aoi
     from tileseg.mosaic import Mosaic
+    from tileseg.grid import Grid
     from tileseg.scene import Scene
     from tileseg.vectorize import VectorOptions
 
@@ -48,6 +51,9 @@ _DEFAULT_MEMORY = 5 * _GIB
 """Allowed per worker where the user does not say: room for the largest window of a network as large as the embedded."""
 
 _THREADS = 2
+_SAME_SIZE = 1.2
+"""Factor up to which pixels are taken to be as large as those that the model was trained on."""
+
 """Blocks in flight in a worker: one on the device, one being read or written."""
 
 
@@ -94,6 +100,8 @@ class Prepared:
     scene: Scene
     plan: Plan
     identity: dict[str, Any]
+    base: Fraction
+    """Scale at which the model sees the scene; those of the spec are relative to it."""
     """What must be the same for a run to go on in a folder: scene, model, options, algorithm."""
     vectors: VectorOptions
     ignore: frozenset[int]
@@ -165,6 +173,8 @@ def prepare(spec: RunSpec) -> Prepared:
     if scene.grid.crs_wkt is None:
         notices.append("the scene has no coordinate reference system: polygons are in pixel coordinates")
     stitch = spec.stitch
+    base, told = _base_scale(spec, card, scene.grid)
+    notices += told
     if stitch == "exact" and not card.local:
         stitch = "hann"
         notices.append(
@@ -185,7 +195,8 @@ def prepare(spec: RunSpec) -> Prepared:
         len(card.bands),
         np.dtype(scene.dtype).itemsize,
         card,
-        scales=spec.scales,
+        scales=_scales(spec, base),
+        base=base,
         flips=spec.flips,
         stitch=stitch,
         overlap=spec.overlap,
@@ -205,14 +216,14 @@ def prepare(spec: RunSpec) -> Prepared:
             f"under {max_memory / _GIB:.2f} GiB (--max-memory)"
         )
     if stitch == "exact" and not plan.exact:
-        notices.append(
-            f"seams are approximate: --halo {spec.halo} is less than the {plan.card.halo} pixels that the model sees"
-        )
+        needed = max(view_halo(card.radius, card.stride, scale) for scale in plan.scales)
+        notices.append(f"seams are approximate: --halo {spec.halo} is less than the {needed} pixels that are needed")
     identity = {
         "algorithm": ALGORITHM,
         "scene": scene.identity,
         "model": card.sha256,
         "aoi": None if spec.aoi is None else file_sha256(spec.aoi),
+        "scale": str(base),
         **{k: v for k, v in spec.choices().items() if k not in ("model", "aoi")},
     }
     vectors = VectorOptions.parse(
@@ -225,11 +236,49 @@ def prepare(spec: RunSpec) -> Prepared:
 
         aoi = Aoi.from_file(spec.aoi, scene.grid)
     return Prepared(
-        spec, spec.folder, model, card, scene, plan, identity, vectors, ignore, aoi, tuple(notices), max_memory
+        spec, spec.folder, model, card, scene, plan, base, identity, vectors, ignore, aoi, tuple(notices), max_memory
     )  # fmt: skip
 
 
 def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event | None = None) -> RunReport:
+def _base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, list[str]]:
+    """Scale at which things look as large to the model as those that it was trained on, and what to say about it."""
+    have, native = grid.ground_sample_distance, Fraction(1)
+    target = card.ground_sample_distance if isinstance(spec.gsd, str) else spec.gsd
+    if spec.gsd == "native" or target is None:
+        return native, []
+    if have is None or grid.pixel_metres is None:
+        if spec.gsd != "auto":
+            raise UsageError(f"--gsd {target:g}: the scene's pixels have no known size on the ground; see --scales")
+        return native, [f"the scene's pixels have no known size on the ground; the model was trained on {target:g} m"]
+    wide, high = grid.pixel_metres
+    size = f"{have:.3g} m"
+    if max(wide, high) > _SAME_SIZE * min(wide, high):
+        size = f"{wide:.3g} x {high:.3g} m (geometric mean {have:.3g} m)"
+    told = f"the scene's pixels are {size} on the ground, those for the model {target:g} m"
+    if spec.gsd == "auto" and max(have / target, target / have) <= _SAME_SIZE:
+        return native, []
+    try:
+        base = nearby_scale(have / target)
+    except UsageError:
+        if spec.gsd != "auto":
+            raise UsageError(f"--gsd {target:g}: {told}: too far apart to resample") from None
+        return native, [f"{told}: too far apart to resample, so the model sees the scene as it is"]
+    if base == 1:
+        return native, [f"{told}: near enough, so the scene is not resampled"]
+    return base, [f"{told}: the model sees the scene resampled by {base} (--gsd native: as it is)"]
+
+
+def _scales(spec: RunSpec, base: Fraction) -> tuple[Fraction, ...]:
+    """The scales wished for, of the scene's own pixels."""
+    for scale in spec.scales:
+        try:
+            View(base * scale)
+        except UsageError as error:
+            raise UsageError(f"--scales {scale} of a scene that is resampled by {base} (see --gsd): {error}") from None
+    return tuple(base * scale for scale in spec.scales)
+
+
     """Segment a scene into ``spec.folder``, going on where an earlier run stopped.
 
     ``stop``: when set, blocks in flight are finished and kept, then Interrupted is raised. Raises UsageError (2),
@@ -625,3 +674,7 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "disk_free_bytes": hardware.disk_free(prepared.folder),
         "output": str(prepared.folder),
     }
+        "ground_sample_distance": prepared.scene.grid.ground_sample_distance,
+        "model_ground_sample_distance": prepared.card.ground_sample_distance,
+        "resampled_by": str(prepared.base),
+        "scales": [str(scale) for scale in plan.scales],

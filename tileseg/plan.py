@@ -23,7 +23,7 @@ Keep = Literal["logits", "probabilities", "labels"]
 
 MIB = 1 << 20
 LARGEST_TILE = 2048
-"""Pixels: past it, redundancy falls by little and memory grows by much."""
+"""Pixels of what the network sees: past it, redundancy falls by little and memory grows by much."""
 
 # Resident memory of processes that do nothing yet, and of what a block needs beside its arrays: measured, see
 # benchmarks/RESULTS.md (memory), and rounded up.
@@ -257,6 +257,7 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
     card: ModelCard,
     *,
     scales: tuple[Fraction, ...] = (Fraction(1),),
+    base: Fraction = Fraction(1),
     flips: Flips = "none",
     stitch: Stitch = "exact",
     overlap: float = 0.5,
@@ -273,7 +274,8 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
     """Choose blocks, windows and batches for a scene: the largest tile that memory allows, cut evenly.
 
     What is given (``block``, ``window``, ``batch``) is kept, unless ``max_memory`` (bytes, all processes) forces a
-    smaller window. Raises UsageError where nothing fits or a size cannot be.
+    smaller window. ``base`` is the scale in whose pixels windows are meant: that at which the model sees the scene as
+    it was trained. Raises UsageError where nothing fits or a size cannot be.
     """
     align = _align(card, scales)
     if block is not None and block % align:
@@ -282,17 +284,19 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
         raise UsageError(f"--overlap {overlap}: expected a share of the window from 0 to below 1")
     if halo is not None and (halo < 0 or halo % card.stride):
         raise UsageError(f"--halo {halo}: expected a multiple of the model's stride {card.stride}")
-    limit = LARGEST_TILE if window is None else _tile_of(window, align, _halo(card, stitch, halo, Fraction(1)))
-    sizes = [limit, *(size for size in _SIZES if size < limit), align]
+    context = _halo(card, stitch, halo, base)
+    largest = max(align, int(LARGEST_TILE / base))
+    limit = largest if window is None else _tile_of(window, align, base, context)
+    sizes = [limit, *(size for size in (int(s / base) for s in _SIZES) if size < limit), align]
     chosen: Plan | None = None
     for size in dict.fromkeys(max(align, s // align * align) for s in sizes):
         if window and size == limit:
             # A window by wish is kept as it is, and blocks are whole numbers of them.
-            cut = _whole_tiles(scene, size) if block is None else (block, block)
+            cut = _whole_tiles(scene, size, largest) if block is None else (block, block)
             tile = (size, size)
         else:
             cut = (_even(scene[0], size, align), _even(scene[1], size, align)) if block is None else (block, block)
-            tile = _cheapest(scene, cut, size, align, _halo(card, stitch, halo, Fraction(1)))
+            tile = _cheapest(scene, cut, size, align, math.ceil(context / base))
         step = tile
         if stitch != "exact":
             step = (_stride(tile[0], overlap, align), _stride(tile[1], overlap, align))
@@ -332,9 +336,9 @@ def _even(extent: int, largest: int, align: int) -> int:
     return -(-extent // (pieces * align)) * align
 
 
-def _whole_tiles(scene: tuple[int, int], size: int) -> tuple[int, int]:
+def _whole_tiles(scene: tuple[int, int], size: int, largest: int) -> tuple[int, int]:
     """A block of as many tiles as fit the largest tile's side, and no more than the scene has."""
-    height, width = (min(-(-extent // size), max(1, LARGEST_TILE // size)) * size for extent in scene)
+    height, width = (min(-(-extent // size), max(1, largest // size)) * size for extent in scene)
     return height, width
 
 
@@ -355,13 +359,13 @@ def _cheapest(scene: tuple[int, int], block: tuple[int, int], largest: int, alig
     return side(scene[0], block[0]), side(scene[1], block[1])
 
 
-def _tile_of(window: int, align: int, halo: int) -> int:
-    """Core of a window of a given size."""
-    core = (window - 2 * halo) // align * align
+def _tile_of(window: int, align: int, base: Fraction, halo: int) -> int:
+    """Core, in pixels of the scene, of a window of a given size in pixels of the view at ``base``."""
+    core = int((window - 2 * halo) / base) // align * align
     if core < align:
         raise UsageError(
             f"--window {window} leaves no core: the halo takes {halo} pixels on each side; "
-            f"expected at least {2 * halo + align}"
+            f"expected at least {2 * halo + math.ceil(align * base)}"
         )
     return core
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from fractions import Fraction
 from pathlib import Path
@@ -31,6 +32,18 @@ def _scale(value: Any) -> Fraction:
         raise ValueError(str(error)) from None
 
 
+def _distance(value: Any) -> Any:
+    if value in ("auto", "native"):
+        return value
+    try:
+        metres = float(value)
+    except (TypeError, ValueError):
+        metres = math.nan
+    if not 0 < metres < math.inf:
+        raise ValueError(f"{value!r}: expected auto, native or metres per pixel, such as 0.3")
+    return metres
+
+
 def _stripped(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
 
@@ -54,6 +67,10 @@ class RunSpec(BaseModel):
 
     scales: Annotated[tuple[Scale, ...], BeforeValidator(_split), Field(min_length=1)] = (Fraction(1),)
     """Exact fractions; the network sees the scene at each of them."""
+    gsd: Annotated[Literal["auto", "native"] | float, BeforeValidator(_distance)] = "auto"
+    """Ground sample distance at which the model sees the scene. ``auto``: the model's own, where the scene's differs by
+    more than a fifth; ``native``: the scene's; a number: as if the model's were so many metres. ``scales`` are relative
+    to it."""
     flips: Flips = "none"
     """Symmetries of every scale: h 2, v 2, hv 4, d4 8 views."""
     merge: Literal["logits", "probabilities"] = "logits"

@@ -22,6 +22,10 @@ Flips = Literal["none", "h", "v", "hv", "d4"]
 
 LARGEST_TERM = 32
 """p and q of a scale at the most: windows are multiples of stride x q, so a large q makes windows unusable."""
+LARGEST_SCALE = 8
+"""Views that are larger yet cost 64 times the scene's pixels and show nothing more."""
+NEARBY = 1.1
+"""How far, as a factor, a scale may be from what was wished for the sake of small terms: objects look the same size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +74,9 @@ class View:
 
     def __post_init__(self) -> None:
         p, q = self.scale.numerator, self.scale.denominator
-        if not Fraction(1, 8) <= self.scale <= 8 or p > LARGEST_TERM or q > LARGEST_TERM:
+        if not 0 < self.scale <= LARGEST_SCALE or p > LARGEST_TERM or q > LARGEST_TERM:
             raise UsageError(
-                f"scale {self.scale} cannot be used: expected a fraction between 1/8 and 8 "
+                f"scale {self.scale} cannot be used: expected a fraction between 1/{LARGEST_TERM} and {LARGEST_SCALE} "
                 f"whose terms are at most {LARGEST_TERM}, such as 1/2, 3/4 or 1.5"
             )
 
@@ -88,7 +92,23 @@ def parse_scale(text: str | float | Fraction) -> Fraction:
         exact = Fraction(str(text).strip())
     except (ValueError, ZeroDivisionError):
         raise UsageError(f"scale {text!r} is not a number: expected something like 1/2, 0.75 or 1.5") from None
-    return View(exact.limit_denominator(LARGEST_TERM) if not isinstance(text, Fraction) else exact).scale
+    near = exact.limit_denominator(LARGEST_TERM) if not isinstance(text, Fraction) else exact
+    return View(near if abs(near - exact) * 50 <= near else exact).scale
+
+
+def nearby_scale(wished: float) -> Fraction:
+    """A scale within a tenth of the one wished for that is cheap: the smaller of its terms as small as can be.
+
+    The filters grow with the smaller term, and the pixels of which windows are multiples with the other. Raises
+    UsageError where there is none between 1/LARGEST_TERM and LARGEST_SCALE.
+    """
+    for smaller in range(1, LARGEST_SCALE + 1):
+        larger = round(smaller * max(wished, 1 / wished))
+        scale = Fraction(larger, smaller) if wished >= 1 else Fraction(smaller, larger)
+        near = max(float(scale) / wished, wished / float(scale)) <= NEARBY
+        if near and larger <= LARGEST_TERM and scale <= LARGEST_SCALE:
+            return scale
+    raise UsageError(f"scale {wished:.3g} cannot be used: expected 1/{LARGEST_TERM} to {LARGEST_SCALE}")
 
 
 @dataclass(frozen=True)

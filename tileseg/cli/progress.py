@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich import progress as bars
 from rich.console import Console
@@ -110,6 +110,7 @@ def print_plan(prepared: Prepared) -> None:
     rows = {
         "scene": f"{facts['width']} x {facts['height']} pixels, {prepared.scene.dtype}, bands {prepared.scene.bands}",
         "model": f"{prepared.card.name}, {facts['precision']}",
+        "ground": _ground(facts),
         "blocks": f"{facts['blocks']} of {_by(facts['block'])}",
         "windows": f"{facts['windows']} of " + ", ".join(_by(w) for w in facts["window"]) + f", batch {facts['batch']}",
         "core": _by(facts["core"]),
@@ -152,6 +153,16 @@ def print_report(report: RunReport) -> None:
     width = max(len(name) for name in report.outputs)
     for name, path in report.outputs.items():
         console.print(Text(f"  {name:<{width}}  {path}"))
+
+
+def _ground(facts: dict[str, Any]) -> str:
+    """Metres per pixel of scene and model."""
+    scene, model = (
+        "of unknown size" if metres is None else f"{metres:.3g} m"
+        for metres in (facts["ground_sample_distance"], facts["model_ground_sample_distance"])
+    )
+    seen = "" if facts["resampled_by"] == "1" else f"; resampled by {facts['resampled_by']}"
+    return f"the scene's pixels {scene}, the model's {model}{seen}"
 
 
 def _gib(size: int) -> str:

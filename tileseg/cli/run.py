@@ -39,6 +39,15 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     scales: Annotated[
         str | None, _option(_VIEWS, "Exact fractions or decimals, such as 1/2,1,3/2; default 1.", metavar="LIST")
     ] = None,
+    gsd: Annotated[
+        str | None,
+        _option(
+            _VIEWS,
+            "Metres per pixel that the model is to see; auto (default): its own, where the scene's differ by more than "
+            "a fifth; native: the scene's.",
+            metavar="auto|native|METRES",
+        ),
+    ] = None,
     flips: Annotated[
         str | None, _option(_VIEWS, "none (default), h, v, hv or d4: 1, 2, 2, 4, 8 views.", metavar="none|h|v|hv|d4")
     ] = None,
@@ -99,11 +108,11 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
 ) -> None:
     """Segment SCENE: a mosaic of logits, a label COG, polygons, a quicklook and a summary in one folder."""
     given = {
-        "scene": scene, "out": out, "model": model, "precision": precision, "scales": scales, "flips": flips,
-        "merge": merge, "stitch": stitch, "overlap": overlap, "halo": halo, "block": block, "window": window,
-        "batch": batch, "workers": workers, "max_memory": max_memory, "bands": bands, "aoi": aoi, "warp": warp,
-        "keep": keep, "classes": classes, "formats": formats, "min_area": min_area, "fill_holes": fill_holes,
-        "simplify": simplify, "connectivity": connectivity, "overwrite": overwrite,
+        "scene": scene, "out": out, "model": model, "precision": precision, "scales": scales, "gsd": gsd,
+        "flips": flips, "merge": merge, "stitch": stitch, "overlap": overlap, "halo": halo, "block": block,
+        "window": window, "batch": batch, "workers": workers, "max_memory": max_memory, "bands": bands, "aoi": aoi,
+        "warp": warp, "keep": keep, "classes": classes, "formats": formats, "min_area": min_area,
+        "fill_holes": fill_holes, "simplify": simplify, "connectivity": connectivity, "overwrite": overwrite,
     }  # fmt: skip
     from tileseg.errors import UsageError
     from tileseg.spec import RunSpec, read_config
