@@ -118,10 +118,11 @@ def save_network(folder: Path, decoder: Literal["bilinear", "transpose"], width:
     from tileseg.nn.backend import keras
     from tileseg.nn.bundle import save_bundle
     from tileseg.nn.card import ClassInfo, Scaling
-    from tileseg.nn.unet import vgg16_unet
+    from tileseg.nn.options import NetworkSpec
+    from tileseg.nn.unet import build_network
 
     keras.utils.set_random_seed(seed)
-    model = vgg16_unet(3, 3, width=width, decoder=decoder)
+    model = build_network(NetworkSpec(width=width, decoder=decoder, batch_norm=False), 3, 3)
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

@@ -22,7 +22,8 @@ from sample_rasters.generate import CLASS_COLORS, CLASS_NAMES, render
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import save_bundle
 from tileseg.nn.card import ClassInfo, Scaling
-from tileseg.nn.unet import vgg16_unet
+from tileseg.nn.options import NetworkSpec
+from tileseg.nn.unet import build_network
 
 ops = keras.ops
 Images = npt.NDArray[np.uint8]
@@ -96,7 +97,7 @@ def main() -> None:
     keras.utils.set_random_seed(asked.seed)
     rng = np.random.default_rng(asked.seed)
     scenes = [render(SCENE, SCENE, seed, GSD) for seed in range(asked.scenes)]
-    model = vgg16_unet(3, CLASSES, width=0.25, batch_norm=True, name="settlement")
+    model = build_network(NetworkSpec(width=0.25), 3, CLASSES, name="settlement")
     optimizer = keras.optimizers.AdamW(asked.rate, weight_decay=1e-4, clipnorm=1.0)
     model.compile(optimizer, loss, jit_compile=False)
 

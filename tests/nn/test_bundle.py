@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.bundle import load_bundle, pack, save_bundle
 from tileseg.nn.card import ClassInfo, ModelCard, Scaling, load_card, resolve_model, save_card
 from tileseg.nn.proof import prove
-from tileseg.nn.unet import load_vgg16_weights, vgg16_unet
 
 layers = keras.layers
 CLASSES = (ClassInfo(name="ground", color="#c8b99a", background=True), ClassInfo(name="roof", color="#d9544d"))
@@ -177,19 +175,3 @@ def test_the_embedded_model_is_small_and_sound() -> None:
     assert [c.name for c in card.classes] == ["ground", "building", "road", "vegetation", "water"]
     assert card.background_ids == {0}
     assert prove(model, card).holds
-
-
-def test_imagenet_weights_load_by_name_for_any_bands(tmp_path: Path) -> None:
-    source = keras.applications.VGG16(include_top=False, weights=None)
-    source.save(tmp_path / "vgg16.keras")
-    model = vgg16_unet(4, 2)
-    load_vgg16_weights(model, tmp_path / "vgg16.keras")
-    for name in ("block1_conv2", "block5_conv3"):
-        assert np.array_equal(model.get_layer(name).get_weights()[0], source.get_layer(name).get_weights()[0])
-    first, theirs = (m.get_layer("block1_conv1").get_weights()[0] for m in (model, source))
-    assert first.sum(2) == pytest.approx(theirs.sum(2), abs=1e-5)
-    with pytest.raises(InputError, match="width 1 only"):
-        load_vgg16_weights(vgg16_unet(3, 2, width=0.25), tmp_path / "vgg16.keras")
-    (tmp_path / "bad.weights.h5").write_bytes(json.dumps({}).encode())
-    with pytest.raises(InputError, match="not the weights of"):
-        load_vgg16_weights(model, tmp_path / "bad.weights.h5")

@@ -9,10 +9,12 @@ from tileseg.errors import UsageError
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.crop import cropped
 from tileseg.nn.graph import flatten
+from tileseg.nn.options import NetworkSpec
 from tileseg.nn.receptive import analyse
-from tileseg.nn.unet import vgg16_unet
+from tileseg.nn.unet import build_network
 
 layers = keras.layers
+PLAIN = NetworkSpec(width=0.125, batch_norm=False)
 
 
 def foreign() -> keras.Model:
@@ -40,9 +42,9 @@ def gated() -> keras.Model:
 
 
 NETWORKS = {
-    "bilinear": lambda: vgg16_unet(3, 4, width=0.125),
-    "transpose": lambda: vgg16_unet(3, 4, width=0.125, decoder="transpose"),
-    "aligned, normalised": lambda: vgg16_unet(3, 4, width=0.125, align_skips=True, batch_norm=True),
+    "bilinear": lambda: build_network(PLAIN, 3, 4),
+    "transpose": lambda: build_network(PLAIN.model_copy(update={"decoder": "transpose"}), 3, 4),
+    "aligned, normalised": lambda: build_network(NetworkSpec(width=0.125, align_skips=True), 3, 4),
     "foreign": foreign,
     "gated": gated,
 }
@@ -62,7 +64,7 @@ def test_the_core_is_that_of_the_whole_window(name: str, margin: int) -> None:
 
 
 def test_it_saves_work_in_the_decoder() -> None:
-    model = vgg16_unet(3, 4, width=0.125)
+    model = build_network(PLAIN, 3, 4)
     fewer = cropped(model, 512, 640, 144)
     graph = flatten(fewer)
     shapes = graph.shapes(512, 640)
@@ -73,7 +75,7 @@ def test_it_saves_work_in_the_decoder() -> None:
 
 
 def test_windows_that_cannot_be_are_refused() -> None:
-    model = vgg16_unet(3, 4, width=0.125)
+    model = build_network(PLAIN, 3, 4)
     with pytest.raises(UsageError, match="no multiple of the model's stride 16"):
         cropped(model, 100, 96, 0)
     with pytest.raises(UsageError, match="leaves nothing"):

@@ -12,9 +12,10 @@ import pytest
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.card import ClassInfo, ModelCard, Scaling
+from tileseg.nn.options import NetworkSpec
 from tileseg.nn.predictor import Predictor
 from tileseg.nn.receptive import analyse
-from tileseg.nn.unet import vgg16_unet
+from tileseg.nn.unet import build_network
 from tileseg.tta import Flips, alignment, view_halo, view_margin, views
 
 ONE = (Fraction(1),)
@@ -26,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 def network(decoder: str = "bilinear", classes: int = 4, activation: str | None = None) -> keras.Model:
     keras.utils.set_random_seed(3)
-    model = vgg16_unet(3, classes, width=0.0625, decoder=decoder)
+    model = build_network(NetworkSpec(width=0.0625, decoder=decoder, batch_norm=False), 3, classes)
     rng = np.random.default_rng(1)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tileseg.errors import InputError
 from tileseg.nn.backend import keras, to_numpy
+from tileseg.nn.options import NetworkSpec
 from tileseg.nn.receptive import analyse
-from tileseg.nn.unet import vgg16_unet
+from tileseg.nn.unet import build_network
 
 layers = keras.layers
 
@@ -47,17 +48,18 @@ def measured_radius(model: keras.Model, stride: int, reach: int) -> int:
 
 
 def test_the_vgg16_unet_is_as_designed() -> None:
-    facts = analyse(vgg16_unet(3, 2))
+    model = build_network(NetworkSpec(batch_norm=False), 3, 2)
+    facts = analyse(model)
     assert (facts.stride, facts.radius, facts.local) == (16, 138, True)
     assert facts.nonlocal_layers == ()
     assert facts.flops_per_pixel == pytest.approx(1.72e6, rel=0.01)
-    assert vgg16_unet(3, 2).count_params() == pytest.approx(24.9e6, rel=0.002)
+    assert model.count_params() == pytest.approx(24.9e6, rel=0.002)
 
 
 def test_bands_skips_and_normalisation_leave_stride_and_radius() -> None:
-    facts = analyse(vgg16_unet(7, 3, width=0.25, align_skips=64, batch_norm=True))
+    facts = analyse(build_network(NetworkSpec(width=0.25, align_skips=64), 7, 3))
     assert (facts.stride, facts.radius) == (16, 138)
-    assert analyse(vgg16_unet(3, 2, width=0.25, decoder="transpose")).radius < 138
+    assert analyse(build_network(NetworkSpec(width=0.25, decoder="transpose"), 3, 2)).radius < 138
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""What a network is made of. Plain data, so that reading a training's settings needs no Keras."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Encoder = Literal["vgg16", "unet", "mobile"]
+Decoder = Literal["bilinear", "transpose"]
+
+
+class NetworkSpec(BaseModel):
+    """The options of :func:`tileseg.nn.unet.build_network`.
+
+    All are local, so that tiles equal the whole (DESIGN.md), but ``squeeze_excite``. That is not written down here:
+    it is derived from the finished graph by :func:`tileseg.nn.receptive.analyse`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    encoder: Encoder = "vgg16"
+    """``vgg16``: takes ImageNet weights; ``unet``: the classic one; ``mobile``: light, separable throughout."""
+    width: float = Field(default=1.0, gt=0, le=4)
+    """Multiplier of every layer's filters."""
+    decoder: Decoder = "bilinear"
+    """How maps are enlarged: by interpolation, or by a transposed convolution with batch normalisation."""
+    align_skips: bool | int = Field(default=False, ge=0)
+    """Pass each skip through a 1x1 convolution: true keeps its filters, a number sets them (before ``width``)."""
+    batch_norm: bool = True
+    """Normalise after each convolution: trains faster, and costs nothing in a run, which folds it away."""
+    separable: bool = False
+    """Depthwise-separable 3x3 convolutions: about an eighth of the multiplications."""
+    squeeze_excite: bool = False
+    """Weigh each skip's channels by what the whole window holds. Not local: runs blend their tiles."""
+    attention: bool = False
+    """Weigh each skip's pixels by what the coarser map sees there."""
+    dilated: bool = False
+    """Compute the last block at the resolution of the one before, with holes in its kernels: stride 8, not 16."""
+    deep_supervision: bool = False
+    """Coarser decoder stages give logits too: see :func:`tileseg.nn.unet.training_model`. In training only."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the channels dropped after the encoder and before the logits. In training only."""
