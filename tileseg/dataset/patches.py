@@ -1,0 +1,212 @@
+"""Which windows a network is trained and validated on.
+
+Patches are drawn by a pure function of seed and step, so that an interrupted training goes on with the same ones.
+Where classes lie is counted once, in coarse cells, so that rare ones can be drawn more often without searching.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tileseg.dataset.labelled import LabelledScene, Pixels
+from tileseg.dataset.spec import IGNORE
+from tileseg.dataset.truth import Labels
+from tileseg.errors import InputError, UsageError
+from tileseg.scene import reflected
+from tileseg.window import Window
+
+_T = TypeVar("_T")
+
+_STRIP = 1024
+"""Pixels: side of the windows in which labels are counted."""
+_TRIES = 8
+_MOST_UNKNOWN = 0.75
+"""Share of a patch without a known class above which another one is drawn."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassCells:
+    """How many pixels of each class lie in each cell of each scene."""
+
+    side: int
+    """Pixels: side of a cell."""
+    counts: tuple[npt.NDArray[np.int32], ...]
+    """For each scene (rows, columns, class)."""
+
+    @property
+    def pixels(self) -> npt.NDArray[np.int64]:
+        """Pixels of each class (class,) over all scenes."""
+        return np.asarray(sum(c.sum(axis=(0, 1), dtype=np.int64) for c in self.counts), np.int64)
+
+
+def count_cells(scenes: Sequence[LabelledScene], classes: int, side: int) -> ClassCells:
+    """Read all labels once, window by window, and count classes in cells of ``side`` pixels."""
+    return ClassCells(side, tuple(_count_scene(scene, classes, side) for scene in scenes))
+
+
+def _count_scene(scene: LabelledScene, classes: int, side: int) -> npt.NDArray[np.int32]:
+    rows, cols = -(-scene.grid.height // side), -(-scene.grid.width // side)
+    counts = np.zeros((rows, cols, classes), np.int32)
+    step = max(1, _STRIP // side) * side
+    for window in scene.windows(step):
+        labels = scene.read_labels(window)
+        down, across = -(-window.height // side), -(-window.width // side)
+        cell = (np.arange(window.height) // side)[:, None] * across + np.arange(window.width) // side
+        known = labels < classes
+        flat = np.bincount(cell[known] * classes + labels[known], minlength=down * across * classes)
+        top, left = window.row_off // side, window.col_off // side
+        counts[top : top + down, left : left + across] = flat.reshape(down, across, classes)
+    return counts
+
+
+class PatchSampler:
+    """Draws batches of patches from scenes: ``batch(step)`` is a pure function of seed and step.
+
+    Of the patches, a share ``balance`` is drawn around a pixel of a class that is drawn first, rarer classes being
+    more likely (with the inverse square root of their share); the others around any pixel whose class is known.
+    ``rare`` names the ids of the former classes; by default they are all that occur and are no background.
+    Everywhere the pixel is anywhere in the patch. Scenes count by known pixels times their weight. Scenes smaller than
+    a patch are continued by reflection, with IGNORE as label.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[LabelledScene],
+        size: int,
+        batch: int,
+        seed: int,
+        balance: float = 0.5,
+        rare: Literal["auto"] | Sequence[int] = "auto",
+    ) -> None:
+        """Read all labels once. Raises InputError where none is known, UsageError for values that make no sense."""
+        if size < 1 or batch < 1 or not 0 <= balance <= 1:
+            raise UsageError(
+                f"patches of {size} pixels, {batch} at once, balance {balance}: expected 1, 1, 0..1 or more"
+            )
+        if not scenes:
+            raise InputError('the dataset has no scenes for training: give them split = "train"')
+        self.scenes = tuple(scenes)
+        infos = self.scenes[0].classes
+        classes = len(infos)
+        self.size, self.batch_size, self.seed, self.balance = size, batch, seed, balance
+        self.cells = count_cells(scenes, classes, max(8, size // 8))
+        totals = self.cells.pixels
+        if not totals.any():
+            raise InputError("no pixel of the training scenes has a known class")
+        wanted = [i for i, info in enumerate(infos) if not info.background] if rare == "auto" else list(rare)
+        present = [i for i in wanted if i < classes and totals[i]]
+        chances = 1 / np.sqrt(totals[present]) if present else np.zeros(0)
+        self._rare = tuple(present)
+        self._chances = np.cumsum(chances / chances.sum()) if present else chances
+        cells, offsets = [], [0]
+        for scene, counts in zip(scenes, self.cells.counts, strict=True):
+            cells.append(counts.reshape(-1, classes) * scene.weight)
+            offsets.append(offsets[-1] + len(cells[-1]))
+        self._offsets = np.array(offsets)
+        self._known = np.cumsum(np.concatenate([part.sum(axis=1) for part in cells]), dtype=np.float64)
+        self._of_class = {
+            i: np.cumsum(np.concatenate([part[:, i] for part in cells]), dtype=np.float64) for i in present
+        }
+
+    def windows(self, step: int) -> list[tuple[int, Window]]:
+        """Where the patches of a step lie: position of the scene, and window inside it."""
+        rng = np.random.default_rng([self.seed, step])
+        return [self._draw(rng) for _ in range(self.batch_size)]
+
+    def batch(self, step: int) -> tuple[Pixels, Labels]:
+        """Images (n, y, x, band) of the scenes' type, and labels (n, y, x) uint8. Safe from several threads."""
+        parts = [read_patch(self.scenes[index], window, self.size) for index, window in self.windows(step)]
+        return np.stack([pixels for pixels, _ in parts]), np.stack([labels for _, labels in parts])
+
+    def _draw(self, rng: np.random.Generator) -> tuple[int, Window]:
+        sums = self._known
+        if self._rare and rng.random() < self.balance:
+            chosen = int(np.searchsorted(self._chances, rng.random(), side="right"))
+            sums = self._of_class[self._rare[min(chosen, len(self._rare) - 1)]]
+        best: tuple[float, int, Window] | None = None
+        for _ in range(_TRIES):
+            index, window = self._around(rng, sums)
+            known = self._known_share(index, window)
+            if best is None or known > best[0]:
+                best = known, index, window
+            if known >= 1 - _MOST_UNKNOWN:
+                break
+        assert best is not None
+        return best[1], best[2]
+
+    def _around(self, rng: np.random.Generator, sums: npt.NDArray[np.float64]) -> tuple[int, Window]:
+        """A window around a pixel of a cell that is drawn by what ``sums`` accumulates."""
+        cell = min(int(np.searchsorted(sums, rng.random() * sums[-1], side="right")), len(sums) - 1)
+        index = int(np.searchsorted(self._offsets, cell, side="right")) - 1
+        grid, side = self.scenes[index].grid, self.cells.side
+        row, col = divmod(cell - int(self._offsets[index]), self.cells.counts[index].shape[1])
+        starts = []
+        for position, length in ((row, grid.height), (col, grid.width)):
+            pixel = position * side + int(rng.integers(min(side, length - position * side)))
+            start = pixel - int(rng.integers(self.size))
+            starts.append(min(max(start, 0), max(0, length - self.size)))
+        return index, Window(starts[0], starts[1], min(self.size, grid.height), min(self.size, grid.width))
+
+    def _known_share(self, index: int, window: Window) -> float:
+        """About how much of the cells that a window touches is known."""
+        side, counts = self.cells.side, self.cells.counts[index]
+        top, left = window.row_off // side, window.col_off // side
+        bottom, right = -(-window.row_stop // side), -(-window.col_stop // side)
+        known = int(counts[top:bottom, left:right].sum())
+        return known / ((bottom - top) * (right - left) * side * side)
+
+
+def read_patch(scene: LabelledScene, window: Window, size: int) -> tuple[Pixels, Labels]:
+    """Read a window of at most ``size`` pixels as ``size`` x ``size``: pixels (y, x, band), labels (y, x).
+
+    What is missing at the bottom and right is continued by reflection, and has the label IGNORE.
+    """
+    pixels, labels = scene.read(window)
+    if (window.height, window.width) == (size, size):
+        return pixels, labels
+    rows, cols = (reflected(0, size, length, size) for length in labels.shape)
+    padded = np.full((size, size), IGNORE, np.uint8)
+    padded[: window.height, : window.width] = labels
+    return np.ascontiguousarray(pixels[rows[:, None], cols]), padded
+
+
+def validation_windows(
+    scenes: Sequence[LabelledScene], size: int, most: int | None = None
+) -> list[tuple[LabelledScene, Window]]:
+    """Windows that cover the scenes without overlap, the same in every training; read them with :func:`read_patch`.
+
+    They are smaller than ``size`` at the right and bottom. With ``most``, that many of them, evenly spread.
+    """
+    windows = [(scene, window) for scene in scenes for window in scene.windows(size)]
+    if most is None or len(windows) <= most:
+        return windows
+    return [windows[int((i + 0.5) * len(windows) / most)] for i in range(most)]
+
+
+def prefetched(make: Callable[[int], _T], first: int, last: int, ahead: int, threads: int) -> Generator[_T, None, None]:
+    """``make(first)``, ..., ``make(last - 1)``, in order, computed by ``threads`` at most ``ahead`` steps early.
+
+    An exception of ``make`` is raised at its step. Closing the iterator waits for what is being computed, and gives up
+    the rest.
+    """
+    if ahead < 1 or threads < 1:
+        raise UsageError(f"{threads} threads, {ahead} steps ahead: expected at least 1")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="patches")
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for step in range(first, min(first + ahead, last)):
+            waiting.append(pool.submit(make, step))
+        for step in range(first, last):
+            made = waiting.popleft().result()
+            if step + ahead < last:
+                waiting.append(pool.submit(make, step + ahead))
+            yield made
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,68 @@
+"""What the pixels and labels of a dataset are like: for the scaling in the card, and the weights of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tileseg.dataset.labelled import LabelledScene
+from tileseg.dataset.spec import IGNORE
+from tileseg.errors import InputError
+
+_WINDOW = 128
+_WINDOWS = 512
+"""Windows read at the most, over all scenes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetStatistics:
+    """Over scenes, as a rule those for training."""
+
+    mean: tuple[float, ...]
+    """Per band, in the pixels' own unit."""
+    std: tuple[float, ...]
+    """Per band; 1 for a constant band."""
+    class_shares: tuple[float, ...]
+    """Per class: its share of the pixels whose class is known."""
+    pixels: int
+    """How many pixels were read."""
+
+
+def statistics(scenes: Sequence[LabelledScene], *, classes: int) -> DatasetStatistics:
+    """Mean and deviation of bands over scenes, and the shares of classes.
+
+    Read in at most 512 windows of 128 x 128, spread evenly; pixels whose class is not known do not count. The same
+    scenes give the same numbers. Raises InputError where nothing is known.
+    """
+    windows = [(scene, window) for scene in scenes for window in scene.windows(_WINDOW)]
+    chosen = min(len(windows), _WINDOWS)
+    bands = len(scenes[0].bands) if scenes else 0
+    count, total, squares = 0, np.zeros(bands), np.zeros(bands)
+    found = np.zeros(classes, np.int64)
+    for i in range(chosen):
+        scene, window = windows[int((i + 0.5) * len(windows) / chosen)]
+        pixels, labels = scene.read(window)
+        known = labels != IGNORE
+        values = pixels[known].astype(np.float64)
+        count += len(values)
+        total += values.sum(axis=0)
+        squares += np.einsum("ij,ij->j", values, values)
+        found += np.bincount(labels[known], minlength=classes)
+    if not count:
+        raise InputError("no pixel of the scenes for training has a known class")
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+    deviation = np.where(deviation > 1e-9 * np.maximum(1, np.abs(mean)), deviation, 1.0)
+    return DatasetStatistics(
+        tuple(mean.tolist()), tuple(deviation.tolist()), tuple((found / found.sum()).tolist()), count
+    )
+
+
+def class_counts(scene: LabelledScene, classes: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Pixels of each class of a scene, and last those whose class is not known, (classes + 1,)."""
+    counts = np.zeros(256, np.int64)
+    for window in scene.windows(1024):
+        counts += np.bincount(scene.read_labels(window).ravel(), minlength=256)
+    return np.append(counts[:classes], counts[IGNORE])
