@@ -29,6 +29,8 @@ from tileseg.window import Window, tile
 
 _CHUNK = 512
 """Pixels on a chunk's side at the most: what a viewer reads in one go."""
+_LABEL_CHUNK = 1024
+"""The same for labels, which are a byte each: every chunk costs Zarr about a millisecond to write."""
 
 _SMALLEST_LEVEL = 256
 """The pyramid ends at the level that is no larger than this."""
@@ -92,6 +94,10 @@ class Mosaic:
         assert isinstance(member, zarr.Array)
         return member
 
+    def _for_writing(self, name: str) -> zarr.Array[Any]:
+        # Not looking for chunks without data: comparing with the fill value takes about as long as compressing.
+        return self._array(name).with_config({"write_empty_chunks": True})
+
     def with_thresholds(self, texts: Sequence[str]) -> Mosaic:
         """The mosaic read with thresholds such as ``building=0.7`` (name or id). Raises UsageError."""
         if not texts:
@@ -120,15 +126,15 @@ class Mosaic:
         """Write the whole shards of one block: (class, y, x) logits or None (labels only), (y, x) labels."""
         rows, cols = core.slices
         if self.keep == "logits" and logits is not None:
-            # Not looking for chunks without data: comparing float16 with NaN takes longer than compressing them.
-            self._array("logits").with_config({"write_empty_chunks": True})[:, rows, cols] = logits
+            self._for_writing("logits")[:, rows, cols] = logits
         elif self.keep == "probabilities" and logits is not None:
-            self._array("probabilities")[:, rows, cols] = probabilities(logits)
-        self._array("labels")[rows, cols] = labels
+            self._for_writing("probabilities")[:, rows, cols] = probabilities(logits)
+        self._for_writing("labels")[rows, cols] = labels
         for level in self._levels_of_blocks:
             labels = halve(labels)
             row, col = core.row_off // level, core.col_off // level
-            self._array(f"overviews/{level}/labels")[row : row + labels.shape[0], col : col + labels.shape[1]] = labels
+            array = self._for_writing(f"overviews/{level}/labels")
+            array[row : row + labels.shape[0], col : col + labels.shape[1]] = labels
 
     def finish_pyramid(self) -> None:
         """Fill the levels that single blocks cannot (a block is no whole number of their pixels)."""
@@ -199,7 +205,7 @@ class Mosaic:
 def create_mosaic(
     path: Path, grid: Grid, block: tuple[int, int], classes: Sequence[ClassInfo], keep: Keep, provenance: dict[str, Any]
 ) -> Mosaic:
-    """Create an empty mosaic, replacing what is there: one shard per block, chunks of at most 512 pixels inside.
+    """Create an empty mosaic, replacing what is there: one shard per block, made of chunks.
 
     Georeferenced twice: CF grid mapping and coordinates for xarray and rioxarray, ``proj:`` and ``spatial:``
     attributes for readers of the Zarr conventions.
@@ -225,14 +231,14 @@ def create_mosaic(
             **_conventions(grid),
         }
     )
-    shape, chunk = (grid.height, grid.width), (_chunk(block[0]), _chunk(block[1]))
+    shape = (grid.height, grid.width)
     count = len(classes)
     meanings = {"flag_values": list(range(count)), "flag_meanings": " ".join(_flag(c.name) for c in classes)}
     if keep != "labels":
         group.create_array(
             keep,
             shape=(count, *shape),
-            chunks=(count, *chunk),
+            chunks=(count, *_chunk(block, _CHUNK)),
             shards=(count, *block),
             dtype="float16" if keep == "logits" else "uint16",
             fill_value=float("nan") if keep == "logits" else 0,
@@ -241,12 +247,12 @@ def create_mosaic(
             attributes=_mapped({} if keep == "logits" else {"scale_factor": 1 / CERTAIN}),
         )
         _put(group, "class", np.arange(count, dtype=np.uint8), ("class",), meanings)
-    _put_labels(group, grid, block, chunk, meanings)
+    _put_labels(group, grid, block, meanings)
     for level in levels:
         coarse = grid.overview(level)
         side = (block[0] // level, block[1] // level) if all(b % level == 0 for b in block) else (_CHUNK, _CHUNK)
         folder = group.create_group(f"overviews/{level}", attributes=_conventions(coarse))
-        _put_labels(folder, coarse, side, (_chunk(side[0]), _chunk(side[1])), meanings)
+        _put_labels(folder, coarse, side, meanings)
     with warnings.catch_warnings():
         # Consolidated metadata is not yet in the Zarr v3 specification; xarray looks for it and warns without.
         warnings.simplefilter("ignore")
@@ -254,13 +260,11 @@ def create_mosaic(
     return Mosaic(path)
 
 
-def _put_labels(
-    group: zarr.Group, grid: Grid, shard: tuple[int, int], chunk: tuple[int, int], attributes: dict[str, Any]
-) -> None:
+def _put_labels(group: zarr.Group, grid: Grid, shard: tuple[int, int], attributes: dict[str, Any]) -> None:
     group.create_array(
         "labels",
         shape=(grid.height, grid.width),
-        chunks=chunk,
+        chunks=_chunk(shard, _LABEL_CHUNK),
         shards=shard,
         dtype="uint8",
         fill_value=NODATA,
@@ -329,9 +333,13 @@ def _factors() -> itertools.accumulate[int]:
     return itertools.accumulate(itertools.repeat(2), lambda a, b: a * b)
 
 
-def _chunk(side: int) -> int:
-    """Largest even part of a block's side that is no larger than a chunk may be."""
-    return next(side // parts for parts in itertools.count(1) if side % parts == 0 and side // parts <= _CHUNK)
+def _chunk(block: tuple[int, int], largest: int) -> tuple[int, int]:
+    """Largest even parts of a block's sides that are no larger than a chunk may be."""
+    rows, cols = (
+        next(side // parts for parts in itertools.count(1) if side % parts == 0 and side // parts <= largest)
+        for side in block
+    )
+    return rows, cols
 
 
 def _flag(name: str) -> str:

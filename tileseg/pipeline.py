@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from tileseg import hardware
 from tileseg.errors import BlocksFailed, InputError, Interrupted, UsageError
@@ -27,12 +28,12 @@ from tileseg.ledger import BlockRecord, Ledger, write_atomic
 from tileseg.nn.card import ModelCard, Scaling, check_archive, file_sha256, load_card, resolve_model
 from tileseg.plan import Plan, make_plan
 from tileseg.spec import ALGORITHM, RunSpec, VectorFormat
-
 from tileseg.tta import View, nearby_scale, view_halo
+
 if TYPE_CHECKING:
     from tileseg.aoi import Aoi
-    from tileseg.mosaic import Mosaic
     from tileseg.grid import Grid
+    from tileseg.mosaic import Mosaic
     from tileseg.scene import Scene
     from tileseg.vectorize import VectorOptions
 
@@ -50,10 +51,10 @@ _QUICKLOOK_PIXELS = 900
 _DEFAULT_MEMORY = 5 * _GIB
 """Allowed per worker where the user does not say: room for the largest window of a network as large as the embedded."""
 
-_THREADS = 2
 _SAME_SIZE = 1.2
 """Factor up to which pixels are taken to be as large as those that the model was trained on."""
 
+_THREADS = 2
 """Blocks in flight in a worker: one on the device, one being read or written."""
 
 
@@ -99,9 +100,9 @@ class Prepared:
     card: ModelCard
     scene: Scene
     plan: Plan
-    identity: dict[str, Any]
     base: Fraction
     """Scale at which the model sees the scene; those of the spec are relative to it."""
+    identity: dict[str, Any]
     """What must be the same for a run to go on in a folder: scene, model, options, algorithm."""
     vectors: VectorOptions
     ignore: frozenset[int]
@@ -172,9 +173,9 @@ def prepare(spec: RunSpec) -> Prepared:
         )
     if scene.grid.crs_wkt is None:
         notices.append("the scene has no coordinate reference system: polygons are in pixel coordinates")
-    stitch = spec.stitch
     base, told = _base_scale(spec, card, scene.grid)
     notices += told
+    stitch = spec.stitch
     if stitch == "exact" and not card.local:
         stitch = "hann"
         notices.append(
@@ -222,8 +223,8 @@ def prepare(spec: RunSpec) -> Prepared:
         "algorithm": ALGORITHM,
         "scene": scene.identity,
         "model": card.sha256,
-        "aoi": None if spec.aoi is None else file_sha256(spec.aoi),
         "scale": str(base),
+        "aoi": None if spec.aoi is None else file_sha256(spec.aoi),
         **{k: v for k, v in spec.choices().items() if k not in ("model", "aoi")},
     }
     vectors = VectorOptions.parse(
@@ -240,7 +241,6 @@ def prepare(spec: RunSpec) -> Prepared:
     )  # fmt: skip
 
 
-def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event | None = None) -> RunReport:
 def _base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, list[str]]:
     """Scale at which things look as large to the model as those that it was trained on, and what to say about it."""
     have, native = grid.ground_sample_distance, Fraction(1)
@@ -279,6 +279,7 @@ def _scales(spec: RunSpec, base: Fraction) -> tuple[Fraction, ...]:
     return tuple(base * scale for scale in spec.scales)
 
 
+def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event | None = None) -> RunReport:
     """Segment a scene into ``spec.folder``, going on where an earlier run stopped.
 
     ``stop``: when set, blocks in flight are finished and kept, then Interrupted is raised. Raises UsageError (2),
@@ -297,13 +298,15 @@ def _scales(spec: RunSpec, base: Fraction) -> tuple[Fraction, ...]:
     _check_writable(folder)
     with ledger.lock(), hardware.PeakMemory() as memory:
         prepared = _claim(prepared, ledger)
+        # While the workers start, which leaves processors idle.
+        preview = _in_background(partial(_get_ready, prepared))
         clock = Stopwatch(begun)
         with contextlib.ExitStack() as workers:
             records = _compute(prepared, ledger, listener, stop, clock, workers)
             # The workers end while the driver finishes: that takes a second or two of waiting.
             ending = threading.Thread(target=workers.pop_all().close, name="end-workers")
             ending.start()
-        report = _finish(prepared, ledger, listener, clock, len(records), memory)
+        report = _finish(prepared, ledger, listener, clock, len(records), memory, preview)
         ending.join()
         return report
 
@@ -449,8 +452,6 @@ def _compute(
         connectivity=spec.connectivity,
         compute_threads=max(1, hardware.cpu().cores // max(1, plan.workers)),
     )
-    # What the driver needs to finish is compiled (once) or loaded while the workers start.
-    threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
     records: dict[int, BlockRecord] = {}
 
     def on_done(record: BlockRecord) -> None:
@@ -490,10 +491,27 @@ def _compute(
     return records
 
 
-def _warm_up() -> None:
+def _in_background(part: Callable[[], T]) -> Future[T]:
+    """Start it in a thread that an interrupted process does not wait for."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(part())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is wanted
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def _get_ready(prepared: Prepared) -> npt.NDArray[np.uint8]:
+    """Compile or load what the finish needs, and read the scene's picture (y, x, 3) for the quicklook."""
+    from tileseg.scene import overview_rgb
     from tileseg.vectorize import warm_up
 
     warm_up()
+    return overview_rgb(prepared.scene, _QUICKLOOK_PIXELS)
 
 
 def _scaling(prepared: Prepared) -> Scaling:
@@ -501,7 +519,7 @@ def _scaling(prepared: Prepared) -> Scaling:
     from tileseg.scene import statistics
 
     card, scene = prepared.card, prepared.scene
-    if card.scaling.kind == "fixed" and scene.dtype in card.dtypes:
+    if card.scaling.kind != "scene" and scene.dtype in card.dtypes:
         return card.scaling
     mean, std = statistics(scene)
     return Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
@@ -514,6 +532,7 @@ def _finish(
     clock: Stopwatch,
     computed: int,
     memory: hardware.PeakMemory,
+    preview: Future[npt.NDArray[np.uint8]],
 ) -> RunReport:
     """Everything that needs all blocks: pyramid, COG, quicklook, polygons; the summary last."""
     from tileseg.mosaic import Mosaic
@@ -532,7 +551,7 @@ def _finish(
     mosaic.finish_pyramid()
     with ThreadPoolExecutor(2) as pool:
         labels = pool.submit(_timed, stages, "labels.tif", partial(_label_cog, prepared, mosaic))
-        picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, prepared, mosaic))
+        picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, prepared, mosaic, preview))
         vectors = _timed(stages, "polygons", partial(_vectors, prepared, ledger))
         pixels = labels.result()
         picture.result()
@@ -611,12 +630,11 @@ def _label_cog(prepared: Prepared, mosaic: Mosaic) -> dict[str, int]:
     return {info.name: int(counts[i]) for i, info in enumerate(classes)}
 
 
-def _quicklook(prepared: Prepared, mosaic: Mosaic) -> None:
+def _quicklook(prepared: Prepared, mosaic: Mosaic, preview: Future[npt.NDArray[np.uint8]]) -> None:
     from tileseg.publish.quicklook import metres_per_pixel, write_quicklook
-    from tileseg.scene import overview_rgb
 
     plan, grid = prepared.plan, prepared.scene.grid
-    rgb = overview_rgb(prepared.scene, _QUICKLOOK_PIXELS)
+    rgb = preview.result()
     # The coarsest level that still has the picture's pixels.
     level = max(f for f in (1, *mosaic.levels) if f == 1 or min(s // f for s in plan.scene) >= min(rgb.shape[:2]))
     write_quicklook(
@@ -659,6 +677,10 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "core": list(plan.tile),
         "halo": [plan.halo_at(scale) for scale in plan.scales],
         "batch": plan.batch,
+        "ground_sample_distance": prepared.scene.grid.ground_sample_distance,
+        "model_ground_sample_distance": prepared.card.ground_sample_distance,
+        "resampled_by": str(prepared.base),
+        "scales": [str(scale) for scale in plan.scales],
         "views": len(plan.views),
         "stitch": plan.stitch,
         "exact": plan.exact,
@@ -674,7 +696,3 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "disk_free_bytes": hardware.disk_free(prepared.folder),
         "output": str(prepared.folder),
     }
-        "ground_sample_distance": prepared.scene.grid.ground_sample_distance,
-        "model_ground_sample_distance": prepared.card.ground_sample_distance,
-        "resampled_by": str(prepared.base),
-        "scales": [str(scale) for scale in plan.scales],

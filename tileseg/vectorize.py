@@ -28,7 +28,7 @@ from tileseg.polygons.join import join
 from tileseg.polygons.shape import Quantity, Shaper, Shapes, split
 from tileseg.polygons.trace import trace_block
 from tileseg.polygons.trace import warm_up as warm_up_trace
-from tileseg.publish.vectors import SUFFIXES, Table, geojson_geometries, write_vectors
+from tileseg.publish.vectors import SUFFIXES, Table, geojson_features, write_vectors
 from tileseg.spec import VectorFormat
 from tileseg.window import Window, tile
 
@@ -257,8 +257,10 @@ def warm_up() -> None:
     parts = [trace_block(labels[core.slices], None, core, extent) for core in cores]
     grid = Grid(2, 4, Affine(1e4, 0, 5e5, 0, -1e4, 0), CRS.from_epsg(32633).to_wkt())
     shaper = Shaper(grid, min_area=Quantity(1, in_pixels=True), fill_holes=Quantity(1))
+    table = Table(grid, {}, shaper.has_confidence)
     for batch in join(cores, parts.__getitem__, 4):
-        for _ in geojson_geometries(shaper.shape(batch)):
+        shapes = shaper.shape(batch)
+        for _ in geojson_features(shapes, table.values(shapes, 1), table, b"\n"):
             pass
 
 

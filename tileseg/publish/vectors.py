@@ -52,6 +52,10 @@ _UNDEFINED = (
 _ROW_GROUP = 65_536
 _VERTICES = 1 << 20
 """Vertices formatted as text at a time."""
+_NULL = np.iinfo(np.int64).min
+"""Stands for a number that is not finite."""
+_WORD = -1
+"""Stands for the decimals of a column of words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,13 @@ class Table:
         """Name of a class."""
         return self.class_names.get(label, str(label))
 
-    def values(self, shapes: Shapes, first_id: int) -> list[Array | list[str]]:
-        """Columns of a batch, in order."""
-        columns: list[Array | list[str]] = [
+    def values(self, shapes: Shapes, first_id: int) -> list[Array]:
+        """Columns of a batch, in order; the names of classes as an array of str."""
+        labels, index = np.unique(shapes.label, return_inverse=True)
+        columns: list[Array] = [
             np.arange(first_id, first_id + len(shapes)),
             shapes.label,
-            [self.name(label) for label in shapes.label.tolist()],
+            np.array([self.name(label) for label in labels.tolist()], object)[index],
             shapes.area,
             shapes.perimeter,
         ]
@@ -195,8 +200,7 @@ class _GeoJson:
 
     def __init__(self, path: Path, table: Table, *, lines: bool) -> None:
         self._path, self._table, self._lines = path, table, lines
-        self._separator = b""
-        self._names = [json.dumps(name) for name in table.columns]
+        self._begun = False
 
     def __enter__(self) -> Self:
         self._file: IO[bytes] = self._path.open("wb", buffering=1 << 20)
@@ -210,26 +214,13 @@ class _GeoJson:
         self._file.close()
 
     def write(self, rows: _Rows) -> None:
-        shapes = rows.shapes
-        columns = [c if isinstance(c, list) else c.tolist() for c in rows.values]
-        names: dict[str, str] = {}
-        for name in set(columns[2]):
-            names[name] = json.dumps(name, ensure_ascii=False)
-        columns[2] = [names[name] for name in columns[2]]
-        for k in (-1, -2):
-            columns[k] = ["true" if value else "false" for value in columns[k]]
-        template = "{" + ", ".join(f"{name}: %s" for name in self._names) + "}"
-        geometries = geojson_geometries(shapes)
-        for values, geometry in zip(zip(*columns, strict=True), geometries, strict=True):
-            properties = (template % values).encode()
-            self._file.write(b'%s{"type": "Feature", "properties": %s, "geometry": ' % (self._separator, properties))
-            for piece in geometry:
-                self._file.write(piece)
-            self._file.write(b"}")
-            self._separator = b"\n" if self._lines else b",\n"
+        for text in geojson_features(rows.shapes, rows.values, self._table, b"\n" if self._lines else b",\n"):
+            # Every feature begins with the separator; the first of the file has nothing to be separated from.
+            self._file.write(text if self._begun else text[1 if self._lines else 2 :])
+            self._begun = True
 
     def finish(self) -> None:
-        self._file.write(b"\n" if self._lines and self._separator else b"" if self._lines else b"\n]}\n")
+        self._file.write(b"\n" if self._lines and self._begun else b"" if self._lines else b"\n]}\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -240,27 +231,59 @@ _NO_CRS = (
 )
 
 
-def geojson_geometries(shapes: Shapes) -> Iterator[tuple[bytes | memoryview, ...]]:
-    """GeoJSON geometry of each polygon, in pieces (the text of a large one is not copied)."""
+def geojson_features(
+    shapes: Shapes, values: list[Array], table: Table, separator: bytes
+) -> Iterator[bytes | memoryview]:
+    """GeoJSON features, each after a separator, in pieces of about a million vertices.
+
+    ``values``: the columns of ``table`` for these shapes, numbers with at most 4 decimals.
+    """
     geographic = shapes.lonlat is not None
     xy = shapes.lonlat if shapes.lonlat is not None else shapes.coordinates
     crossing = np.zeros(len(shapes), np.bool_)
     if geographic and np.ptp(xy[:, 0]) > 180:
         xy = xy.copy()
         _unwrap(xy, shapes.ring_offsets, shapes.polygon_offsets, crossing)
+    columns = np.empty((len(values), len(shapes)), np.int64)
+    words: list[str] = ["false", "true"]
+    decimals = np.zeros(len(values), np.int64)
+    for k, (column, kind) in enumerate(zip(values, table.columns.values(), strict=True)):
+        if pa.types.is_floating(kind):
+            decimals[k] = 4
+            finite = np.isfinite(column)
+            columns[k] = np.where(finite, np.rint(np.where(finite, column, 0) * 1e4), _NULL)
+        elif pa.types.is_string(kind):
+            decimals[k] = _WORD
+            names, index = np.unique(column.astype(str), return_inverse=True)
+            columns[k] = len(words) + index
+            words += [json.dumps(name, ensure_ascii=False) for name in names.tolist()]
+        else:
+            decimals[k] = _WORD if pa.types.is_boolean(kind) else 0
+            columns[k] = column
+    keys = [f"{json.dumps(name)}: " for name in table.columns]
+    between = [separator + b'{"type": "Feature", "properties": {' + keys[0].encode()]
+    between += [f", {key}".encode() for key in keys[1:]]
+    between += [b'}, "geometry": ', b'{"type": "Polygon", "coordinates": ', b"}}"]
     ends = shapes.ring_offsets[shapes.polygon_offsets]
     low = 0
     while low < len(shapes):
         high = max(low + 1, int(np.searchsorted(ends, ends[low] + _VERTICES, "right")) - 1)
-        text, offsets = _format(xy, shapes.ring_offsets, shapes.polygon_offsets[low : high + 1])
-        data = text.data
-        for i in range(low, high):
-            if crossing[i]:
-                yield (_cut_at_antimeridian(xy, shapes, i),)
-            else:
-                coordinates = data[offsets[i - low] : offsets[i - low + 1]]
-                yield b'{"type": "Polygon", "coordinates": ', coordinates, b"}"
+        text, starts, geometries = _format(
+            xy, shapes.ring_offsets, shapes.polygon_offsets[low : high + 1], columns[:, low:high], decimals,
+            *_joined(between), *_joined([word.encode() for word in words]),
+        )  # fmt: skip
+        data, written = text.data, 0
+        for i in np.flatnonzero(crossing[low:high]).tolist():
+            yield data[starts[written] : geometries[i]]
+            yield _cut_at_antimeridian(xy, shapes, low + i) + b"}"
+            written = i + 1
+        yield data[starts[written] :]
         low = high
+
+
+def _joined(parts: list[bytes]) -> tuple[Array, Array]:
+    """Bytes behind one another, and where each begins and ends."""
+    return np.frombuffer(b"".join(parts), np.uint8), np.cumsum([0, *map(len, parts)])
 
 
 def _cut_at_antimeridian(xy: Array, shapes: Shapes, polygon: int) -> bytes:
@@ -358,50 +381,123 @@ def _put_number(out: Array, n: int, value: float) -> int:
 
 
 @compiled
-def _format(xy: Array, ring_offsets: Array, polygon_offsets: Array) -> tuple[Array, Array]:
-    """``[[[x,y],...],...]`` for each polygon: (ASCII, offsets). Exteriors are made counter-clockwise, holes not."""
-    polygons = len(polygon_offsets) - 1
-    rings = polygon_offsets[polygons] - polygon_offsets[0]
-    vertices = ring_offsets[polygon_offsets[polygons]] - ring_offsets[polygon_offsets[0]]
-    out = np.empty(45 * vertices + 4 * rings + 4 * polygons, np.uint8)
-    offsets = np.empty(polygons + 1, np.int64)
-    n = 0
-    offsets[0] = 0
-    for polygon in range(polygons):
-        out[n] = 91  # [
+def _put_value(out: Array, n: int, value: int, decimals: int) -> int:
+    """Write an integer that counts units of 10^-``decimals``; with decimals, at least one and as many as it needs."""
+    if value == _NULL:
+        for k in range(4):
+            out[n + k] = b"null"[k]
+        return n + 4
+    if value < 0:
+        out[n] = 45  # -
         n += 1
-        reverse = False
-        for ring in range(polygon_offsets[polygon], polygon_offsets[polygon + 1]):
-            low, high = ring_offsets[ring], ring_offsets[ring + 1]
-            if ring == polygon_offsets[polygon]:
-                twice = 0.0
-                for i in range(low, high - 1):
-                    x0, y0 = xy[i, 0] - xy[low, 0], xy[i, 1] - xy[low, 1]
-                    x1, y1 = xy[i + 1, 0] - xy[low, 0], xy[i + 1, 1] - xy[low, 1]
-                    twice += x0 * y1 - x1 * y0
-                reverse = twice < 0
-            else:
-                out[n] = 44  # ,
+        value = -value
+    unit = np.int64(10) ** decimals
+    whole, fraction = value // unit, value % unit
+    digits = 1
+    power = np.int64(10)
+    while power <= whole:
+        power *= 10
+        digits += 1
+    for k in range(digits):
+        out[n + digits - 1 - k] = 48 + whole % 10
+        whole //= 10
+    n += digits
+    if decimals:
+        out[n] = 46  # .
+        end = decimals
+        while end > 1 and fraction % 10 == 0:
+            fraction //= 10
+            end -= 1
+        for k in range(end):
+            out[n + end - k] = 48 + fraction % 10
+            fraction //= 10
+        n += end + 1
+    return n
+
+
+@compiled
+def _put_coordinates(out: Array, n: int, xy: Array, ring_offsets: Array, first: int, last: int) -> int:
+    """``[[[x,y],...],...]`` of the rings of a polygon. The exterior is made counter-clockwise, holes not."""
+    out[n] = 91  # [
+    n += 1
+    reverse = False
+    for ring in range(first, last):
+        low, high = ring_offsets[ring], ring_offsets[ring + 1]
+        if ring == first:
+            twice = 0.0
+            for i in range(low, high - 1):
+                x0, y0 = xy[i, 0] - xy[low, 0], xy[i, 1] - xy[low, 1]
+                x1, y1 = xy[i + 1, 0] - xy[low, 0], xy[i + 1, 1] - xy[low, 1]
+                twice += x0 * y1 - x1 * y0
+            reverse = twice < 0
+        else:
+            out[n] = 44  # ,
+            n += 1
+        out[n] = 91
+        n += 1
+        for i in range(high - low):
+            k = high - 1 - i if reverse else low + i
+            if i > 0:
+                out[n] = 44
                 n += 1
             out[n] = 91
-            n += 1
-            for i in range(high - low):
-                k = high - 1 - i if reverse else low + i
-                if i > 0:
-                    out[n] = 44
-                    n += 1
-                out[n] = 91
-                n = _put_number(out, n + 1, xy[k, 0])
-                out[n] = 44
-                n = _put_number(out, n + 1, xy[k, 1])
-                out[n] = 93  # ]
-                n += 1
-            out[n] = 93
+            n = _put_number(out, n + 1, xy[k, 0])
+            out[n] = 44
+            n = _put_number(out, n + 1, xy[k, 1])
+            out[n] = 93  # ]
             n += 1
         out[n] = 93
         n += 1
-        offsets[polygon + 1] = n
-    return out[:n], offsets
+    out[n] = 93
+    return n + 1
+
+
+@compiled
+def _format(
+    xy: Array,
+    ring_offsets: Array,
+    polygon_offsets: Array,
+    columns: Array,
+    decimals: Array,
+    between: Array,
+    between_offsets: Array,
+    words: Array,
+    word_offsets: Array,
+) -> tuple[Array, Array, Array]:
+    """Features as UTF-8: (text, where each begins and the last ends, where its geometry begins).
+
+    ``columns`` (column, polygon) are integers: of units of 10^-decimals, or numbers of words. ``between`` is what
+    stands before each of them, then before the geometry, before its coordinates, and behind them.
+    """
+    count, polygons = columns.shape
+    rings = polygon_offsets[polygons] - polygon_offsets[0]
+    vertices = ring_offsets[polygon_offsets[polygons]] - ring_offsets[polygon_offsets[0]]
+    longest = 24
+    for word in range(len(word_offsets) - 1):
+        longest = max(longest, word_offsets[word + 1] - word_offsets[word])
+    out = np.empty(45 * vertices + 4 * rings + (4 + len(between) + longest * count) * polygons, np.uint8)
+    starts = np.zeros(polygons + 1, np.int64)
+    geometries = np.empty(polygons, np.int64)
+    n = 0
+    for polygon in range(polygons):
+        for part in range(count + 3):
+            for k in range(between_offsets[part], between_offsets[part + 1]):
+                out[n] = between[k]
+                n += 1
+            if part < count:
+                value = columns[part, polygon]
+                if decimals[part] == _WORD:
+                    for k in range(word_offsets[value], word_offsets[value + 1]):
+                        out[n] = words[k]
+                        n += 1
+                else:
+                    n = _put_value(out, n, value, decimals[part])
+            elif part == count:
+                geometries[polygon] = n
+            elif part == count + 1:
+                n = _put_coordinates(out, n, xy, ring_offsets, polygon_offsets[polygon], polygon_offsets[polygon + 1])
+        starts[polygon + 1] = n
+    return out[:n], starts, geometries
 
 
 class _Parquet:
