@@ -3,7 +3,6 @@
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from tileseg.ledger import Ledger
 from tileseg.mosaic import Mosaic, create_mosaic
 from tileseg.nn.backend import OUT_OF_MEMORY
 from tileseg.nn.bundle import load_bundle
+from tileseg.nn.card import Scaling
 from tileseg.nn.predictor import Predictor
 from tileseg.plan import Plan, make_plan
 from tileseg.scene import open_scene
@@ -209,9 +209,10 @@ def test_an_area_of_interest_clips_and_saves_work(tmp_path, scene, model) -> Non
 
 
 def test_fill_is_what_scales_to_zero() -> None:
-    scaling = SimpleNamespace(mean=(0.4, 2.0), divisor=255.0, std=(0.2, 0.2))
+    scaling = Scaling(mean=(0.4, 2.0), divisor=255.0, std=(0.2, 0.2))
     assert fill_of(scaling, "uint8") == (102.0, 255.0)
     assert fill_of(scaling, "float32") == pytest.approx((102.0, 510.0))
+    assert fill_of(Scaling(kind="window", center=40, width=400, mean=(0.25,)), "int16") == (-60.0,)
 
 
 @pytest.fixture(autouse=True)

@@ -132,7 +132,7 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
 
 def fill_of(scaling: Scaling, dtype: str) -> tuple[float, ...]:
     """The pixel value that the scaling maps to 0, per band: what the network sees where there is no data."""
-    values = [mean * scaling.divisor for mean in scaling.mean]
+    values = list(scaling.zero)
     if np.dtype(dtype).kind in "ui":
         limits = np.iinfo(dtype)
         values = [float(np.clip(round(v), limits.min, limits.max)) for v in values]

@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 from tileseg.cli.model import app
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras
+from tileseg.nn.card import load_card, save_card
 
 layers = keras.layers
+THREE = "a:#000000,b:#111111,c:#222222"
 runner = CliRunner()
 
 
@@ -39,7 +41,8 @@ def test_pack_then_info_then_check(archive: Path, tmp_path: Path) -> None:
     assert "tileseg model check" in made.output
     card = json.loads(runner.invoke(app, ["info", str(folder), "--json"], catch_exceptions=False).stdout)
     assert (card["name"], card["radius"], card["activation"]) == ("mine", 2, "softmax")
-    assert card["scaling"] == {"kind": "fixed", "divisor": 100.0, "mean": [0.1, 0.2], "std": [2.0]}
+    scaling = {"kind": "fixed", "divisor": 100.0, "mean": [0.1, 0.2], "std": [2.0], "center": None, "width": None}
+    assert card["scaling"] == scaling
     assert [c["background"] for c in card["classes"]] == [True, False, False]
     table = runner.invoke(app, ["info", str(folder)], catch_exceptions=False).stdout
     assert "2 px (radius 2)" in table
@@ -48,11 +51,21 @@ def test_pack_then_info_then_check(archive: Path, tmp_path: Path) -> None:
     assert facts["over_standard_deviation"] <= 1e-5
 
 
+def test_a_window_and_nested_facts_are_shown(archive: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ct"
+    options = ["--bands", "a,b", "--classes", THREE, "--scaling", "window", "--center", "40", "--width", "400"]
+    runner.invoke(app, ["pack", str(archive), str(folder), *options, "--mean", "0.5"], catch_exceptions=False)
+    facts = {"loss": "ce+dice", "network": {"encoder": "vgg16", "width": 0.25}, "iou": [0.5, 0.25]}
+    save_card(load_card(folder).model_copy(update={"training": facts}), folder)
+    assert load_card(folder).training == facts
+    table = " ".join(runner.invoke(app, ["info", str(folder)], catch_exceptions=False).stdout.split())
+    assert "((clip(value, -160, 240) + 160) / 400 - 0.5) / 1" in table
+    assert "loss ce+dice, network: {encoder vgg16, width 0.25}, iou 0.5, 0.25" in table
+
+
 def test_a_false_card_ends_the_check(archive: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    runner.invoke(
-        app, ["pack", str(archive), str(folder), "--bands", "a,b", "--classes", "a:#000000,b:#111111,c:#222222"]
-    )
+    runner.invoke(app, ["pack", str(archive), str(folder), "--bands", "a,b", "--classes", THREE])
     text = (folder / "card.json").read_text().replace('"radius": 2', '"radius": 1')
     (folder / "card.json").write_text(text)
     found = runner.invoke(app, ["check", str(folder)])
@@ -64,10 +77,17 @@ def test_a_false_card_ends_the_check(archive: Path, tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--classes", "a,b,c"], "expected NAME:#RRGGBB"),
-        (["--classes", "a:#000000,b:#111111,c:#222222", "--background", "d"], "not among"),
+        (["--classes", THREE, "--background", "d"], "not among"),
         (["--classes", "a:#000000,b:#111111,c:#22"], "pattern"),
-        (["--classes", "a:#000000,b:#111111,c:#222222", "--mean", "x"], "not a list of numbers"),
-        (["--classes", "a:#000000,b:#111111,c:#222222", "--scaling", "tile"], "expected one of fixed, scene"),
+        (["--classes", THREE, "--mean", "x"], "not a list of numbers"),
+        (["--classes", THREE, "--scaling", "tile"], "expected one of fixed, scene, window"),
+        (["--classes", THREE, "--scaling", "window", "--center", "40"], "needs its center and its width"),
+        (["--classes", THREE, "--scaling", "window", "--center", "40", "--width", "0"], "greater than 0"),
+        (["--classes", THREE, "--center", "40", "--width", "400"], 'expected kind "window"'),
+        (
+            ["--classes", THREE, "--scaling", "window", "--center", "4", "--width", "4", "--divisor", "2"],
+            "a window has no divisor",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(archive: Path, tmp_path: Path, options: list[str], said: str) -> None:

@@ -11,7 +11,7 @@ import typer
 from tileseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from tileseg.nn.card import ClassInfo, ModelCard
+    from tileseg.nn.card import ClassInfo, ModelCard, Scaling
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -95,8 +95,17 @@ def pack(  # noqa: PLR0913 - one parameter per option of the command
         str | None, typer.Option(metavar="NAME,...", help="Classes that are not vectorised.", show_default=False)
     ] = None,
     scaling: Annotated[
-        str, typer.Option(metavar="fixed|scene", help="scene: mean and deviation of each scene.")
+        str,
+        typer.Option(
+            metavar="fixed|scene|window", help="scene: mean and deviation of each scene; window: --center and --width."
+        ),
     ] = "fixed",
+    center: Annotated[
+        float | None, typer.Option(help="Of the window of values that are mapped to 0...1.", show_default=False)
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(help="Of that window; values beyond it are clipped.", show_default=False)
+    ] = None,
     divisor: Annotated[float, typer.Option(help="Pixel values are divided by it first.")] = 1.0,
     mean: Annotated[str, typer.Option(metavar="M,...", help="Then this is taken off: one, or one per band.")] = "0",
     std: Annotated[str, typer.Option(metavar="S,...", help="Then it is divided by this.")] = "1",
@@ -114,7 +123,9 @@ def pack(  # noqa: PLR0913 - one parameter per option of the command
 
     try:
         scale = Scaling(
-            kind=_one_of("--scaling", scaling, ("fixed", "scene")),
+            kind=_one_of("--scaling", scaling, ("fixed", "scene", "window")),
+            center=center,
+            width=width,
             divisor=divisor,
             mean=_numbers(mean),
             std=_numbers(std),
@@ -169,17 +180,12 @@ def _classes(text: str, background: tuple[str, ...]) -> tuple[ClassInfo, ...]:
 
 def _facts(card: ModelCard) -> dict[str, str]:
     """The card as rows of a table."""
-    scaling = card.scaling
     shown = {
         "name": card.name,
         "description": card.description,
         "bands": ", ".join(card.bands),
         "pixel types": ", ".join(card.dtypes),
-        "scaling": (
-            f"(value / {scaling.divisor:g} - {_text(scaling.mean)}) / {_text(scaling.std)}"
-            if scaling.kind == "fixed"
-            else f"value / {scaling.divisor:g}, then mean 0 and deviation 1 over each scene"
-        ),
+        "scaling": _formula(card.scaling),
         "ground sample distance": f"{card.ground_sample_distance:g} m" if card.ground_sample_distance else "any",
         "classes": ", ".join(
             f"{i} {c.name} {c.color}{' (background)' if c.background else ''}" for i, c in enumerate(card.classes)
@@ -190,14 +196,30 @@ def _facts(card: ModelCard) -> dict[str, str]:
         "not local": ", ".join(card.nonlocal_layers),
         "cost": f"{card.flops_per_pixel / 1e3:,.0f} kFLOP and {card.activation_bytes_per_pixel:,.0f} bytes per pixel",
         "parameters": f"{card.parameters:,}",
-        "training": ", ".join(f"{name} {value}" for name, value in card.training.items()),
+        "training": _text(card.training),
         "credits": "; ".join(card.credits),
         "sha256": card.sha256,
     }
     return {name: value for name, value in shown.items() if value}
 
 
+def _formula(scaling: Scaling) -> str:
+    """What is done to pixel values."""
+    if scaling.kind == "scene":
+        return f"value / {scaling.divisor:g}, then mean 0 and deviation 1 over each scene"
+    low, high = scaling.limits
+    unit = f"clip(value, {low:g}, {high:g})" if scaling.kind == "window" else "value"
+    unit += f" - {low:g}" if low > 0 else f" + {-low:g}" if low < 0 else ""
+    unit = f"({unit})" if low else unit
+    return f"({unit} / {high - low:g} - {_text(scaling.mean)}) / {_text(scaling.std)}"
+
+
 def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{name}: {{{_text(part)}}}" if isinstance(part, dict) else f"{name} {_text(part)}"
+            for name, part in value.items()
+        )
     if isinstance(value, (list, tuple)):
         return ", ".join(_text(part) for part in value) or "none"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

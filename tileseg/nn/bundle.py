@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras
@@ -44,7 +44,7 @@ def save_bundle(  # noqa: PLR0913 - a card's fields that cannot be derived
     ground_sample_distance: float | None = None,
     activation: Activation = "logits",
     credits: tuple[str, ...] = (),  # noqa: A002 - the card's word
-    training: dict[str, str | float | int | bool | None] | None = None,
+    training: dict[str, JsonValue] | None = None,
 ) -> ModelCard:
     """Write a model and its card; stride, radius, locality and costs are derived from the graph.
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from tileseg.errors import InputError
 
@@ -34,9 +34,13 @@ class ClassInfo(_Strict):
 
 
 class Scaling(_Strict):
-    """How pixel values become the network's input: ``(value / divisor - mean) / std``, per band."""
+    """How pixel values become the network's input: ``(value / divisor - mean) / std``, per band.
 
-    kind: Literal["fixed", "scene"] = "fixed"
+    With a window, as radiologists use it, values are first clipped to ``center - width / 2 ... center + width / 2``
+    and mapped to 0...1; there is no divisor then.
+    """
+
+    kind: Literal["fixed", "scene", "window"] = "fixed"
     """``scene``: mean and std are those of the scene's valid pixels (over ``divisor``), found once per scene."""
     divisor: float = Field(default=1.0, gt=0)
     """255 for 8-bit images that were divided by 255 in training."""
@@ -44,6 +48,40 @@ class Scaling(_Strict):
     """One value, or one per band."""
     std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
     """One value, or one per band."""
+    center: float | None = None
+    """Of the window, in pixel values (Hounsfield units, say)."""
+    width: float | None = Field(default=None, gt=0)
+    """Of the window, in pixel values."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Scaling:
+        if self.kind != "window":
+            if self.center is not None or self.width is not None:
+                raise ValueError('center and width are those of a window: expected kind "window"')
+        elif self.center is None or self.width is None:
+            raise ValueError("a window needs its center and its width")
+        elif self.divisor != 1:
+            raise ValueError("a window has no divisor: it maps its values to 0...1 itself")
+        return self
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The pixel values that become 0 and 1 before mean and std apply; a window clips to them."""
+        if self.center is None or self.width is None:
+            return (0.0, self.divisor)
+        return (self.center - self.width / 2, self.center + self.width / 2)
+
+    @property
+    def zero(self) -> tuple[float, ...]:
+        """The pixel value that becomes 0: what the network sees where there is no data. One, or one per band."""
+        low, high = self.limits
+        return tuple(low + mean * (high - low) for mean in self.mean)
+
+    @property
+    def unit(self) -> tuple[float, ...]:
+        """How many pixel values become 1 of the network's input. One, or one per band."""
+        low, high = self.limits
+        return tuple((high - low) * std for std in self.std)
 
 
 class ModelCard(_Strict):
@@ -79,8 +117,8 @@ class ModelCard(_Strict):
     parameters: int = Field(ge=0)
     credits: tuple[str, ...] = ()
     """Who made the training data, and under which licence."""
-    training: dict[str, str | float | int | bool | None] = {}
-    """Free facts about how it was trained, and its scores."""
+    training: dict[str, JsonValue] = {}
+    """Free facts about how it was trained, and its scores: the settings that made it, say."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Of ``model.keras``."""
 

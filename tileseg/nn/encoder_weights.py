@@ -21,7 +21,7 @@ _FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 _LARGEST = 10_000_000
 """Numbers in one array of a file of weights: VGG16's largest convolution has 2.4 million."""
 
-Arrays = list[npt.NDArray[np.floating[Any]]]
+Arrays = list[npt.NDArray[np.float32]]
 
 
 def load_encoder_weights(model: keras.Model, source: str) -> tuple[str, ...]:
@@ -77,12 +77,12 @@ def _is_norm(layer: Any) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
 
-def _adapted(kernel: npt.NDArray[Any], bands: int) -> npt.NDArray[Any]:
+def _adapted(kernel: npt.NDArray[np.float32], bands: int) -> npt.NDArray[np.float32]:
     """VGG16's first kernel (rows, columns, blue-green-red, filters) for normalised bands."""
-    kernel = kernel[:, :, ::-1] * np.asarray(DEVIATION, kernel.dtype)[:, None]
+    adapted: npt.NDArray[np.float32] = kernel[:, :, ::-1] * np.array(DEVIATION, np.float32)[:, None]
     if bands == 3:
-        return kernel
-    return kernel.mean(axis=2, keepdims=True).repeat(bands, axis=2) * np.asarray(3 / bands, kernel.dtype)
+        return adapted
+    return np.repeat(adapted.sum(axis=2, keepdims=True) / np.float32(bands), bands, axis=2)
 
 
 def _shown(shapes: list[tuple[int, ...]]) -> str:

@@ -57,14 +57,14 @@ class Predictor:
             merge: What is averaged over views.
             precision: Of the network; normalisation, resampling and sums are float32.
             halo: Context in pixels of each view (a multiple of the stride), or None for what exactness needs.
-            scaling: How pixel values become the network's input: fixed numbers, those of the scene filled in.
+            scaling: How pixel values become the network's input: with numbers, those of the scene filled in.
             output: Type of the logits that are handed back.
 
         Raises:
             UsageError: If sizes do not fit the views.
             InputError: If the model does not take such windows.
         """
-        if scaling.kind != "fixed":
+        if scaling.kind == "scene":
             raise UsageError("the scaling must be resolved to fixed numbers before the network is run")
         scales = tuple(dict.fromkeys(view.scale for view in views))
         align = alignment(card.stride, scales)
@@ -151,16 +151,17 @@ class Predictor:
             raise InputError(
                 f"model {self._card.name} takes {network.inputs[0].shape[-1]} bands, its card says {bands}"
             )
-        divisor, mean, std = (
-            np.broadcast_to(np.asarray(v, np.float64), bands)
-            for v in (self._scaling.divisor, self._scaling.mean, self._scaling.std)
-        )
-        gain, offset = (1 / (divisor * std)).astype(np.float32), (mean * divisor).astype(np.float32)
+        offset = np.broadcast_to(np.asarray(self._scaling.zero, np.float32), bands)
+        gain = (1 / np.broadcast_to(np.asarray(self._scaling.unit, np.float64), bands)).astype(np.float32)
+        low, high = np.asarray(self._scaling.limits, np.float32)
         plain = self._alone and self._views[0].flip == Flip()
 
         def normalise(pixels: Any) -> Any:
+            values = keras.ops.cast(pixels, "float32")
+            if self._scaling.kind == "window":
+                values = keras.ops.minimum(keras.ops.maximum(values, low), high)
             # In this order no compiler can round it in two ways, as it may a product that is added to.
-            return (keras.ops.cast(pixels, "float32") - offset) * gain
+            return (values - offset) * gain
 
         def infer(images: Any) -> Any:
             if scale != 1:
