@@ -43,7 +43,17 @@ with _silent():
     else:
         import jax
 
-__all__ = ["NAME", "OUT_OF_MEMORY", "compile", "configure", "devices", "is_out_of_memory", "keras", "to_numpy"]
+__all__ = [
+    "NAME",
+    "OUT_OF_MEMORY",
+    "compile",
+    "compile_update",
+    "configure",
+    "devices",
+    "is_out_of_memory",
+    "keras",
+    "to_numpy",
+]
 
 if NAME == "tensorflow":
     OUT_OF_MEMORY: tuple[type[Exception], ...] = (tf.errors.ResourceExhaustedError,)
@@ -107,6 +117,20 @@ def compile(function: Callable[..., Any], *, fused: bool = False) -> Callable[..
     def without_gradients(*tensors: Any) -> Any:
         with torch.inference_mode():
             return function(*tensors)
+
+    return without_gradients
+
+
+def compile_update(function: Callable[[], None]) -> Callable[[], Any]:
+    """Compile a function that takes nothing and assigns to variables, where the backend can compile such a thing."""
+    if NAME == "tensorflow":
+        return cast(Callable[[], Any], tf.function(function, autograph=False))
+    if NAME == "jax":
+        return function
+
+    def without_gradients() -> None:
+        with torch.no_grad():
+            function()
 
     return without_gradients
 

@@ -1,0 +1,85 @@
+"""How good a network is on scenes that it does not learn from: fixed windows, one after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tileseg.dataset.labelled import LabelledScene
+from tileseg.dataset.patches import prefetched, read_patch
+from tileseg.evaluate.confusion import IGNORE, Matrix, confusion, iou, mean
+from tileseg.nn.card import ClassInfo
+from tileseg.train.values import Values
+from tileseg.window import Window
+
+Place = tuple[LabelledScene, Window]
+Labels = npt.NDArray[np.uint8]
+LARGEST = 512
+"""Side of a window at most: larger ones are nearer to what a run sees at their edges, smaller ones need less memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a validation found."""
+
+    matrix: Matrix
+    """(class, class) pixels, [truth, prediction]."""
+    classes: tuple[ClassInfo, ...]
+
+    @property
+    def iou(self) -> dict[str, float]:
+        """Of each class that the truth or the prediction has."""
+        found = iou(self.matrix)
+        return {info.name: float(v) for info, v in zip(self.classes, found, strict=True) if not math.isnan(v)}
+
+    @property
+    def mean_iou(self) -> float:
+        """Of all classes."""
+        return mean(iou(self.matrix))
+
+    @property
+    def score(self) -> float:
+        """Mean IoU of the classes that are not background: what decides which weights are best. 0 if there are none."""
+        chosen = [not info.background for info in self.classes]
+        found = iou(self.matrix)[chosen] if any(chosen) else iou(self.matrix)
+        value = mean(found)
+        return 0.0 if math.isnan(value) else value
+
+
+def window_side(places_side: int, crop: int) -> int:
+    """Side of validation windows: as large as scenes of ``places_side`` pixels fill, a multiple of 16."""
+    return max(crop, min(LARGEST, -(-places_side // 16) * 16))
+
+
+def read_unit(place: Place, side: int, values: Values) -> tuple[npt.NDArray[np.float32], Labels]:
+    """Pixels (side, side, band) of 0 to 1 and labels (side, side) of a window that may be smaller."""
+    pixels, labels = read_patch(*place, side)
+    return values.to_unit(pixels), labels
+
+
+def validate(
+    labels_of: Callable[[npt.NDArray[np.float32]], Labels],
+    places: Sequence[Place],
+    classes: tuple[ClassInfo, ...],
+    values: Values,
+    *,
+    side: int,
+    batch: int,
+    threads: int,
+) -> Score:
+    """Count every pixel of the places once; memory does not grow with their number."""
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+
+    def read(index: int) -> tuple[npt.NDArray[np.float32], Labels]:
+        chosen = [read_unit(place, side, values) for place in places[index * batch : (index + 1) * batch]]
+        # The last batch is filled up: one compiled function for all.
+        chosen += [(chosen[-1][0], np.full_like(chosen[-1][1], IGNORE))] * (batch - len(chosen))
+        return np.stack([pixels for pixels, _ in chosen]), np.stack([labels for _, labels in chosen])
+
+    for images, truth in prefetched(read, 0, -(-len(places) // batch), ahead=2 * threads, threads=threads):
+        matrix += confusion(truth, labels_of(images), len(classes))
+    return Score(matrix, classes)
