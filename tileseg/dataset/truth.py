@@ -225,6 +225,12 @@ class VectorTruth:
         """Polygons on the scene."""
         return len(_polygons(self).areas)
 
+    @property
+    def areas(self) -> tuple[npt.NDArray[Any], Labels]:
+        """Polygons (n,) in (column, row) of the target grid, as far as they touch it, and their labels (n,)."""
+        drawn = _polygons(self)
+        return drawn.areas, drawn.labels
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Drawn:
