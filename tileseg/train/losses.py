@@ -19,7 +19,7 @@ TERMS: tuple[TermName, ...] = get_args(TermName)
 _TERM = re.compile(r"\s*(?:(?P<weight>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*\*\s*)?(?P<name>[a-z_]+)\s*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Loss:
     """A weighted sum of terms: called with labels and logits, it gives what training minimises.
 

@@ -1,4 +1,6 @@
-"""The terms of losses, on the device: float32 scalars from labels and logits, by Keras' operations.
+"""The terms of losses, on the device: scalars from labels and logits, by Keras' operations, in float32.
+
+Logits in float64 are left so, for checks of gradients; those of fewer bits are widened first.
 
 All of them are 0, with gradients of 0, where no pixel is known.
 """
@@ -29,11 +31,11 @@ class Known:
     """Labels and logits of one batch, made ready for all terms: unknown pixels are neutral everywhere."""
 
     mask: Any
-    """(n, y, x) float32: 1 where the label is known."""
+    """(n, y, x) float: 1 where the label is known."""
     truth: Any
-    """(n, y, x, class) float32: 1 for the label's class; all 0 where unknown."""
+    """(n, y, x, class) float: 1 for the label's class; all 0 where unknown."""
     log_probability: Any
-    """(n, y, x, class) float32; its gradient is exactly 0 where unknown, whatever the logits are there."""
+    """(n, y, x, class) float; its gradient is exactly 0 where unknown, whatever the logits are there."""
 
 
 def prepare(labels: Any, logits: Any, classes: int) -> Known:
@@ -41,14 +43,15 @@ def prepare(labels: Any, logits: Any, classes: int) -> Known:
     channels = logits.shape[-1]
     if channels != classes and (channels, classes) != (1, 2):
         raise ValueError(f"logits have {channels} channels for {classes} classes")
+    dtype = "float64" if keras.backend.standardize_dtype(logits.dtype) == "float64" else "float32"
     labels = ops.cast(labels, "int32")
     known = labels != NODATA
     # Chosen, not multiplied: 0 times an infinite logit would be NaN, and so would its gradient.
-    z = ops.where(known[..., None], ops.cast(logits, "float32"), 0.0)
+    z = ops.where(known[..., None], ops.cast(logits, dtype), ops.zeros((), dtype))
     if channels == 1 and classes == 2:
         z = ops.concatenate([ops.zeros_like(z), z], axis=-1)  # the softmax of (0, z) is the sigmoid of z
-    mask = ops.cast(known, "float32")
-    truth = ops.one_hot(ops.where(known, labels, 0), classes, dtype="float32") * mask[..., None]
+    mask = ops.cast(known, dtype)
+    truth = ops.one_hot(ops.where(known, labels, 0), classes, dtype=dtype) * mask[..., None]
     return Known(mask, truth, ops.log_softmax(z, axis=-1))
 
 
@@ -62,7 +65,7 @@ def cross_entropy(known: Known, weights: Sequence[float] | None, smoothing: floa
     target = known.truth * (1 - smoothing) + known.mask[..., None] * (smoothing / classes)
     if weights is None:
         return _share(-ops.sum(target * known.log_probability), ops.sum(known.mask))
-    weight = ops.convert_to_tensor(weights, "float32")
+    weight = ops.convert_to_tensor(weights, known.truth.dtype)
     return _share(-ops.sum(weight * target * known.log_probability), ops.sum(weight * known.truth))
 
 
@@ -74,7 +77,7 @@ def focal(known: Known, alpha: Sequence[float] | None, gamma: float) -> Any:
         # Kept off 0, where the gradient of a power below 1 is infinite.
         cost = cost * ops.maximum(1 - ops.exp(log_p), 1e-7) ** gamma
     if alpha is not None:
-        cost = cost * ops.sum(known.truth * ops.convert_to_tensor(alpha, "float32"), axis=-1)
+        cost = cost * ops.sum(known.truth * ops.convert_to_tensor(alpha, known.truth.dtype), axis=-1)
     return _share(ops.sum(cost * known.mask), ops.sum(known.mask))
 
 
@@ -90,7 +93,7 @@ def tversky(known: Known, counted: Sequence[int], beta: float) -> Any:
     missed = ops.sum(truth, axis=(0, 1, 2)) - hits
     wrong = ops.sum(probability, axis=(0, 1, 2)) - hits
     loss = 1 - (hits + _SMOOTH) / (hits + (1 - beta) * wrong + beta * missed + _SMOOTH)
-    present = ops.cast(ops.any(truth > 0, axis=(0, 1, 2)), "float32")
+    present = ops.cast(ops.any(truth > 0, axis=(0, 1, 2)), truth.dtype)
     return _share(ops.sum(loss * present), ops.sum(present))
 
 
@@ -108,7 +111,7 @@ def boundary(known: Known, counted: Sequence[int]) -> Any:
     precision = (ops.sum(found * _dilated(true, _TOLERANCE), axis=over) + _SMOOTH) / (all_found + _SMOOTH)
     recall = (ops.sum(true * _dilated(found, _TOLERANCE), axis=over) + _SMOOTH) / (all_true + _SMOOTH)
     loss = 1 - 2 * precision * recall / (precision + recall)
-    present = ops.cast(all_true > 0, "float32")
+    present = ops.cast(all_true > 0, true.dtype)
     return _share(ops.sum(loss * present), ops.sum(present))
 
 
@@ -130,4 +133,4 @@ def _chosen(values: Any, counted: Sequence[int]) -> Any:
 def _share(part: Any, whole: Any) -> Any:
     """``part / whole``, and 0 with gradients of 0 where the whole is 0."""
     some = whole > 0
-    return ops.where(some, part, 0.0) / ops.where(some, whole, 1.0)
+    return ops.where(some, part, ops.zeros_like(part)) / ops.where(some, whole, ops.ones_like(whole))
