@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -48,6 +49,11 @@ class _Setup(WorkerPlugin):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Beside the loading of the network, which is the longer of the two.
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+
+    def teardown(self, worker: Worker) -> None:
+        """Runs when the worker is told to end: all that it did is on disk, and taking TensorFlow apart is work."""
+        del worker
+        os._exit(0)
 
 
 @contextmanager
