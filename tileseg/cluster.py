@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -53,6 +54,8 @@ class _Setup(WorkerPlugin):
     def teardown(self, worker: Worker) -> None:
         """Runs when the worker is told to end: all that it did is on disk, and taking TensorFlow apart is work."""
         del worker
+        # Removes semaphores, of which the driver would complain otherwise.
+        multiprocessing.util._run_finalizers(0)  # type: ignore[attr-defined]  # noqa: SLF001
         os._exit(0)
 
 
