@@ -192,14 +192,20 @@ class Mosaic:
         rows, cols = window.slices
         return np.asarray(self._array("logits")[:, rows, cols], np.float16)
 
+    def read_probabilities(self, window: Window) -> npt.NDArray[np.uint16]:
+        """(class, y, x) probabilities of a window in units of 1/65535; 0 where nothing was computed.
+
+        There are none with ``keep == "labels"``.
+        """
+        if self.keep == "logits":
+            return probabilities(self.read_logits(window))
+        rows, cols = window.slices
+        return np.asarray(self._array("probabilities")[:, rows, cols], np.uint16)
+
     def _decide_again(self, window: Window) -> tuple[Labels, Confidence]:
         rows, cols = window.slices
         valid = np.asarray(self._array("labels")[rows, cols]) != NODATA
-        if self.keep == "logits":
-            chances = probabilities(self.read_logits(window))
-        else:
-            chances = np.asarray(self._array("probabilities")[:, rows, cols])
-        return decide_again(chances, valid, self.thresholds or {})
+        return decide_again(self.read_probabilities(window), valid, self.thresholds or {})
 
 
 def create_mosaic(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tileseg.cli import dataset, doctor, model, run, train, vectorize
+from tileseg.cli import dataset, doctor, evaluate, model, run, train, vectorize
 from tileseg.errors import Interrupted, TilesegError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("run")(run.command)
 app.command("train")(train.command)
+app.command("evaluate")(evaluate.command)
 app.command("vectorize")(vectorize.command)
 app.add_typer(dataset.app, name="dataset", help="Look at labelled scenes before training on them.")
 app.add_typer(model.app, name="model", help="Look at models, prove them, bring your own.")

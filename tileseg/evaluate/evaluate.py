@@ -1,0 +1,194 @@
+"""Evaluate files against files, or a model on a dataset; write ``metrics.json`` and ``report.html``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tileseg.dataset.dataset import load_dataset
+from tileseg.dataset.labelled import LabelledScene
+from tileseg.errors import InputError, UsageError
+from tileseg.evaluate.compare import Options, Pair, default_threads, score
+from tileseg.evaluate.meaning import Meaning, agree, match_classes
+from tileseg.evaluate.pairing import pair_files, pair_scene, reference_grid
+from tileseg.evaluate.report import write_report
+from tileseg.evaluate.results import Evaluation
+from tileseg.evaluate.sides import describe_side
+from tileseg.ledger import write_atomic
+from tileseg.polygons.shape import Quantity
+from tileseg.spec import RunSpec
+
+if TYPE_CHECKING:
+    from tileseg.pipeline import Listener
+
+METRICS, REPORT = "metrics.json", "report.html"
+_RUNS = "runs"
+
+Split = Literal["train", "validate", "all"]
+SPLITS: dict[str, Split] = {"validate": "validate", "train": "train", "all": "all"}
+"""By what the user writes."""
+Progress = Callable[[str, int, int], None]
+"""Is told (scene, blocks done, blocks)."""
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """How labels are compared; the same for files and for models."""
+
+    out: Path = Path("evaluation")
+    """Folder for ``metrics.json``, ``report.html``, and the runs of a model."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes by id, where the truth has none or others are wanted."""
+    map_prediction: tuple[str, ...] = ()
+    """``building=1``: what counts as what; see :func:`tileseg.evaluate.meaning.agree`."""
+    map_truth: tuple[str, ...] = ()
+    attribute: str | None = None
+    """Column of vector files that says the class."""
+    image: Path | None = None
+    """Shown in the report; gives the grid where both sides are polygons."""
+    pixel: float | None = None
+    """Metres: pixels of the grid where both sides are polygons and there is no image."""
+    boundary: str | None = None
+    """Width of the boundary IoU's band: metres (``0.5``) or pixels (``3px``)."""
+    min_area: str | None = None
+    """Smaller polygons are not matched: square metres (``25``) or pixels (``50px``)."""
+    distances: bool = True
+    polygons: bool = True
+    overwrite: bool = False
+
+    def options(self) -> Options:
+        """What is measured. Raises UsageError."""
+        return Options(
+            band=None if self.boundary is None else Quantity.parse(self.boundary),
+            min_area=None if self.min_area is None else Quantity.parse(self.min_area),
+            distances=self.distances,
+            polygons=self.polygons,
+            threads=default_threads(),
+        )
+
+    def check_out(self) -> None:
+        """Make the folder. Raises UsageError where another evaluation is in it, InputError where it cannot be made."""
+        if (self.out / METRICS).exists() and not self.overwrite:
+            raise UsageError(f"{self.out / METRICS}: exists; choose another --out, or --overwrite it")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.out}: cannot be written: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, on what, and how it is run."""
+
+    model: str
+    dataset: Path
+    split: Split = "validate"
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """Options of :class:`tileseg.spec.RunSpec`, such as ``scales`` and ``flips``."""
+
+
+def evaluate_labels(prediction: Path, truth: Path, spec: EvaluateSpec, progress: Progress | None = None) -> Evaluation:
+    """Compare two label rasters, vector files or run folders, and write the outputs.
+
+    Raises UsageError where it is not clear what to compare, InputError where something cannot be read.
+    """
+    options = spec.options()
+    spec.check_out()
+    true, predicted = (describe_side(path, _column(path, spec.attribute)) for path in (truth, prediction))
+    if spec.attribute is not None and not (true.is_vector or predicted.is_vector):
+        raise UsageError("--attribute: neither side is a vector file")
+    meaning = agree(true, predicted, names=spec.classes, map_truth=spec.map_truth, map_prediction=spec.map_prediction)
+    grid = reference_grid(true, predicted, spec.image, spec.pixel)
+    pair, notices = pair_files(true, predicted, meaning, grid, spec.image)
+    scored = score(pair, meaning.classes, options, _named(progress, pair.name))
+    found = Evaluation(
+        {"prediction": str(prediction), "truth": str(truth)},
+        meaning.classes,
+        (scored,),
+        (*meaning.notices, *notices),
+        spec.distances,
+    )
+    return _written(found, [pair], spec)
+
+
+def evaluate_model(
+    model: ModelSpec,
+    spec: EvaluateSpec,
+    listener: Listener | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run a model on the scenes of a dataset as ``tileseg run`` does, and compare on each scene's own grid.
+
+    Runs are kept in ``out/runs``: an evaluation that was stopped goes on where it was. Raises UsageError, InputError,
+    and whatever a run raises.
+    """
+    from tileseg.pipeline import run
+
+    options = spec.options()
+    spec.check_out()
+    dataset = load_dataset(model.dataset, gsd="native")
+    chosen = {"train": dataset.train, "validate": dataset.validate, "all": dataset.scenes}[model.split]
+    if not chosen:
+        raise InputError(f"{model.dataset}: has no scene to {model.split}; choose another --split")
+    pairs: list[Pair] = []
+    meaning: Meaning | None = None
+    scored = []
+    for scene in chosen:
+        report = run(_run_spec(scene, model, spec, dataset.bands), listener)
+        side = describe_side(report.folder)
+        meaning = match_classes(dataset.classes, side, spec.map_prediction)
+        pair = pair_scene(scene, side, meaning)
+        scored.append(score(pair, meaning.classes, options, _named(progress, scene.name)))
+        pairs.append(pair)
+    assert meaning is not None
+    found = Evaluation(
+        {"model": model.model, "dataset": f"{model.dataset} ({model.split})"},
+        meaning.classes,
+        tuple(scored),
+        meaning.notices,
+        spec.distances,
+    )
+    return _written(found, pairs, spec)
+
+
+def _run_spec(scene: LabelledScene, model: ModelSpec, spec: EvaluateSpec, bands: Sequence[str]) -> RunSpec:
+    from tileseg.nn.card import load_card, resolve_model
+
+    # What the dataset chose as its bands is what the model gets, if they mean the same.
+    same = load_card(resolve_model(model.model)).bands == tuple(bands) and not scene.scene.palette
+    folder = spec.out / _RUNS / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', scene.name)}.tileseg"
+    return RunSpec.parse(
+        {
+            "scene": scene.scene.path,
+            "out": folder,
+            "model": model.model,
+            "bands": scene.scene.bands if same else None,
+            "overwrite": spec.overwrite,
+            **model.run,
+        }
+    )
+
+
+def _written(found: Evaluation, pairs: Sequence[Pair], spec: EvaluateSpec) -> Evaluation:
+    if not found.total.matrix.sum():
+        found = replace(found, notices=(*found.notices, "there is no pixel with both a true and a predicted class"))
+    write_report(spec.out / REPORT, found, {pair.name: pair for pair in pairs})
+    write_atomic(spec.out / METRICS, json.dumps(found.to_json(), indent=2) + "\n")
+    return found
+
+
+def _named(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, blocks: progress(name, done, blocks)
+
+
+def _column(path: Path, attribute: str | None) -> str | None:
+    """The attribute, if a file of that kind can have one."""
+    from tileseg.dataset.spec import VECTORS
+
+    return attribute if path.suffix.lower() in VECTORS else None

@@ -1,0 +1,208 @@
+"""What is compared: a label raster, polygons, or the folder of a run; what its values are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyogrio  # before TensorFlow, see publish/vectors.py
+
+from tileseg.dataset.spec import VECTORS
+from tileseg.errors import InputError, UsageError
+from tileseg.grid import Grid
+from tileseg.nn.card import ClassInfo
+from tileseg.window import tile
+
+if TYPE_CHECKING:
+    from pyproj import CRS
+
+    from tileseg.scene import LabelRaster
+
+_BLOCK = 2048
+_MOST_VALUES = 255
+ALL = ""
+"""The one value of polygons without classes."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared, before anything of it is read."""
+
+    path: Path
+    """As the user named it."""
+    labels: Path
+    """The raster or vector file that holds the labels."""
+    grid: Grid | None
+    """Where its pixels lie; None for polygons."""
+    values: Mapping[str, str | None]
+    """Every value that occurs, or that its makers named, and its name: ids as text, or values of an attribute."""
+    infos: Mapping[str, ClassInfo] = field(default_factory=dict)
+    """By name: colours, and what is background, as far as the file says."""
+    attribute: str | None = None
+    """Column of the polygons' values."""
+    mosaic: Path | None = None
+    """The mosaic of a run, which may hold probabilities."""
+    scene: Path | None = None
+    """The image that a run was made of."""
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is polygons."""
+        return self.grid is None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its values have names."""
+        return any(name is not None for name in self.values.values())
+
+
+def describe_side(path: Path, attribute: str | None = None) -> Side:
+    """Look at a file or a run's folder. Label rasters without names are read once, to see which ids occur.
+
+    ``attribute`` is the column of a vector file that says the class; by default ``class_name``, which tileseg writes.
+    Raises InputError, UsageError.
+    """
+    if path.is_dir():
+        return _run(path)
+    if path.suffix.lower() in VECTORS and not _is_raster_package(path):
+        return _vectors(path, attribute)
+    return _raster(path)
+
+
+def _run(folder: Path) -> Side:
+    labels, mosaic, summary = folder / "labels.tif", folder / "mosaic.zarr", folder / "summary.json"
+    try:
+        facts = json.loads(summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(
+            f"{folder}: not the folder of a finished run (no summary.json that can be read); expected one, "
+            "a label raster or polygons"
+        ) from None
+    from tileseg.mosaic import Mosaic
+    from tileseg.scene import open_labels
+
+    classes = Mosaic(mosaic).classes
+    scene = Path(facts["scene"]["path"])
+    return Side(
+        folder,
+        labels,
+        open_labels(labels).grid,
+        {str(i): info.name for i, info in enumerate(classes)},
+        {info.name: info for info in classes},
+        mosaic=mosaic,
+        scene=scene if scene.is_file() else None,
+    )
+
+
+def _raster(path: Path) -> Side:
+    from tileseg.scene import open_labels
+
+    raster = open_labels(path)
+    names: dict[str, str | None] = {str(i): name for i, name in sorted(raster.names.items())}
+    infos = {
+        name: ClassInfo(name=name, color=raster.colors[i])
+        for i, name in raster.names.items()
+        if i in raster.colors and name
+    }
+    found = _ids(raster)
+    for value in found:
+        names.setdefault(str(value), None)
+    return Side(path, path, raster.grid, names, infos)
+
+
+def _ids(raster: LabelRaster) -> list[int]:
+    """All ids that occur, but the one of nodata."""
+    found: set[int] = set()
+    for window in tile(raster.grid.extent, _BLOCK, _BLOCK):
+        labels = raster.read_labels(window)
+        if labels.dtype == np.uint8:
+            here = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+        else:
+            here = np.unique(labels)
+        found.update(int(v) for v in here)
+        if len(found) > _MOST_VALUES + 1:
+            raise InputError(f"{raster.path}: has more than {_MOST_VALUES} different ids; expected classes")
+    found.discard(raster.nodata if raster.nodata is not None else -1)
+    return sorted(found)
+
+
+def _is_raster_package(path: Path) -> bool:
+    """A GeoPackage may hold either."""
+    if path.suffix.lower() != ".gpkg" or not path.is_file():
+        return False
+    try:
+        return not any(kind is not None for _, kind in pyogrio.list_layers(path))
+    except pyogrio.errors.DataSourceError:
+        return False
+
+
+def _vectors(path: Path, attribute: str | None) -> Side:
+    columns = _columns(path)
+    if attribute is not None and attribute not in columns:
+        raise UsageError(f"{path}: has no column {attribute!r}; it has {', '.join(columns) or 'none'}")
+    if attribute is None and "class_name" in columns:
+        attribute = "class_name"
+    if attribute is None:
+        return Side(path, path, None, {ALL: None})
+    found = sorted({_text(value) for value in _column(path, attribute)})
+    if len(found) > _MOST_VALUES:
+        raise InputError(f"{path}: {attribute} has {len(found)} different values; expected classes")
+    # Numbers are ids, texts are names.
+    return Side(path, path, None, {v: None if v.lstrip("-").isdigit() else v for v in found}, attribute=attribute)
+
+
+def _columns(path: Path) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"{path}: is not there; expected a label raster, polygons or the folder of a run")
+    if _is_parquet(path):
+        from pyarrow import ArrowInvalid, parquet
+
+        try:
+            return [str(name) for name in parquet.read_schema(path).names]
+        except (ArrowInvalid, OSError) as error:
+            raise InputError(f"{path}: cannot be read as GeoParquet: {' '.join(str(error).split())[:200]}") from error
+    try:
+        return [str(name) for name in pyogrio.read_info(path)["fields"]]
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a vector file: {' '.join(str(error).split())[:200]}") from error
+
+
+def _column(path: Path, name: str) -> Any:
+    if _is_parquet(path):
+        from pyarrow import parquet
+
+        return parquet.read_table(path, columns=[name])[name].to_pylist()
+    return pyogrio.raw.read(path, columns=[name], read_geometry=False)[3][0].tolist()
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() in (".parquet", ".geoparquet")
+
+
+def _text(value: Any) -> str:
+    """As the dataset's ``label_map`` has it."""
+    if value is None or value != value:  # noqa: PLR0124 - NaN
+        return "null"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def bounds(path: Path) -> tuple[CRS | None, tuple[float, float, float, float]]:
+    """Coordinate reference system of a vector file, and left, bottom, right, top of its polygons."""
+    if _is_parquet(path):
+        import geopandas
+
+        frame = geopandas.read_parquet(path)
+        crs, box = frame.crs, frame.total_bounds
+    else:
+        info = pyogrio.read_info(path, force_total_bounds=True)
+        crs, box = info["crs"], info["total_bounds"]
+    left, bottom, right, top = (float(v) for v in box)
+    from pyproj import CRS
+
+    return None if crs is None else CRS.from_user_input(crs), (left, bottom, right, top)
