@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 
 from tileseg.dataset.labelled import LabelledScene, open_image, open_labelled
 from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, list_pairs, parse_gsd, read_spec
-from tileseg.dataset.truth import RasterTruth, Values, VectorTruth, WarpedTruth, is_placed
+from tileseg.dataset.truth import RasterTruth, VectorTruth, WarpedTruth, is_placed
 from tileseg.errors import InputError
 from tileseg.nn.card import ClassInfo
+from tileseg.scene import LabelRaster
 from tileseg.window import tile
 
 Level = Literal["error", "warning"]
@@ -240,13 +240,15 @@ def _label_values(scene: LabelledScene, pair: Pair, spec: DatasetSpec) -> Iterat
             values = raster.read_labels(window)
             total += values.size
             nodata += 0 if raster.nodata is None else int(np.count_nonzero(values == raster.nodata))
-            for value, count in _unknown(truth.values, values).items():
+            for value, count in truth.values.unknown(values).items():
                 unknown[value] = unknown.get(value, 0) + count
     except InputError as error:
         yield Finding("error", str(error))
         return
     if unknown:
-        yield Finding("error", _tell_unknown(pair, spec, unknown, total, palette=bool(raster.colors)))
+        named = {truth.values.shown(value): count / total for value, count in unknown.items()}
+        palette = isinstance(raster, LabelRaster) and bool(raster.colors)
+        yield Finding("error", _tell_unknown(pair, spec, named, palette=palette))
     meant = None if raster.nodata is None else str(raster.nodata)
     if nodata and not unknown and meant not in pair.reading.label_map and 0 <= int(meant or -1) < len(spec.classes):
         yield Finding(
@@ -256,13 +258,10 @@ def _label_values(scene: LabelledScene, pair: Pair, spec: DatasetSpec) -> Iterat
         )
 
 
-def _unknown(values: Values, found: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
-    return values.unknown(found)
-
-
-def _tell_unknown(pair: Pair, spec: DatasetSpec, unknown: dict[int, int], total: int, *, palette: bool) -> str:
+def _tell_unknown(pair: Pair, spec: DatasetSpec, unknown: dict[str, float], *, palette: bool) -> str:
+    """``unknown``: the share of each value that is no class."""
     shown = sorted(unknown, key=lambda value: -unknown[value])
-    listed = ", ".join(f"{value} ({_percent(unknown[value] / total)})" for value in shown[:_MOST_SHOWN])
+    listed = ", ".join(f"{value} ({_percent(unknown[value])})" for value in shown[:_MOST_SHOWN])
     more = f" and {len(shown) - _MOST_SHOWN} more" if len(shown) > _MOST_SHOWN else ""
     hint = "say what they mean in label_map, or list them under ignore"
     if pair.labels.suffix.lower() in (".jpg", ".jpeg"):

@@ -56,6 +56,8 @@ class LabelledScene:
     """The labels, on ``grid``."""
     key: str
     """Digest of all that decides what is read."""
+    fill: tuple[float, ...] = (0.0,)
+    """Value of pixels without data: one, or one per band."""
     cached: bool = False
     """Whether tiles are kept in memory once they were read."""
 
@@ -77,8 +79,8 @@ class LabelledScene:
     def read(self, window: Window) -> tuple[Pixels, Labels]:
         """Read a window inside the grid: pixels (y, x, band), C-contiguous, and labels (y, x) uint8.
 
-        Pixels have the image's own type; 0 where it has no data. Labels are IGNORE (255) there, and wherever the class
-        is not known. Safe from several threads. Raises InputError, naming the file, where it cannot be read.
+        Pixels have the image's own type; ``fill`` where it has no data. Labels are IGNORE (255) there, and wherever
+        the class is not known. Safe from several threads. Raises InputError, naming the file, where it cannot be read.
         """
         if self.extent.intersection(window) != window:
             raise UsageError(f"{window} is not inside {self.name} of {self.grid.height} x {self.grid.width} pixels")
@@ -115,12 +117,11 @@ class LabelledScene:
     def _read(self, window: Window) -> tuple[Pixels, Labels]:
         if self.rescale.identity:
             pixels, valid = self.scene.read(window)
-            if not valid.all():
-                pixels[~valid] = 0
         else:
             pixels, valid = self.rescale.image(*self.scene.read(self.rescale.source(window)), window)
         labels = self.truth.read(window)
         if not valid.all():
+            pixels[~valid] = np.asarray(self.fill).astype(pixels.dtype)
             labels[~valid] = IGNORE
         return pixels, labels
 
@@ -134,11 +135,11 @@ class _Tiles:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, int, int], tuple[Pixels, Labels]] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], tuple[Pixels, Labels]] = OrderedDict()
         self._bytes = 0
 
     def get(self, scene: LabelledScene, window: Window) -> tuple[Pixels, Labels]:
-        key = (scene.key, window.row_off, window.col_off)
+        key = (scene.key, scene.fill, window.row_off, window.col_off)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

@@ -96,7 +96,6 @@ class Rescale:
         known[~valid] = 0
         mean = np.asarray(_resample(known, *down, *across) / np.maximum(there, 1e-6), np.float32)
         data = there[..., 0] >= 0.5
-        mean[~data] = 0
         return _cast(mean, pixels.dtype), data
 
     def labels(self, labels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:

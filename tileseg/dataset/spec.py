@@ -48,7 +48,7 @@ class Reading(_Strict):
     image_bands: Ids | None = None
     """1-based bands of the image, in the order of the dataset's ``bands``; by default found as ``tileseg run`` does."""
     label_map: dict[str, Meaning] = {}
-    """Value of a label raster, or of the polygons' ``attribute`` -> class id, class name, or ``ignore``."""
+    """Value (or ``#rrggbb``) of a label raster, or of the polygons' ``attribute`` -> class id, name, or ``ignore``."""
     layer: str | None = None
     """Layer of the polygons' file, where it has several."""
     attribute: str | None = None
@@ -79,7 +79,7 @@ class FolderEntry(Reading):
     images: str
     """A folder, or a pattern with one star such as ``tiles/*_rgb.tif``."""
     labels: str
-    """A folder, or a pattern: its star stands for what the images' star stands for."""
+    """A folder, a pattern whose star stands for what the images' star stands for, or one file for all images."""
     split: Split = "train"
     """Of all that ``validate`` does not pick."""
     validate_: Annotated[float | str | Names | None, Field(alias="validate")] = None
@@ -231,7 +231,9 @@ def _complete(spec: DatasetSpec, entry: Reading) -> Reading:
 
 
 def _in_folder(entry: FolderEntry, folder: Path, reading: Reading, problems: list[str]) -> Iterator[Pair]:
-    images, labels = _matches(folder, entry.images), _matches(folder, entry.labels)
+    images = _matches(folder, entry.images)
+    one_for_all = (folder / entry.labels).is_file()
+    labels = dict.fromkeys(images, folder / entry.labels) if one_for_all else _matches(folder, entry.labels)
     if not images:
         raise InputError(f"{folder / entry.images}: no images there; expected {', '.join(RASTERS[:5])} or the like")
     keys = sorted(images, key=_natural)

@@ -6,6 +6,7 @@ All three give the labels of a window of the target grid, and can be sent to ano
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,7 @@ from tileseg.dataset.rescale import Rescale
 from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, Pair
 from tileseg.errors import InputError
 from tileseg.grid import Grid
-from tileseg.scene import LabelRaster, open_labels
+from tileseg.scene import LabelRaster, Scene, open_labels, open_scene
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ _PARQUET = (".parquet", ".geoparquet")
 _OPEN_FILES = 4
 _STEPS = 512
 """Points along the scene's diagonal: a straight line in one coordinate reference system is bent in another."""
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _SAME_PLACE = 0.1
 """Pixels: labels whose corners are no further from the image's are on its grid."""
 _LOCAL = "EPSG:3857"
@@ -64,6 +66,8 @@ class Values:
     path: str
     meaning: tuple[tuple[int, int], ...]
     """(value, label), sorted by value."""
+    colors: bool = False
+    """Whether values are 0xRRGGBB."""
 
     def labels(self, values: npt.NDArray[np.integer], where: Window) -> Labels:
         """Labels of values (y, x). Raises InputError naming a value that has no meaning."""
@@ -76,12 +80,17 @@ class Values:
             found = label[at].reshape(values.shape)
             unknown = (known[at] != values.ravel()).reshape(values.shape)
         if unknown.any():
-            value = int(values[unknown][0])
+            value = self.shown(int(values[unknown][0]))
+            listed = ", ".join(map(self.shown, known[:8].tolist())) + (", ..." if len(known) > 8 else "")
             raise InputError(
-                f"{self.path}: has the value {value} at {where}, which is no class ({_listed(known)} are); "
+                f"{self.path}: has the value {value} at {where}, which is no class ({listed} are); "
                 "say what it means in label_map, or list it under ignore"
             )
         return np.asarray(found, np.uint8)
+
+    def shown(self, value: int) -> str:
+        """A value as ``label_map`` would write it."""
+        return f"#{value:06x}" if self.colors else str(value)
 
     def unknown(self, values: npt.NDArray[np.integer]) -> dict[int, int]:
         """Values without a meaning, and how many pixels have each."""
@@ -105,15 +114,54 @@ def _byte_table(meaning: tuple[tuple[int, int], ...], signed: bool) -> npt.NDArr
     return table
 
 
-def _listed(known: npt.NDArray[np.int64]) -> str:
-    return ", ".join(map(str, known[:8].tolist())) + (", ..." if len(known) > 8 else "")
+class ValueRaster(Protocol):
+    """A raster whose pixels stand for classes."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels lie."""
+
+    @property
+    def path(self) -> str:
+        """The file as the user named it."""
+
+    @property
+    def nodata(self) -> int | None:
+        """Value of pixels without data."""
+
+    def read_labels(self, window: Window) -> npt.NDArray[np.integer]:
+        """Values (y, x) of a window."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColorRaster:
+    """A picture (or a raster with a palette) whose colours stand for classes; its values are 0xRRGGBB."""
+
+    scene: Scene
+    nodata: int | None = None
+    """Every colour may be meant, so none stands for no data."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels lie."""
+        return self.scene.grid
+
+    @property
+    def path(self) -> str:
+        """The file as the user named it."""
+        return self.scene.path
+
+    def read_labels(self, window: Window) -> npt.NDArray[np.integer]:
+        """Colours (y, x) as int32."""
+        rgb = self.scene.read(window)[0].astype(np.int32)
+        return np.asarray(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class RasterTruth:
     """A raster on the image's own pixels."""
 
-    raster: LabelRaster
+    raster: ValueRaster
     values: Values
     rescale: Rescale
 
@@ -151,10 +199,11 @@ _local = threading.local()
 
 def _warped(truth: WarpedTruth) -> WarpedVRT:
     """This thread's view of the raster on the target grid; the least recently used of several is closed."""
-    views: OrderedDict[WarpedTruth, tuple[Any, WarpedVRT]] = getattr(_local, "views", None) or OrderedDict()
+    views: OrderedDict[tuple[object, ...], tuple[Any, WarpedVRT]] = getattr(_local, "views", None) or OrderedDict()
     _local.views = views
-    if truth not in views:
-        source, grid = truth.raster.scene.source, truth.grid
+    source, grid = truth.raster.scene.source, truth.grid
+    key = (source.name, truth.raster.scene.identity, grid, truth.finer)
+    if key not in views:
         base = rasterio.open(source.name, driver=source.driver)
         view = WarpedVRT(
             base,
@@ -167,12 +216,12 @@ def _warped(truth: WarpedTruth) -> WarpedVRT:
             resampling=Resampling.mode if truth.finer else Resampling.nearest,
             add_alpha=True,
         )
-        views[truth] = base, view
+        views[key] = base, view
         while len(views) > _OPEN_FILES:
             for file in reversed(views.popitem(last=False)[1]):
                 file.close()
-    views.move_to_end(truth)
-    return views[truth][1]
+    views.move_to_end(key)
+    return views[key][1]
 
 
 @contextmanager
@@ -226,6 +275,11 @@ class VectorTruth:
         return len(_polygons(self).areas)
 
     @property
+    def apart(self) -> bool:
+        """Whether the file has features, all of them in another place; a scene without any is a fair example."""
+        return _polygons(self).apart
+
+    @property
     def areas(self) -> tuple[npt.NDArray[Any], Labels]:
         """Polygons (n,) in (column, row) of the target grid, as far as they touch it, and their labels (n,)."""
         drawn = _polygons(self)
@@ -238,6 +292,7 @@ class _Drawn:
     """Polygons in (column, row) of the target grid, in the order in which they are drawn."""
     labels: Labels
     tree: shapely.STRtree
+    apart: bool
 
 
 _loading = threading.Lock()
@@ -258,7 +313,7 @@ def _polygons(truth: VectorTruth) -> _Drawn:
 
 def _load(truth: VectorTruth) -> _Drawn:
     columns = [name for name in (truth.attribute, *(name for name, _ in truth.ignore_where)) if name is not None]
-    crs, shapes, fields = _read_vectors(truth, list(dict.fromkeys(columns)))
+    crs, shapes, fields, apart = _read_vectors(truth, list(dict.fromkeys(columns)))
     labels = np.zeros(len(shapes), np.uint8)
     meaning = dict(truth.meaning)
     if truth.attribute is None:
@@ -280,11 +335,13 @@ def _load(truth: VectorTruth) -> _Drawn:
     areas, owner = areas[order], owner[order]
     tree = shapely.STRtree(areas)
     tree.query(shapely.box(0, 0, 1, 1))  # it is built by the first query, which must be one thread's alone
-    return _Drawn(areas, labels[owner], tree)
+    return _Drawn(areas, labels[owner], tree, apart)
 
 
-def _read_vectors(truth: VectorTruth, columns: list[str]) -> tuple[CRS | None, npt.NDArray[Any], Mapping[str, Any]]:
-    """Coordinate reference system, geometries near the scene, and columns."""
+def _read_vectors(
+    truth: VectorTruth, columns: list[str]
+) -> tuple[CRS | None, npt.NDArray[Any], Mapping[str, Any], bool]:
+    """Coordinate reference system, geometries near the scene, columns, and whether all features lie elsewhere."""
     from pyproj import CRS
 
     path = truth.path
@@ -297,7 +354,8 @@ def _read_vectors(truth: VectorTruth, columns: list[str]) -> tuple[CRS | None, n
         except (ArrowInvalid, ValueError, OSError) as error:
             raise InputError(f"{path}: cannot be read as GeoParquet: {_first_line(error)}") from error
         _check_columns(path, columns, [str(name) for name in frame.columns])
-        return frame.crs, np.asarray(frame.geometry.array), {name: frame[name].to_numpy() for name in columns}
+        apart = _is_apart(truth.grid, frame.crs, tuple(frame.total_bounds))
+        return frame.crs, np.asarray(frame.geometry.array), {name: frame[name].to_numpy() for name in columns}, apart
     try:
         layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
         layer = truth.layer or (layers[0] if len(layers) == 1 else None)
@@ -309,12 +367,14 @@ def _read_vectors(truth: VectorTruth, columns: list[str]) -> tuple[CRS | None, n
         info = pyogrio.read_info(path, layer=layer)
         crs = None if info["crs"] is None else CRS.from_user_input(info["crs"])
         _check_columns(path, columns, [str(name) for name in info["fields"]])
-        bbox = None if info["total_bounds"] is None else _bbox(truth.grid, crs, info["total_bounds"])
+        bounds = info["total_bounds"] if info["features"] else None
+        bbox = None if bounds is None else _bbox(truth.grid, crs, bounds)
         meta, _, wkb, data = pyogrio.raw.read(path, layer=layer, columns=columns, force_2d=True, bbox=bbox)
         shapes = shapely.from_wkb(wkb, on_invalid="fix")
     except (DataSourceError, DataLayerError, ValueError, shapely.errors.ShapelyError) as error:
         raise InputError(f"{path}: cannot be read as a vector file: {_first_line(error)}") from error
-    return crs, shapes, dict(zip(meta["fields"], data, strict=True))
+    apart = bounds is not None and _is_apart(truth.grid, crs, bounds)
+    return crs, shapes, dict(zip(meta["fields"], data, strict=True)), apart
 
 
 def _check_columns(path: Path, columns: list[str], there: list[str]) -> None:
@@ -337,6 +397,14 @@ def _bbox(grid: Grid, crs: CRS | None, bounds: tuple[float, ...]) -> tuple[float
         return None  # across the date line
     margin = 0.02 * (high - low)
     return float(low[0] - margin[0]), float(low[1] - margin[1]), float(high[0] + margin[0]), float(high[1] + margin[1])
+
+
+def _is_apart(grid: Grid, crs: CRS | None, bounds: tuple[float, ...]) -> bool:
+    """Whether features within ``bounds`` cannot lie on the grid."""
+    near = _bbox(grid, crs, bounds)
+    if near is None or not np.isfinite(bounds).all():
+        return False
+    return not shapely.box(*near).intersects(shapely.box(*bounds))
 
 
 def _outline(grid: Grid) -> npt.NDArray[np.float64]:
@@ -404,12 +472,17 @@ def open_truth(pair: Pair, spec: DatasetSpec, image: Grid, target: Grid, rescale
         raise InputError(f"{path}: is not there; expected the labels of {pair.image.name}")
     if path.suffix.lower() in VECTORS:
         truth = _open_vectors(pair, spec, target)
-        if not truth.count:
+        if truth.apart:
             raise InputError(
                 f"{path}: none of its polygons lies on {pair.image.name}; is its coordinate reference system right?"
             )
         return truth
-    raster = open_labels(path)
+    if any(_COLOR.fullmatch(value) for value in pair.reading.label_map):
+        colors = ColorRaster(open_scene(path, expected=3))
+        if not _same_grid(image, colors.grid, pair):
+            raise InputError(f"{path}: its colours stand for classes, so it needs the same grid as {pair.image.name}")
+        return RasterTruth(colors, _values(pair, spec, None), rescale)
+    raster = _open_raster(path)
     values = _values(pair, spec, raster)
     if _same_grid(image, raster.grid, pair):
         return RasterTruth(raster, values, rescale)
@@ -418,21 +491,36 @@ def open_truth(pair: Pair, spec: DatasetSpec, image: Grid, target: Grid, rescale
     return WarpedTruth(raster, values, target, _is_finer(raster.grid, target))
 
 
-def _values(pair: Pair, spec: DatasetSpec, raster: LabelRaster) -> Values:
-    """What raster values mean: what ``label_map`` says, or else the ids of the classes; nodata and 255 are unknown."""
-    meaning = {IGNORE: IGNORE}
+def _open_raster(path: Path) -> LabelRaster:
+    try:
+        return open_labels(path)
+    except InputError as error:
+        if re.search(r"has [34] bands; expected one band", str(error)):
+            hint = 'if its colours stand for classes, say so: label_map = { "#ff0000" = "name of a class", ... }'
+            raise InputError(f"{error}; {hint}") from error
+        raise
+
+
+def _values(pair: Pair, spec: DatasetSpec, raster: LabelRaster | None) -> Values:
+    """What raster values mean: what ``label_map`` says, or else the ids of the classes; nodata and 255 are unknown.
+
+    Without a ``raster`` the values are colours.
+    """
     listed = pair.reading.label_map
+    meaning = {} if raster is None else {IGNORE: IGNORE}
     if listed:
         for text, wanted in listed.items():
-            if not text.lstrip("-").isdigit():
+            if raster is None and not _COLOR.fullmatch(text):
+                raise InputError(f"{pair.labels}: label_map names {text!r} besides colours; expected colours only")
+            if raster is not None and not text.lstrip("-").isdigit():
                 raise InputError(f"{pair.labels}: label_map names {text!r}, but the labels are a raster of numbers")
-            meaning[int(text)] = _id(spec, wanted)
+            meaning[int(text) if raster is not None else int(text[1:], 16)] = _id(spec, wanted)
     else:
         meaning |= {i: i for i in range(len(spec.classes))}
     meaning |= dict.fromkeys(spec.ignore, IGNORE)
-    if raster.nodata is not None and str(raster.nodata) not in listed:
+    if raster is not None and raster.nodata is not None and str(raster.nodata) not in listed:
         meaning[raster.nodata] = IGNORE
-    return Values(str(pair.labels), tuple(sorted(meaning.items())))
+    return Values(str(pair.labels), tuple(sorted(meaning.items())), colors=raster is None)
 
 
 def _id(spec: DatasetSpec, wanted: int | str) -> int:

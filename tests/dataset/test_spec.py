@@ -1,0 +1,188 @@
+"""What the user writes is understood, or refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dataset_files import CLASSES, dataset
+
+from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, list_pairs, parse_gsd, read_spec
+from tileseg.errors import InputError, UsageError
+
+
+def pairs_of(path: Path) -> tuple[list[Pair], list[str]]:
+    return list_pairs(read_spec(path), path.parent)
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_spec(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert caught.value.exit_code == 42
+    return str(caught.value)
+
+
+def test_entries_complete_what_they_say_by_the_top_of_the_file(tmp_path: Path) -> None:
+    path = dataset(
+        tmp_path,
+        """
+        label_map = { 0 = "ground", 255 = "building", 7 = "ignore" }
+        weight = 2
+        credits = ["somebody, CC BY 4.0"]
+        [[scenes]]
+        image = "a.tif"
+        labels = "a_labels.tif"
+        [[scenes]]
+        split = "validate"
+        image = "deep/b.tif"
+        labels = "b.geojson"
+        label_map = { 3 = 2 }
+        weight = 0.5
+        """,
+    )
+    (first, second), problems = pairs_of(path)
+    assert problems == []
+    assert (first.name, first.split, first.image, first.labels) == (
+        "a", "train", tmp_path / "a.tif", tmp_path / "a_labels.tif",
+    )  # fmt: skip
+    assert (first.reading.weight, second.reading.weight) == (2, 0.5)
+    assert first.reading.label_map == {"0": "ground", "255": "building", "7": "ignore"}
+    assert second.reading.label_map == {"3": 2}
+    assert (second.name, second.split) == ("b", "validate")
+    spec = read_spec(path)
+    assert [spec.id_of(m) for m in ("water", "ignore", 1, 255, "sea", 3)] == [2, IGNORE, 1, IGNORE, None, None]
+    assert spec.background == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "lists no scenes"),
+        ("[[scenes]]\nimage = 'a.tif'", "scenes.0.labels"),
+        ("[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nlabel = 3", "scenes.0.label: Extra inputs"),
+        ("[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nsplit = 'test'", "'train' or 'validate'"),
+        ("[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nlabel_map = { 1 = 'hut' }", "1 = 'hut': no such class"),
+        ("[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nclass = 'hut'", "class = 'hut'"),
+        ("[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nimage_bands = [1]", "expected 3 numbers"),
+        ("[[folders]]\nimages = '*/a.tif'\nlabels = 'l'", "one star in the file's name"),
+        ("[[folders]]\nimages = 'i'\nlabels = 'l'\nvalidate = '('", "no regular expression"),
+        ("[[folders]]\nimages = 'i'\nlabels = 'l'\nvalidate = 1.5", "between 0 and 1"),
+        ("ground_sample_distance = 0\n[[voc]]\nroot = '.'", "greater than 0"),
+        ("scenes = 3", "not TOML"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    path = dataset(tmp_path, text)
+    if told == "not TOML":
+        path.write_text("scenes = [")
+    assert told in refusal(path)
+
+
+def test_classes_have_names_of_their_own(tmp_path: Path) -> None:
+    twice = CLASSES.replace("water", "building")
+    assert "two classes are called 'building'" in refusal(dataset(tmp_path, "[[voc]]\nroot = '.'", twice))
+    reserved = CLASSES.replace("water", "ignore")
+    assert "cannot be called 'ignore'" in refusal(dataset(tmp_path, "[[voc]]\nroot = '.'", reserved))
+    assert "cannot be read" in refusal(tmp_path / "missing.toml")
+
+
+def test_folders_pair_files_by_stem_in_natural_order(tmp_path: Path) -> None:
+    touch(tmp_path, "image/10.jpg", "image/2.JPG", "image/1.png", "image/notes.txt", "label/1.png", "label/2.png")
+    touch(tmp_path, "label/10.tif", "label/11.png")
+    path = dataset(tmp_path, "[[folders]]\nimages = 'image'\nlabels = 'label'\nvalidate = ['2']")
+    pairs, problems = pairs_of(path)
+    assert [(p.name, p.split, p.image.name, p.labels.name) for p in pairs] == [
+        ("1", "train", "1.png", "1.png"),
+        ("2", "validate", "2.JPG", "2.png"),
+        ("10", "train", "10.jpg", "10.tif"),
+    ]
+    assert len(problems) == 1
+    assert "11.png: has no image" in problems[0]
+
+
+def test_a_star_pairs_files_in_one_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "x_rgb.tif", "y_rgb.tif", "z_rgb.tif", "x_mask.tif", "y_mask.tif", "_rgb.tif", "all.geojson")
+    path = dataset(tmp_path, "[[folders]]\nimages = '*_rgb.tif'\nlabels = '*_mask.tif'\nvalidate = '[yw]'")
+    pairs, problems = pairs_of(path)
+    assert [(p.name, p.split) for p in pairs] == [("x", "train"), ("y", "validate")]
+    assert len(problems) == 1
+    assert "z_rgb.tif: has no labels" in problems[0]
+    path = dataset(tmp_path, "[[folders]]\nimages = '*_rgb.tif'\nlabels = 'all.geojson'\nsplit = 'validate'")
+    pairs, problems = pairs_of(path)
+    assert problems == []
+    assert {(p.split, p.labels.name) for p in pairs} == {("validate", "all.geojson")}
+
+
+def test_a_share_is_drawn_by_seed_and_stays_when_images_are_added(tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(40)]
+    for name in names:
+        touch(tmp_path, f"image/{name}", f"label/{name}")
+    text = "[[folders]]\nimages = 'image'\nlabels = 'label'\nvalidate = 0.25\n"
+
+    def drawn(extra: str = "") -> set[str]:
+        return {p.name for p in pairs_of(dataset(tmp_path, text + extra))[0] if p.split == "validate"}
+
+    first = drawn()
+    assert len(first) == 10
+    assert drawn() == first
+    assert drawn("seed = 1") != first
+    for i in range(40, 44):
+        touch(tmp_path, f"image/{i}.png", f"label/{i}.png")
+    assert len(drawn() & first) >= 8
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("images = 'nowhere'\nlabels = 'label'", "nowhere: is no folder"),
+        ("images = 'image'\nlabels = 'label'", "image: no images there"),
+        ("images = 'label'\nlabels = 'label'\nvalidate = ['b']", "validate names 'b'"),
+        ("images = 'label'\nlabels = 'label'\nvalidate = 'b+'", "matches none of a"),
+    ],
+)
+def test_folders_that_do_not_fit_are_problems(tmp_path: Path, entry: str, told: str) -> None:
+    touch(tmp_path, "image/notes.txt", "label/a.png")
+    pairs, problems = pairs_of(dataset(tmp_path, f"[[folders]]\n{entry}"))
+    assert pairs == []
+    assert len(problems) == 1
+    assert told in problems[0]
+
+
+def test_pascal_voc(tmp_path: Path) -> None:
+    touch(tmp_path, "voc/JPEGImages/b.png")
+    lists = tmp_path / "voc/ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("2007_1\n2007_2\n")
+    (lists / "val.txt").write_text("b\n")
+    pairs, problems = pairs_of(dataset(tmp_path, "[[voc]]\nroot = 'voc'"))
+    assert problems == []
+    voc = tmp_path / "voc"
+    assert [(p.name, p.split, p.image, p.labels) for p in pairs] == [
+        ("2007_1", "train", voc / "JPEGImages/2007_1.jpg", voc / "SegmentationClass/2007_1.png"),
+        ("2007_2", "train", voc / "JPEGImages/2007_2.jpg", voc / "SegmentationClass/2007_2.png"),
+        ("b", "validate", voc / "JPEGImages/b.png", voc / "SegmentationClass/b.png"),
+    ]
+    _, problems = pairs_of(dataset(tmp_path, "[[voc]]\nroot = 'voc'\ntrain = 'trainaug'"))
+    assert "trainaug.txt: cannot be read" in problems[0]
+
+
+def test_names_are_unique(tmp_path: Path) -> None:
+    text = "".join(f"[[scenes]]\nimage = '{d}/a.tif'\nlabels = 'b.tif'\n" for d in "xyz")
+    pairs, _ = pairs_of(dataset(tmp_path, text))
+    assert [p.name for p in pairs] == ["a", "a-2", "a-3"]
+
+
+def test_the_ground_sample_distance_asked_for_comes_first(tmp_path: Path) -> None:
+    spec = read_spec(dataset(tmp_path, "ground_sample_distance = 0.3\n[[voc]]\nroot = '.'"))
+    assert isinstance(spec, DatasetSpec)
+    assert [parse_gsd(value, spec) for value in (None, "native", 1, 0.15)] == [0.3, None, 1.0, 0.15]
+    with pytest.raises(UsageError, match="--gsd -1"):
+        parse_gsd(-1, spec)
