@@ -66,6 +66,36 @@ def test_a_window_option_is_the_networks_input() -> None:
     assert all(b % t == 0 for b, t in zip(made.block, made.tile, strict=True))
 
 
+@given(
+    sizes,
+    st.sampled_from([Fraction(1, 4), Fraction(2, 9), Fraction(1, 15), Fraction(5, 4), Fraction(3)]),
+    st.sampled_from([(Fraction(1),), (Fraction(1, 2), Fraction(1), Fraction(3, 2))]),
+    st.sampled_from([None, 832]),
+)
+def test_resampled_scenes_are_covered_too(scene, base, scales, window) -> None:
+    made = plan(
+        scene, scales=tuple(base * s for s in scales), base=base, window=window, max_memory=None if window else 8 << 30
+    )
+    assert made.exact
+    assert sum(b.core.pixels for b in made) == scene[0] * scene[1]
+    for scale in made.scales:
+        assert all((side * scale).denominator == 1 and side * scale % 16 == 0 for side in made.tile)
+    if window:
+        assert all(832 - made.align * base < side <= 832 for side in made.window_at(base))
+    else:
+        assert made.memory.total <= 8 << 30
+
+
+def test_the_finer_the_scene_the_larger_its_tiles() -> None:
+    quarter = Fraction(1, 4)
+    fine, as_trained = plan((20000, 20000), scales=(quarter,), base=quarter), plan((5000, 5000))
+    assert [int(side * quarter) for side in fine.tile] == pytest.approx(as_trained.tile, abs=16)
+    thrice = plan((5000, 5000), scales=(Fraction(3),), base=Fraction(3))
+    assert max(thrice.window_at(Fraction(3))) <= 2048 + 2 * 160
+    with pytest.raises(UsageError, match=r"--window 320 leaves no core.*expected at least 336"):
+        plan((5000, 5000), scales=(quarter,), base=quarter, window=320)
+
+
 def test_scene_size_does_not_change_memory() -> None:
     assert plan((32768, 32768)).memory == plan((8192, 8192)).memory
 

@@ -28,12 +28,22 @@ def test_text_with_commas_becomes_lists() -> None:
         ({"colour": "red"}, "--colour"),
         ({"max_memory": "lots"}, "--max-memory"),
         ({"min_erea": "1"}, "--min-erea"),
+        ({"gsd": "coarse"}, "--gsd: .*expected auto, native or metres"),
+        ({"gsd": "0"}, "--gsd"),
+        ({"gsd": "nan"}, "--gsd"),
     ],
 )
 def test_mistakes_are_told_in_one_line(options, told) -> None:
     with pytest.raises(UsageError, match=told) as raised:
         RunSpec.parse({"scene": "a.tif", **options})
     assert "\n" not in str(raised.value)
+
+
+def test_ground_sample_distance_is_a_word_or_metres() -> None:
+    assert RunSpec.parse({"scene": "a.tif"}).gsd == "auto"
+    assert RunSpec.parse({"scene": "a.tif", "gsd": "native"}).gsd == "native"
+    assert RunSpec.parse({"scene": "a.tif", "gsd": "0.25"}).gsd == 0.25
+    assert RunSpec.parse({"scene": "a.tif", "gsd": 2}).gsd == 2.0
 
 
 def test_default_folder_is_named_after_the_scene() -> None:

@@ -7,9 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tileseg.errors import UsageError
-from tileseg.tta import alignment, back_margin, parse_scale, polyphase, view_halo, view_margin, views
+from tileseg.tta import (
+    LARGEST_TERM,
+    alignment,
+    back_margin,
+    nearby_scale,
+    parse_scale,
+    polyphase,
+    view_halo,
+    view_margin,
+    views,
+)
 
 SCALES = [Fraction(1, 2), Fraction(3, 4), Fraction(1), Fraction(5, 4), Fraction(3, 2), Fraction(2), Fraction(1, 3)]
+SCALES += [Fraction(1, 4), Fraction(2, 9), Fraction(3)]
 scales = st.sampled_from(SCALES)
 
 
@@ -85,3 +96,41 @@ def test_scales_are_exact() -> None:
             parse_scale(bad)
     with pytest.raises(UsageError, match="97/100"):
         parse_scale(Fraction(97, 100))
+
+
+@given(st.floats(1 / 32, 8))
+def test_a_nearby_scale_is_near_and_no_simpler_one_is(wished: float) -> None:
+    scale = nearby_scale(wished)
+    assert 1 / 1.1 <= float(scale) / wished <= 1.1
+    smaller, larger = sorted((scale.numerator, scale.denominator))
+    assert larger <= LARGEST_TERM
+    simpler = [
+        Fraction(*sorted((a, b), reverse=wished >= 1)) for a in range(1, smaller) for b in range(a, LARGEST_TERM + 1)
+    ]
+    assert all(not 1 / 1.1 < float(other) / wished < 1.1 for other in simpler)
+    # Nor is one nearer that costs the same.
+    rivals = [Fraction(smaller, b) if wished < 1 else Fraction(b, smaller) for b in range(smaller, LARGEST_TERM + 1)]
+    assert abs(scale - Fraction(wished)) == min(abs(other - Fraction(wished)) for other in rivals) or wished < 1
+
+
+@pytest.mark.parametrize(
+    ("wished", "scale"),
+    [
+        (0.0742 / 0.3, "1/4"), (0.06601 / 0.3, "2/9"), (1 / 3, "1/3"), (0.5, "1/2"), (0.7, "2/3"), (0.8, "3/4"),
+        (1.05, "1"), (1.21, "5/4"), (1.25, "4/3"), (2.9, "3"), (3.4, "7/2"), (0.02 / 0.3, "1/15"),
+    ],
+)  # fmt: skip
+def test_nearby_scales(wished, scale) -> None:
+    assert nearby_scale(wished) == Fraction(scale)
+
+
+def test_far_scales_are_refused() -> None:
+    for wished in (1 / 40, 9.0, 1000.0):
+        with pytest.raises(UsageError, match="1/32 to 8"):
+            nearby_scale(wished)
+
+
+def test_decimals_are_not_bent_out_of_shape() -> None:
+    assert parse_scale("0.333") == Fraction(1, 3)
+    with pytest.raises(UsageError, match="1/32"):
+        parse_scale("1/40")
