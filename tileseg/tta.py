@@ -24,7 +24,7 @@ LARGEST_TERM = 32
 """p and q of a scale at the most: windows are multiples of stride x q, so a large q makes windows unusable."""
 LARGEST_SCALE = 8
 """Views that are larger yet cost 64 times the scene's pixels and show nothing more."""
-NEARBY = 1.1
+NEARBY = 1.06
 """How far, as a factor, a scale may be from what was wished for the sake of small terms: objects look the same size."""
 
 
@@ -97,12 +97,12 @@ def parse_scale(text: str | float | Fraction) -> Fraction:
 
 
 def nearby_scale(wished: float) -> Fraction:
-    """A scale within a tenth of the one wished for that is cheap: the smaller of its terms as small as can be.
+    """A cheap scale within 6 % of the one wished for: the smaller of its terms as small as can be, then the nearest.
 
     The filters grow with the smaller term, and the pixels of which windows are multiples with the other. Raises
     UsageError where there is none between 1/LARGEST_TERM and LARGEST_SCALE.
     """
-    for smaller in range(1, LARGEST_SCALE + 1):
+    for smaller in range(1, LARGEST_TERM // 2):
         larger = round(smaller * max(wished, 1 / wished))
         scale = Fraction(larger, smaller) if wished >= 1 else Fraction(smaller, larger)
         near = max(float(scale) / wished, wished / float(scale)) <= NEARBY
