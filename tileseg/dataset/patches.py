@@ -26,6 +26,8 @@ _T = TypeVar("_T")
 
 _STRIP = 1024
 """Pixels: side of the windows in which labels are counted."""
+_RAREST = 0.01
+"""Share below which a class is not drawn more often still: the same few places would fill the batches."""
 _TRIES = 8
 _MOST_UNKNOWN = 0.75
 """Share of a patch without a known class above which another one is drawn."""
@@ -70,7 +72,7 @@ class PatchSampler:
     """Draws batches of patches from scenes: ``batch(step)`` is a pure function of seed and step.
 
     Of the patches, a share ``balance`` is drawn around a pixel of a class that is drawn first, rarer classes being
-    more likely (with the inverse square root of their share); the others around any pixel whose class is known.
+    more likely (with the inverse square root of their share, down to 1 %); the others around any pixel whose class is known.
     ``rare`` names the ids of the former classes; by default they are all that occur and are no background.
     Everywhere the pixel is anywhere in the patch. Scenes count by known pixels times their weight. Scenes smaller than
     a patch are continued by reflection, with IGNORE as label.
@@ -102,7 +104,7 @@ class PatchSampler:
             raise InputError("no pixel of the training scenes has a known class")
         wanted = [i for i, info in enumerate(infos) if not info.background] if rare == "auto" else list(rare)
         present = [i for i in wanted if i < classes and totals[i]]
-        chances = 1 / np.sqrt(totals[present]) if present else np.zeros(0)
+        chances = 1 / np.sqrt(np.maximum(totals[present] / totals.sum(), _RAREST)) if present else np.zeros(0)
         self._rare = tuple(present)
         self._chances = np.cumsum(chances / chances.sum()) if present else chances
         cells, offsets = [], [0]
