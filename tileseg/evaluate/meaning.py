@@ -43,8 +43,9 @@ def agree(
 
     The classes are those of the truth, if it names them; ``names`` gives or replaces them, by id. Values are matched
     by name where both sides have names, else by id. The maps are texts such as ``building=1`` (value or name of that
-    side = name or id of a class, or ``ignore``); ``*=0`` stands for all others. Values of the prediction that its map
-    leaves out are background. Raises UsageError where something has no counterpart.
+    side = name or id of a class, or ``ignore``); ``*=0`` stands for all others that no class is called like. Values of
+    the prediction that its map leaves out, and that no class is called like, are background. Raises UsageError where
+    something has no counterpart.
     """
     to_truth, to_prediction = _parse("--map-truth", map_truth), _parse("--map", map_prediction)
     classes, notices = _classes(truth, prediction, names, to_truth, to_prediction)
@@ -189,12 +190,13 @@ def _assign(
         shown = name or value
         if value in given:
             continue
-        if wanted and (rest is not None or rest_is_background):
+        named = name is not None and name.casefold() in by_name
+        if wanted and not named and (rest is not None or rest_is_background):
             default = rest if rest is not None else background
             if default is None:
                 raise UsageError(f"{option}: say what {shown} is among {_names(classes)}, or {REST}=... for all others")
             given[value] = default
-            if rest is None and name is not None and name != classes[default].name:
+            if rest is None and name is not None:
                 left.append(name)
             continue
         given[value] = _by_default(side, value, name, classes, by_name, option)

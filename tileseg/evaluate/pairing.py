@@ -121,13 +121,15 @@ def _grid_around(truth: Side, prediction: Side, pixel: float) -> Grid:
     """A grid over all polygons, in the truth's coordinates if they are metres, else in UTM."""
     (crs, first), (other_crs, second) = bounds(truth.path), bounds(prediction.path)
     target: CRS | None = crs
-    if crs is not None and not crs.is_projected:
+    if crs is not None and not crs.is_projected and np.isfinite(first).all():
         from pyproj import CRS
 
         lon, lat = (first[0] + first[2]) / 2, (first[1] + first[3]) / 2
         zone = int((lon + 180) // 6) % 60 + 1
         target = CRS.from_epsg((32600 if lat >= 0 else 32700) + zone)
-    boxes = [_moved(first, crs, target), _moved(second, other_crs, target)]
+    boxes = [_moved(box, its, target) for box, its in ((first, crs), (second, other_crs)) if np.isfinite(box).all()]
+    if not boxes:
+        raise InputError(f"{truth.path}: has no polygon, nor has {prediction.path}")
     left, bottom = min(b[0] for b in boxes), min(b[1] for b in boxes)
     right, top = max(b[2] for b in boxes), max(b[3] for b in boxes)
     height, width = (max(1, math.ceil(size / pixel)) for size in (top - bottom, right - left))
@@ -184,6 +186,17 @@ def pair_files(
 
 
 @dataclass(frozen=True)
+class Nothing:
+    """The labels of a vector file without polygons."""
+
+    background: int
+
+    def read(self, window: Window) -> Labels:
+        """(y, x) uint8: all the same."""
+        return np.full((window.height, window.width), self.background, np.uint8)
+
+
+@dataclass(frozen=True)
 class SceneTruth:
     """The labels of a dataset's scene."""
 
@@ -212,6 +225,8 @@ def pair_scene(scene: LabelledScene, prediction: Side, meaning: Meaning) -> Pair
 def _open(side: Side, values: Mapping[str, int], meaning: Meaning, grid: Grid) -> Truth:
     """A side's labels on a grid, read as the labels of a dataset are."""
     infos = meaning.classes
+    if side.empty:
+        return Nothing(next((i for i, info in enumerate(infos) if info.background), IGNORE))
     spec = DatasetSpec(classes=infos, scenes=(SceneEntry(image="-", labels=str(side.labels)),))
     if ALL in values:
         label = values[ALL]

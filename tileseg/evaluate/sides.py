@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,8 @@ class Side:
     """The mosaic of a run, which may hold probabilities."""
     scene: Path | None = None
     """The image that a run was made of."""
+    empty: bool = False
+    """Polygons, but not a single one."""
 
     @property
     def is_vector(self) -> bool:
@@ -146,8 +149,9 @@ def _vectors(path: Path, attribute: str | None) -> Side:
         raise UsageError(f"{path}: has no column {attribute!r}; it has {', '.join(columns) or 'none'}")
     if attribute is None and "class_name" in columns:
         attribute = "class_name"
-    if attribute is None:
-        return Side(path, path, None, {ALL: None})
+    empty = not np.isfinite(bounds(path)[1]).all()
+    if attribute is None or empty:
+        return Side(path, path, None, {ALL: None}, empty=empty)
     found = sorted({_text(value) for value in _column(path, attribute)})
     if len(found) > _MOST_VALUES:
         raise InputError(f"{path}: {attribute} has {len(found)} different values; expected classes")
@@ -193,7 +197,7 @@ def _text(value: Any) -> str:
 
 
 def bounds(path: Path) -> tuple[CRS | None, tuple[float, float, float, float]]:
-    """Coordinate reference system of a vector file, and left, bottom, right, top of its polygons."""
+    """Coordinate reference system of a vector file, and left, bottom, right, top of its polygons (NaN: none)."""
     if _is_parquet(path):
         import geopandas
 
@@ -202,7 +206,7 @@ def bounds(path: Path) -> tuple[CRS | None, tuple[float, float, float, float]]:
     else:
         info = pyogrio.read_info(path, force_total_bounds=True)
         crs, box = info["crs"], info["total_bounds"]
-    left, bottom, right, top = (float(v) for v in box)
+    left, bottom, right, top = (math.nan,) * 4 if box is None else (float(v) for v in box)
     from pyproj import CRS
 
     return None if crs is None else CRS.from_user_input(crs), (left, bottom, right, top)
