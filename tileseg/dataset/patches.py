@@ -71,10 +71,11 @@ def _count_scene(scene: LabelledScene, classes: int, side: int) -> npt.NDArray[n
 class PatchSampler:
     """Draws batches of patches from scenes: ``batch(step)`` is a pure function of seed and step.
 
-    Of the patches, a share ``balance`` is drawn around a pixel of a class that is drawn first, rarer classes being
-    more likely (with the inverse square root of their share, down to 1 %); the others around any pixel whose class is known.
+    Of the patches, a share ``balance`` is drawn around a cell that has pixels of a class, which is drawn first, rarer
+    classes being more likely (with the inverse square root of their share, down to 1 %); the others around any pixel
+    whose class is known.
     ``rare`` names the ids of the former classes; by default they are all that occur and are no background.
-    Everywhere the pixel is anywhere in the patch. Scenes count by known pixels times their weight. Scenes smaller than
+    The pixel may be anywhere in its patch. Scenes count by known pixels times their weight. Scenes smaller than
     a patch are continued by reflection, with IGNORE as label.
     """
 
