@@ -46,6 +46,7 @@ with _silent():
 __all__ = [
     "NAME",
     "OUT_OF_MEMORY",
+    "batch_norm_kernel",
     "compile",
     "compile_update",
     "configure",
@@ -151,3 +152,9 @@ def _traced_once(function: Any) -> Callable[..., Any]:
 def to_numpy(tensor: Any) -> npt.NDArray[Any]:
     """A tensor as an array in the host's memory."""
     return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def batch_norm_kernel(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    """(n, y, x, channel) normalised by the batch, and its mean and variance per channel in float32. TensorFlow only."""
+    gamma, beta = (tf.cast(weights, tf.float32) for weights in (gamma, beta))
+    return tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, epsilon=epsilon, is_training=True)  # type: ignore[no-any-return]

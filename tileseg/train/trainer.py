@@ -26,7 +26,9 @@ from tileseg.errors import InputError, Interrupted, TilesegError, UsageError
 from tileseg.ledger import Ledger, write_atomic
 from tileseg.nn.backend import configure, keras
 from tileseg.nn.bundle import load_bundle, save_bundle
-from tileseg.nn.card import resolve_model
+from tileseg.nn.card import load_card, resolve_model
+from tileseg.nn.encoder_weights import load_encoder_weights
+from tileseg.nn.fused import fuse
 from tileseg.nn.unet import build_network, part_of, training_model
 from tileseg.train.augment import Augmenter
 from tileseg.train.checkpoint import Checkpoint, Progress, Store
@@ -38,7 +40,7 @@ from tileseg.train.rates import learning_rate
 from tileseg.train.spec import ALGORITHM, TrainSpec
 from tileseg.train.step import Trained, compile_labels, compile_step, computing_in
 from tileseg.train.validation import Place, Score, read_unit, validate, window_side
-from tileseg.train.values import Values, values_of
+from tileseg.train.values import Values, values_like, values_of
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 _FORWARD_SHARE = 1 / 3
@@ -118,6 +120,8 @@ class _Training:
         spec = self.spec
         found = statistics(self.dataset.train, classes=len(self.classes))
         self.values = values_of(spec, self.dataset.dtype, found)
+        if spec.init is not None:
+            self.values = values_like(load_card(resolve_model(spec.init)), self.values)
         self._build(_loss(spec, self.dataset, found))
         checkpoint = self.store.read(self.store.last)
         self.progress = Progress()
@@ -126,8 +130,6 @@ class _Training:
         elif spec.init is not None:
             _start_from(self.network, spec.init)
         elif spec.encoder_weights is not None:
-            from tileseg.nn.encoder_weights import load_encoder_weights
-
             load_encoder_weights(self.model, spec.encoder_weights)
         self._choose_places()
         with Journal(self.folder, [info.name for info in self.classes], self.progress.step) as self.journal:
@@ -135,9 +137,11 @@ class _Training:
             try:
                 self._loop()
             except Interrupted:
-                self._finish(self._best_score(full=False), done=False)
+                if not self.store.best.exists():
+                    with self._averaged():
+                        self._write_model(self.progress, None, done=False)
                 raise
-        return self._finish(self._best_score(full=True), done=True)
+        return self._finish()
 
     def _claim(self) -> TrainReport | None:
         """Make the folder ours; the report of a training that is finished already."""
@@ -169,7 +173,7 @@ class _Training:
         spec = self.spec
         keras.utils.set_random_seed(spec.seed)
         with computing_in(spec.precision):
-            self.model = build_network(spec.network, len(self.dataset.bands), len(self.classes))
+            self.model = fuse(build_network(spec.network, len(self.dataset.bands), len(self.classes)))
             self.network = training_model(self.model) if spec.network.deep_supervision else self.model
         self.trained = Trained(self.network, loss, self.values.mean, self.values.std)
         adam = PartwiseAdam(
@@ -217,7 +221,8 @@ class _Training:
         last = sys.maxsize if spec.last_step is None else spec.last_step
         batches = prefetched(make, before.step, last, ahead=spec.threads + 2, threads=spec.threads)
         with closing(batches):
-            while (share := self._share()) < 1:
+            while not self._over():
+                share = self._share()
                 self._release(self.progress.step)
                 rate = learning_rate(spec, self.progress.step, share, self.progress.plateau)
                 asked = time.monotonic()
@@ -233,16 +238,19 @@ class _Training:
                 self._note(loss, rate)
                 if self.progress.step % spec.steps_per_epoch == 0 or self._share() >= 1:
                     self._validate(before.seconds - began)
-                    if spec.patience is not None and self.progress.stale >= spec.patience:
-                        self.listener.notice(f"nothing better in {spec.patience} validations: stopped early")
-                        break
                 if self.stop.is_set():
                     self._save()
                     raise Interrupted(
                         f"stopped after step {self.progress.step}; the best model so far is in {spec.out}; "
                         "the same command goes on"
                     )
-        self._save()
+
+    def _over(self) -> bool:
+        """Whether there is nothing left to do."""
+        if self.spec.patience is not None and self.progress.stale >= self.spec.patience:
+            self.listener.notice(f"nothing better in {self.spec.patience} validations: stopped early")
+            return True
+        return self._share() >= 1
 
     def _share(self) -> float:
         """How much of the training is over."""
@@ -291,6 +299,7 @@ class _Training:
                 if best:
                     kept = replace(self.progress, best_score=score.score, best_step=self.progress.step, stale=0)
                     self.store.save(self.store.best, {"weights": self.model.weights}, kept, self.fingerprint)
+                    self._write_model(kept, score, done=False)
                 else:
                     kept = replace(self.progress, stale=self.progress.stale + 1)
                 count = self.progress.step // self.spec.steps_per_epoch
@@ -342,21 +351,22 @@ class _Training:
             checkpoint.restore("mean", self.mean.variables)
         self.progress = checkpoint.progress
 
-    def _best_score(self, *, full: bool) -> Score | None:
-        """Give the network the best weights; their score, on all windows if ``full``."""
+    def _finish(self) -> TrainReport:
+        """Score the best weights on all validation windows, and write them as the model."""
         best = self.store.read(self.store.best)
         if best is not None:
             best.restore("weights", self.model.weights)
         elif self.mean is not None:
             self.mean.swap()
-        if not full or not self.places:
-            return None
-        score = self._score(self.places)
-        if self.spec.panel_every:
+        score = self._score(self.places) if self.places else None
+        if self.places and self.spec.panel_every:
             self._draw_panel(self.folder / "panel-best.png")
-        return score
+        self._write_model(self.progress, score, done=True)
+        report = TrainReport(self.spec.out, self.progress, score)
+        write_atomic(self.folder / "summary.json", json.dumps(report.to_json(), indent=2) + "\n")
+        return report
 
-    def _finish(self, score: Score | None, *, done: bool) -> TrainReport:
+    def _write_model(self, progress: Progress, score: Score | None, *, done: bool) -> None:
         """Write the model folder from the network's weights."""
         spec, dataset = self.spec, self.dataset
         with computing_in("float32"):
@@ -373,13 +383,8 @@ class _Training:
             dtypes=(dataset.dtype,),
             ground_sample_distance=_ground_sample_distance(dataset),
             credits=dataset.credits,
-            training={**_facts(self.progress, score), "finished": done, "spec": spec.choices()},
+            training={**_facts(progress, score), "finished": done, "spec": spec.choices()},
         )
-        write_curves(self.folder / "curves.png", self.folder, self.classes)
-        report = TrainReport(spec.out, self.progress, score)
-        if done:
-            write_atomic(self.folder / "summary.json", json.dumps(report.to_json(), indent=2) + "\n")
-        return report
 
     def _draw_panel(self, path: Path) -> None:
         if self.examples is None:
