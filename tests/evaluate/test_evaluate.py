@@ -271,6 +271,11 @@ def test_a_model_on_a_dataset(tmp_path: Path) -> None:
     page = _Links()
     page.feed((spec.out / "report.html").read_text())
     assert not page.outside
+    # With other measures, nothing is run again.
+    written = (spec.out / "runs" / "a.tileseg" / "summary.json").stat().st_mtime_ns
+    evaluate_model(model, EvaluateSpec(spec.out, polygons=False, overwrite=True))
+    assert (spec.out / "runs" / "a.tileseg" / "summary.json").stat().st_mtime_ns == written
+    assert _metrics(spec.out)["polygons"] == {}
     # The same labels from the run's folder, without running anything.
     again = evaluate_labels(
         spec.out / "runs" / "a.tileseg",
@@ -278,6 +283,17 @@ def test_a_model_on_a_dataset(tmp_path: Path) -> None:
         EvaluateSpec(tmp_path / "again", classes=tuple(c.name for c in card.classes)),
     )
     assert np.array_equal(again.total.matrix, expected)
+
+
+@pytest.mark.real_data
+def test_a_real_label_raster_against_the_polygons_that_it_was_made_of(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "buildings"
+    found = evaluate_labels(
+        folder / "banepa_1_buildings.tif", folder / "banepa_osm_buildings.geojson", EvaluateSpec(tmp_path / "out")
+    )
+    assert found.by_class()["iou"][1] > 0.97
+    assert found.by_class()["hausdorff95_m"][1] < 0.5
+    assert found.total.matchings[1].scores()[2] > 0.9
 
 
 def test_help_is_quick() -> None:

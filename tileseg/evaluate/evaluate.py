@@ -126,8 +126,6 @@ def evaluate_model(
     Runs are kept in ``out/runs``: an evaluation that was stopped goes on where it was. Raises UsageError, InputError,
     and whatever a run raises.
     """
-    from tileseg.pipeline import run
-
     options = spec.options()
     spec.check_out()
     dataset = load_dataset(model.dataset, gsd="native")
@@ -138,8 +136,7 @@ def evaluate_model(
     meaning: Meaning | None = None
     scored = []
     for scene in chosen:
-        report = run(_run_spec(scene, model, spec, dataset.bands), listener)
-        side = describe_side(report.folder)
+        side = describe_side(_run(_run_spec(scene, model, spec, dataset.bands), listener, again=spec.overwrite))
         meaning = match_classes(dataset.classes, side, spec.map_prediction)
         pair = pair_scene(scene, side, meaning)
         scored.append(score(pair, meaning.classes, options, _named(progress, scene.name)))
@@ -167,10 +164,21 @@ def _run_spec(scene: LabelledScene, model: ModelSpec, spec: EvaluateSpec, bands:
             "out": folder,
             "model": model.model,
             "bands": scene.scene.bands if same else None,
-            "overwrite": spec.overwrite,
             **model.run,
         }
     )
+
+
+def _run(spec: RunSpec, listener: Listener | None, *, again: bool) -> Path:
+    """The folder of a run. One that is finished is taken as it is; with ``again``, one of other options is replaced."""
+    from tileseg.pipeline import run
+
+    try:
+        return run(spec, listener).folder
+    except UsageError:
+        if not again:
+            raise
+        return run(spec.model_copy(update={"overwrite": True}), listener).folder
 
 
 def _written(found: Evaluation, pairs: Sequence[Pair], spec: EvaluateSpec) -> Evaluation:
