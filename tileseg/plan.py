@@ -241,8 +241,11 @@ class Plan:
         width_of = 4 if self.precision == "float32" else 2
         activations = network * self.card.activation_bytes_per_pixel * width_of / 4
         core = math.prod(self.tile) * self.batch
-        # The tile as float32 on the device, the sum of views, and what is handed back.
-        device = activations + core * (4 * self.bands + 3 * 4 * classes) + 12 * self.card.parameters
+        source = math.prod(side + 2 * self.margin for side in self.tile) * self.batch * 4 * self.bands
+        # The tile as float32 on the device, a copy of it with longer edges while it is resampled, before the network
+        # has anything; the sum of views, and what is handed back.
+        copy = source if any(scale != 1 for scale in self.scales) else 0
+        device = source + max(copy, activations) + core * 3 * 4 * classes + 12 * self.card.parameters
         busy = int(self.threads * block + device)
         if self.workers == 0:
             return Memory(_DRIVER_BASE + _WORKER_BASE + busy, 0, 0)
