@@ -47,7 +47,8 @@ MOST_PIXELS = 10**12
 _PIXELS_PER_BYTE = 1 << 20
 """More in a file are taken for a damaged header: a sparse tile of 2048 x 2048 still costs 16 bytes of index."""
 _SAMPLE_WINDOW, _SAMPLE_WINDOWS = 128, 256
-_OPEN_FILES = 4
+_OPEN_FILES = 32
+"""Per thread: training draws windows from many scenes in turn, and opening a file takes longer than a window of it."""
 _SAME_TYPE = ("uint8", "int8", "uint16", "int16", "float32")
 _OTHER_TYPES = ("uint32", "int32", "uint64", "int64", "float16", "float64")
 

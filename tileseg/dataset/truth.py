@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Labels = npt.NDArray[np.uint8]
 
 _PARQUET = (".parquet", ".geoparquet")
-_OPEN_FILES = 4
+_OPEN_FILES = 32
 _STEPS = 512
 """Points along the scene's diagonal: a straight line in one coordinate reference system is bent in another."""
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
