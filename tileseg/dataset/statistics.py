@@ -58,11 +58,3 @@ def statistics(scenes: Sequence[LabelledScene], *, classes: int) -> DatasetStati
     return DatasetStatistics(
         tuple(mean.tolist()), tuple(deviation.tolist()), tuple((found / found.sum()).tolist()), count
     )
-
-
-def class_counts(scene: LabelledScene, classes: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Pixels of each class of a scene, and last those whose class is not known, (classes + 1,)."""
-    counts = np.zeros(256, np.int64)
-    for window in scene.windows(1024):
-        counts += np.bincount(scene.read_labels(window).ravel(), minlength=256)
-    return np.append(counts[:classes], counts[IGNORE])
