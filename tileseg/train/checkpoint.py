@@ -78,7 +78,7 @@ class Store:
     def read(self, path: Path) -> Checkpoint | None:
         """What was saved, or None if nothing was. Raises TilesegError if the file is damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
                 arrays = {name: file[name] for name in file.files if name != "about"}
         except FileNotFoundError:

@@ -54,8 +54,8 @@ class EventFile:
         self._file = (folder / f"events.out.tfevents.{int(time.time())}.{step}.tileseg").open("ab")
         self._record(_field(3, b"brain.Event:2"))
         if step:
-            # SessionLog START: events of this and later steps in older files are void (a killed run's).
-            self._record(_varint(2 << 3) + _varint(step) + _field(7, b"\x08\x01"))
+            # SessionLog START: events of this and later steps in older files are a killed run's, and void.
+            self._record(_varint(2 << 3) + _varint(step + 1) + _field(7, b"\x08\x01"))
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Add one value of a curve."""

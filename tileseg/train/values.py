@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.dataset.statistics import DatasetStatistics
-from tileseg.nn.card import Scaling
+from tileseg.nn.card import ModelCard, Scaling
 from tileseg.train.spec import TrainSpec
 
 
@@ -58,6 +58,16 @@ def values_of(spec: TrainSpec, dtype: str, statistics: DatasetStatistics) -> Val
             mean_unit, std_unit = np.clip(mean_unit, 0.05, 0.95), np.clip(std_unit, 0.05, 0.5)
     digits = [tuple(round(float(v), 5) for v in values) for values in (mean_unit, np.maximum(std_unit, 1e-3))]
     return Values(low, reach, spec.value_window is not None, digits[0], digits[1])
+
+
+def values_like(card: ModelCard, otherwise: Values) -> Values:
+    """As a model's card scales them, so that its weights mean what they meant; ``otherwise`` if that is per scene."""
+    scaling = card.scaling
+    if scaling.kind == "scene":
+        return otherwise
+    low, high = scaling.limits
+    mean, std = (tuple(np.broadcast_to(v, len(otherwise.mean)).tolist()) for v in (scaling.mean, scaling.std))
+    return Values(low, high - low, scaling.kind == "window", mean, std)
 
 
 def _rounded_up(value: float) -> float:

@@ -1,0 +1,315 @@
+"""Whole trainings of tiny networks on drawn scenes: what comes out, what is gone on with, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn import write_dataset
+from PIL import Image
+
+from tileseg.errors import InputError, Interrupted, LockedError, TilesegError, UsageError
+from tileseg.ledger import Ledger
+from tileseg.nn.backend import keras
+from tileseg.nn.bundle import load_bundle
+from tileseg.train.checkpoint import Store
+from tileseg.train.journal import STEPS, read_columns
+from tileseg.train.spec import TrainSpec
+from tileseg.train.trainer import TrainReport, train
+
+TINY = {
+    "network": {"width": 0.02, "encoder": "mobile"},
+    "crop": 32,
+    "batch": 2,
+    "steps": 6,
+    "steps_per_epoch": 3,
+    "warmup": 2,
+    "rate": 5e-3,
+    "threads": 1,
+}
+
+
+class Silent:
+    """A listener that counts, and may stop the training after a step."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.stop = threading.Event()
+        self.stop_after = stop_after
+        self.steps: list[int] = []
+        self.scores: list[tuple[int, bool]] = []
+        self.notices: list[str] = []
+
+    def notice(self, text) -> None:
+        self.notices.append(text)
+
+    def start(self, spec, about, progress) -> None:
+        pass
+
+    def step(self, progress, share, loss, rate) -> None:
+        self.steps.append(progress.step)
+        if progress.step == self.stop_after:
+            self.stop.set()
+
+    def validation(self, progress, score, *, best) -> None:
+        self.scores.append((progress.step, best))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("drawn"))
+
+
+def spec_of(dataset: Path, out: Path, **options) -> TrainSpec:
+    return TrainSpec.parse({"dataset": dataset, "out": out, **TINY, **options})
+
+
+def losses(out: Path) -> list[float]:
+    return read_columns(out / "training" / STEPS, "loss")[0]
+
+
+def go(spec: TrainSpec, listener: Silent | None = None) -> TrainReport:
+    listener = listener or Silent()
+    return train(spec, listener, listener.stop)
+
+
+def test_a_model_folder_comes_out(dataset, tmp_path) -> None:
+    out = tmp_path / "houses"
+    listener = Silent()
+    report = go(spec_of(dataset, out), listener)
+    model, card = load_bundle(out)
+    assert card.name == "houses"
+    assert card.bands == ("red", "green", "blue")
+    assert [info.name for info in card.classes] == ["ground", "house"]
+    assert card.ground_sample_distance == pytest.approx(0.5, abs=1e-3)
+    assert card.credits == ("drawn by tests/drawn.py",)
+    assert card.scaling.divisor == 255
+    assert len(card.scaling.mean) == 3
+    assert card.training["spec"]["network"]["width"] == 0.02
+    assert card.training["iou_house"] == pytest.approx(report.score.iou["house"], abs=1e-3)
+    assert model.output_shape == (None, None, None, 2)
+    assert listener.steps == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in listener.scores] == [3, 6]
+    assert listener.scores[0][1] is True
+    assert report.progress.step == 6
+    assert 0 < report.progress.waited + report.progress.validating < report.progress.seconds
+    folder = out / "training"
+    for name in ("curves.png", "panel-best.png"):
+        with Image.open(folder / name) as picture:
+            assert min(picture.size) > 90
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 6
+    assert not list(out.rglob("*partial*"))
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_others(dataset, tmp_path) -> None:
+    go(spec_of(dataset, tmp_path / "a", steps=3))
+    go(spec_of(dataset, tmp_path / "b", steps=3, threads=3))
+    go(spec_of(dataset, tmp_path / "c", steps=3, seed=9))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+def test_stopped_and_gone_on_equals_undisturbed(dataset, tmp_path) -> None:
+    options = {
+        "ema": 0.9,
+        "accumulate": 2,
+        "schedule": "plateau",
+        "network": {"width": 0.02, "encoder": "mobile", "dropout": 0.2},
+    }
+    whole = go(spec_of(dataset, tmp_path / "whole", **options))
+    spec = spec_of(dataset, tmp_path / "parts", **options)
+    for last in (1, 4):
+        with pytest.raises(Interrupted, match=f"step {last}; .*goes on"):
+            go(spec, Silent(stop_after=last))
+        load_bundle(spec.out)
+    again = go(spec)
+    assert losses(spec.out) == losses(tmp_path / "whole")
+    np.testing.assert_array_equal(again.score.matrix, whole.score.matrix)
+    one, other = (load_bundle(tmp_path / name)[0].get_weights() for name in ("whole", "parts"))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_finished_training_is_left_alone_unless_asked(dataset, tmp_path) -> None:
+    spec = spec_of(dataset, tmp_path / "m", steps=3)
+    go(spec)
+    before = (spec.out / "model.keras").stat().st_mtime_ns
+    listener = Silent()
+    assert go(spec, listener).already
+    assert listener.steps == []
+    assert (spec.out / "model.keras").stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match=r"--seed 1, now 2.*--overwrite"):
+        go(spec_of(dataset, spec.out, steps=3, seed=2))
+    assert not go(spec_of(dataset, spec.out, steps=3, seed=2, overwrite=True)).already
+
+
+def test_a_folder_with_another_model_is_not_written_into(dataset, tmp_path) -> None:
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds a model already"):
+        go(spec_of(dataset, tmp_path))
+
+
+def test_two_at_once_are_refused(dataset, tmp_path) -> None:
+    with Ledger(tmp_path / "training" / ".state").lock(), pytest.raises(LockedError):
+        go(spec_of(dataset, tmp_path))
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(dataset, tmp_path) -> None:
+    with pytest.raises(TilesegError, match=r"loss is (nan|inf) after step \d+.*--rate") as raised:
+        go(spec_of(dataset, tmp_path / "m", rate=1e38, warmup=0, clip=None, schedule="constant"))
+    assert raised.value.exit_code == 1
+    assert "\n" not in str(raised.value)
+
+
+def test_unfreezing_releases_the_deepest_block_first(dataset, tmp_path) -> None:
+    options = {"network": {"width": 0.02}, "unfreeze": 1, "steps_per_epoch": 1, "steps": 3}
+    spec = spec_of(dataset, tmp_path / "m", **options)
+    seen: list[dict[str, np.ndarray]] = []
+
+    class Watching(Silent):
+        def step(self, progress, share, loss, rate) -> None:
+            super().step(progress, share, loss, rate)
+            self.stop.set()
+
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            go(spec, Watching())
+        state = Store(spec.out / "training" / ".state").read(spec.out / "training" / ".state" / "last.npz")
+        seen.append(dict(state.arrays))
+    go(spec)
+    state = Store(spec.out / "training" / ".state").read(spec.out / "training" / ".state" / "last.npz")
+    seen.append(state.arrays)
+    # The order of the arrays is that of the network's variables, whose names say the block.
+    keras.utils.set_random_seed(spec.seed)
+    from tileseg.nn.unet import build_network
+
+    names = [v.path for v in build_network(spec.network, 3, 2).variables]
+
+    def moved(before, after) -> set[str]:
+        pairs = ((n, before[f"network/{i}"], after[f"network/{i}"]) for i, n in enumerate(names))
+        return {n.partition("_")[0] for n, a, b in pairs if not np.array_equal(a, b)}
+
+    assert moved(seen[0], seen[1]) >= {"block5"}
+    assert not moved(seen[0], seen[1]) & {"block1", "block2", "block3", "block4"}
+    assert moved(seen[1], seen[2]) >= {"block4", "block5"}
+    assert not moved(seen[1], seen[2]) & {"block1", "block2", "block3"}
+
+
+def test_a_training_may_start_from_a_model(dataset, tmp_path) -> None:
+    go(spec_of(dataset, tmp_path / "first", steps=3))
+    go(spec_of(dataset, tmp_path / "second", steps=1, rate=1e-9, init=tmp_path / "first"))
+    (one, card), (other, second) = load_bundle(tmp_path / "first"), load_bundle(tmp_path / "second")
+    assert second.scaling == card.scaling
+    for a, b in zip(one.trainable_variables, other.trainable_variables, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
+    with pytest.raises(InputError, match="none of its layers fits"):
+        go(spec_of(dataset, tmp_path / "third", init=tmp_path / "first", network={"width": 0.05}))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_in_16_bits_the_model_that_is_saved_has_32(dataset, tmp_path, precision) -> None:
+    report = go(spec_of(dataset, tmp_path / "m", steps=3, precision=precision))
+    model, _ = load_bundle(tmp_path / "m")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+    assert np.isfinite(losses(tmp_path / "m")).all()
+    assert report.score is not None
+
+
+def test_deep_supervision_is_for_training_only(dataset, tmp_path) -> None:
+    network = {"width": 0.02, "encoder": "mobile", "deep_supervision": True}
+    go(spec_of(dataset, tmp_path / "m", steps=3, network=network))
+    model, _ = load_bundle(tmp_path / "m")
+    assert len(model.outputs) == 1
+    assert not [layer.name for layer in model.layers if "auxiliary" in layer.name]
+
+
+def test_without_validation_the_last_weights_are_kept(tmp_path) -> None:
+    dataset = write_dataset(tmp_path / "data", train=1, validate=0)
+    listener = Silent()
+    report = go(spec_of(dataset, tmp_path / "m", steps=3), listener)
+    assert report.score is None
+    assert any("validate" in notice for notice in listener.notices)
+    load_bundle(tmp_path / "m")
+
+
+def test_time_ends_a_training(dataset, tmp_path) -> None:
+    report = go(spec_of(dataset, tmp_path / "m", steps=None, minutes=0.02))
+    assert report.progress.step >= 1
+    assert report.progress.seconds >= 1.2
+
+
+def test_patience_ends_a_training(dataset, tmp_path) -> None:
+    listener = Silent()
+    spec = spec_of(dataset, tmp_path / "m", steps=50, steps_per_epoch=1, patience=2, rate=1e-9)
+    report = go(spec, listener)
+    assert report.progress.step < 50
+    assert any("stopped early" in notice for notice in listener.notices)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def command(dataset: Path, out: Path, steps: int) -> list[str]:
+    options = {
+        "--network": "width=0.02,encoder=mobile", "--crop": "32", "--batch": "2", "--steps": str(steps),
+        "--steps-per-epoch": "20", "--ema": "0.9", "--warmup": "5",
+    }  # fmt: skip
+    listed = [part for pair in options.items() for part in pair]
+    return [sys.executable, "-m", "tileseg", "train", str(dataset), "--out", str(out), *listed]
+
+
+@pytest.mark.slow
+def test_killed_and_gone_on_has_the_same_losses(dataset, tmp_path) -> None:
+    subprocess.run(command(dataset, tmp_path / "whole", 60), check=True, env=environment(), capture_output=True)
+    killed = command(dataset, tmp_path / "killed", 60)
+    process = subprocess.Popen(killed, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    state = tmp_path / "killed" / "training" / ".state" / "last.npz"
+    while not state.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = subprocess.run(killed, check=True, env=environment(), capture_output=True, text=True)
+    assert "going on after step" in again.stderr
+    assert len(losses(tmp_path / "killed")) == 60
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_interrupted_from_the_keyboard_keeps_the_best_model(dataset, tmp_path) -> None:
+    process = subprocess.Popen(
+        command(dataset, tmp_path / "m", 100_000), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "m" / "card.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on" in told
+    load_bundle(tmp_path / "m")
+
+
+def test_mistakes_on_the_command_line(tmp_path) -> None:
+    from typer.testing import CliRunner
+
+    from tileseg.cli.main import app
+
+    runner = CliRunner()
+    for arguments, error in (
+        (["train", "--out", str(tmp_path / "m")], UsageError),
+        (["train", str(tmp_path / "none.toml")], UsageError),
+        (["train", str(tmp_path / "none.toml"), "--out", str(tmp_path / "m"), "--loss", "ce+"], InputError),
+    ):
+        found = runner.invoke(app, arguments)
+        assert isinstance(found.exception, error), found.exception
+        assert "\n" not in str(found.exception)
