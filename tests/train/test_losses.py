@@ -39,7 +39,7 @@ def logits_of(probabilities) -> Floats:
     return np.stack([np.zeros_like(p), np.log(p / (1 - p))], axis=-1).astype(np.float32)
 
 
-def random_case(classes: int = 3, seed: int = 0):
+def random_case(classes: int = 3, seed: int = 0) -> tuple[npt.NDArray[np.uint8], Floats]:
     """A (2, 5, 7) batch whose first rows are unknown in one image."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, (2, 5, 7)).astype(np.uint8)
@@ -149,10 +149,10 @@ def test_boundary_is_the_published_formula() -> None:
     logits = rng.normal(0, 2, (*labels.shape, 3)).astype(np.float32)
     known = labels != 255
 
-    def dilated(values, side):
+    def dilated(values, side) -> npt.NDArray[np.float64]:
         return maximum_filter(values, (1, side, side), mode="constant", cval=0)
 
-    def edge(inside):
+    def edge(inside) -> npt.NDArray[np.float64]:
         outside = np.where(known, 1 - inside, 0)
         return np.where(known, dilated(outside, 3) - outside, 0)
 
@@ -204,7 +204,7 @@ def test_gradients_are_those_of_differences(text, channels) -> None:
     precise = logits.astype(np.float64)
 
     @tf.function
-    def slopes(z):
+    def slopes(z) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(z)
             made = loss(labels, z)

@@ -143,9 +143,11 @@ class Augmenter:
         self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
 
     def __call__(self, images: Images, labels: Labels, step: int) -> tuple[Images, Labels]:
-        """Distort (n, y, x, band) float32 images from 0 to 1 and their (n, y, x) uint8 labels together.
+        """Distort (n, y, x, band) float32 images and their (n, y, x) uint8 labels together.
 
-        Labels move to the nearest pixel; 255 where nothing is known. The inputs are left as they are.
+        Most values of images should lie between 0 and 1, for which strengths are meant. What comes out does too, or
+        lies within the image's own range where that is wider. Labels move to the nearest pixel; 255 where nothing
+        is known. The inputs are left as they are.
         """
         from tileseg.nn.backend import to_numpy
 

@@ -51,18 +51,19 @@ def move(spec: AugmentSpec, images: Any, labels: Any, drawn: Drawn, size: tuple[
 
 def light(spec: AugmentSpec, images: Any, drawn: Drawn) -> Any:
     """Colour, brightness, contrast, gamma and haze of (n, y, x, band), pixel by pixel."""
+    limits = _limits(images)
     if images.shape[-1] == 3 and (spec.saturation or spec.hue or spec.grey):
         images = _colored(images, drawn.color)
     if spec.brightness or spec.contrast:
         mean = ops.mean(images, axis=(1, 2), keepdims=True)
         images = (images - mean) * _each(drawn.contrast) + mean + _each(drawn.brightness)
     if spec.gamma:
-        images = ops.clip(images, 0.0, 1.0) ** _each(drawn.gamma)
+        images = ops.sign(images) * ops.abs(images) ** _each(drawn.gamma)
     if spec.haze:
         _, height, width, _ = images.shape
         thickness = ops.einsum("yi,nij,xj->nyx", spline(height), drawn.haze, spline(width))[..., None]
         images = images + (drawn.veil[:, None, None, :] - images) * thickness
-    return ops.clip(images, 0.0, 1.0)
+    return ops.clip(images, *limits)
 
 
 def blur(images: Any, drawn: Drawn) -> Any:
@@ -71,11 +72,9 @@ def blur(images: Any, drawn: Drawn) -> Any:
     reach = taps // 2
     for axis in (1, 2):
         size = images.shape[axis]
-        around = [(0, 0)] * 4
-        around[axis] = (reach, reach)
-        wide = ops.pad(images, around, mode="symmetric")
-        parts = [wide[:, k : k + size] if axis == 1 else wide[:, :, k : k + size] for k in range(taps)]
-        images = sum(_each(drawn.kernel[:, k]) * part for k, part in enumerate(parts))
+        first, last = (ops.flip(_run(images, axis, at, reach), axis=axis) for at in (0, size - reach))
+        wide = ops.concatenate([first, images, last], axis=axis)
+        images = sum(_each(drawn.kernel[:, k]) * _run(wide, axis, k, size) for k in range(taps))
     return images
 
 
@@ -84,7 +83,8 @@ def sense(spec: AugmentSpec, images: Any, drawn: Drawn) -> Any:
     if spec.resolution:
         images = _coarse(images, drawn.step, drawn.origin)
     if spec.noise:
-        images = ops.clip(images + _noise(images.shape, drawn.key) * _each(drawn.noise), 0.0, 1.0)
+        limits = _limits(images)
+        images = ops.clip(images + _noise(images.shape, drawn.key) * _each(drawn.noise), *limits)
     return images
 
 
@@ -98,6 +98,13 @@ def mix(images: Any, labels: Any, drawn: Drawn) -> tuple[Any, Any]:
         ops.where(other[..., None], ops.take(images, drawn.partner, axis=0), images),
         ops.where(other, ops.take(labels, drawn.partner, axis=0), labels),
     )
+
+
+def _limits(images: Any) -> tuple[Any, Any]:
+    """0 and 1, or each image's own least and greatest value where those lie beyond, as 16-bit or signed ones may."""
+    over = (1, 2, 3)
+    least, greatest = ops.min(images, axis=over, keepdims=True), ops.max(images, axis=over, keepdims=True)
+    return ops.minimum(least, 0.0), ops.maximum(greatest, 1.0)
 
 
 def _each(values: Any) -> Any:
@@ -133,6 +140,11 @@ def _picked(images: Any, index: Any) -> Any:
     count, rows, cols, bands = images.shape
     start = (np.arange(count) * rows * cols).astype(np.int32)[:, None, None]
     return ops.take(ops.reshape(images, (count * rows * cols, bands)), start + index, axis=0)
+
+
+def _run(images: Any, axis: int, start: int, length: int) -> Any:
+    """So many rows (axis 1) or columns (axis 2)."""
+    return images[:, start : start + length] if axis == 1 else images[:, :, start : start + length]
 
 
 def _colored(images: Any, color: Any) -> Any:
