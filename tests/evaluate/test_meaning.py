@@ -73,10 +73,14 @@ def test_a_class_without_counterpart_is_an_error_with_a_way_out() -> None:
 
 
 def test_unnamed_rasters_are_compared_by_id() -> None:
-    found = agree(_raster(1, 3), _raster(0, 1, 255))
-    assert _names(found) == ["0", "1", "2", "3"]
+    found = agree(_raster(1, 195), _raster(0, 1, 255))
+    assert _names(found) == ["0", "1", "195"]
+    assert found.truth == {"1": 1, "195": 2}
     assert found.prediction == {"0": 0, "1": 1, "255": 255}
     assert not any(info.background for info in found.classes)
+    mapped = agree(_raster(0, 195), MODEL, map_prediction=["building=195"])
+    assert _names(mapped) == ["background", "building"]
+    assert (mapped.truth, mapped.prediction) == ({"0": 0, "195": 1}, {"0": 0, "1": 1, "2": 0})
 
 
 def test_polygons_without_classes() -> None:

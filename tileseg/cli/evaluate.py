@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _WHAT, _MEANING, _MEASURES, _RUN = "What is compared", "Classes", "Measures", "Running the model"
 _CONTROL = "Control"
+_SIDE_BY_SIDE = 6
+_TELLING = ("iou", "precision", "sensitivity", "boundary_iou", "hausdorff95_px", "hausdorff95_m")
 
 
 def _option(panel: str, text: str, *names: str, metavar: str | None = None) -> Any:
@@ -199,6 +201,10 @@ def _live(*, quiet: bool, verbose: bool) -> Iterator[tuple[Listener, Callable[[s
             status.stop()
 
 
+def _cell(value: float, name: str, shown: Callable[[float, str], str]) -> str:
+    return "-" if math.isnan(value) else shown(value, name)
+
+
 def _print(found: Evaluation, spec: EvaluateSpec) -> None:
     """The table of scores, polygons, and where the outputs are."""
     from rich.console import Console
@@ -214,16 +220,21 @@ def _print(found: Evaluation, spec: EvaluateSpec) -> None:
     rows.append(("mean", found.means()))
     if len(found.foreground) < len(found.classes):
         rows.append(("mean without background", found.means(background=False)))
-    table = Table("", *(name for name, _ in rows), title_justify="left")
+    # Classes stand side by side while they fit; many stand below each other, with the scores that say most.
+    many = len(rows) > _SIDE_BY_SIDE
+    measured = [name for name in COLUMNS if name in scores and (not many or name in _TELLING)]
+    cells = [[_cell(values[name], name, shown) for name in measured] for _, values in rows]
+    names, headings = [name for name, _ in rows], [COLUMNS[name] for name in measured]
+    if not many:
+        cells, names, headings = [list(row) for row in zip(*cells, strict=True)], headings, names
+    table = Table("", *headings)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, heading in COLUMNS.items():
-        if name in scores:
-            values = (values[name] for _, values in rows)
-            table.add_row(heading, *("-" if math.isnan(value) else shown(value, name) for value in values))
+    for name, row in zip(names, cells, strict=True):
+        table.add_row(name, *row)
     console.print(table)
     facts = found.to_json()
-    for name, polygons in facts["polygons"].items():
+    for name, polygons in () if many else facts["polygons"].items():
         half = next(value for key, value in polygons.items() if key.startswith("at_iou"))
         said = ", ".join(f"{key} {'-' if value is None else f'{value:.3f}'}" for key, value in half.items())
         console.print(

@@ -19,6 +19,7 @@ from tileseg.evaluate.report import write_report
 from tileseg.evaluate.results import Evaluation
 from tileseg.evaluate.sides import describe_side
 from tileseg.ledger import write_atomic
+from tileseg.nn.card import load_card, resolve_model
 from tileseg.polygons.shape import Quantity
 from tileseg.spec import RunSpec
 
@@ -135,7 +136,15 @@ def evaluate_model(
     pairs: list[Pair] = []
     meaning: Meaning | None = None
     scored = []
+    notices: list[str] = []
+    trained = load_card(resolve_model(model.model)).ground_sample_distance
     for scene in chosen:
+        own = scene.ground_sample_distance
+        if scene.grid.ground_sample_distance is None and own and trained and not 0.8 <= own / trained <= 1.25:
+            notices.append(
+                f"{scene.name}: nothing in the image says its pixel size ({own:g} m by the dataset, {trained:g} m for "
+                "the model), so the model saw it as it is; --scales resamples it"
+            )
         side = describe_side(_run(_run_spec(scene, model, spec, dataset.bands), listener, again=spec.overwrite))
         meaning = match_classes(dataset.classes, side, spec.map_prediction)
         pair = pair_scene(scene, side, meaning)
@@ -146,15 +155,13 @@ def evaluate_model(
         {"model": model.model, "dataset": f"{model.dataset} ({model.split})"},
         meaning.classes,
         tuple(scored),
-        meaning.notices,
+        (*meaning.notices, *notices),
         spec.distances,
     )
     return _written(found, pairs, spec)
 
 
 def _run_spec(scene: LabelledScene, model: ModelSpec, spec: EvaluateSpec, bands: Sequence[str]) -> RunSpec:
-    from tileseg.nn.card import load_card, resolve_model
-
     # What the dataset chose as its bands is what the model gets, if they mean the same.
     same = load_card(resolve_model(model.model)).bands == tuple(bands) and not scene.scene.palette
     folder = spec.out / _RUNS / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', scene.name)}.tileseg"

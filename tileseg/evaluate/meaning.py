@@ -48,26 +48,50 @@ def agree(
     something has no counterpart.
     """
     to_truth, to_prediction = _parse("--map-truth", map_truth), _parse("--map", map_prediction)
-    classes, notices = _classes(truth, prediction, names, to_truth, to_prediction)
-    of_truth, _ = _assign(truth, classes, to_truth, "--map-truth", rest_is_background=False)
-    of_prediction, left = _assign(prediction, classes, to_prediction, "--map", rest_is_background=True)
-    if left:
-        notices.append(f"--map does not name {', '.join(left)}: counted as background")
-    unseen = [info.name for i, info in enumerate(classes) if i not in of_prediction.values() and not info.background]
-    if unseen:
-        notices.append(f"{prediction.path} cannot give {', '.join(unseen)}")
-    return Meaning(classes, of_truth, of_prediction, tuple(notices))
+    legend, notices = _find_classes(truth, prediction, names, to_truth, to_prediction)
+    of_truth, _ = _assign(truth, legend, to_truth, "--map-truth", rest_is_background=False)
+    of_prediction, left = _assign(prediction, legend, to_prediction, "--map", rest_is_background=True)
+    notices += _told(legend, of_prediction, left, str(prediction.path))
+    return Meaning(legend.infos, of_truth, of_prediction, tuple(notices))
 
 
 def match_classes(classes: Sequence[ClassInfo], predicted: Side, maps: Sequence[str] = ()) -> Meaning:
     """The same where the truth's classes are known: by name, unless ``maps`` says otherwise. Raises UsageError."""
-    infos = tuple(classes)
-    found, left = _assign(predicted, infos, _parse("--map", maps), "--map", rest_is_background=True)
+    legend = _Legend(tuple(classes), tuple(range(len(classes))))
+    found, left = _assign(predicted, legend, _parse("--map", maps), "--map", rest_is_background=True)
+    notices = _told(legend, found, left, "the model")
+    return Meaning(legend.infos, {str(i): i for i in legend.numbers}, found, tuple(notices))
+
+
+@dataclass(frozen=True)
+class _Legend:
+    """The classes that are scored."""
+
+    infos: tuple[ClassInfo, ...]
+    numbers: tuple[int, ...]
+    """What the files call each, which may leave gaps."""
+
+    def find(self, text: str) -> int | None:
+        """Position of a class, by its name or number; None if there is no such class."""
+        names = [info.name.casefold() for info in self.infos]
+        if text.casefold() in names:
+            return names.index(text.casefold())
+        return self.numbers.index(int(text)) if _is_id(text) and int(text) in self.numbers else None
+
+    @property
+    def background(self) -> int | None:
+        """Position of the first class that is background."""
+        return next((i for i, info in enumerate(self.infos) if info.background), None)
+
+    def __str__(self) -> str:
+        pairs = zip(self.numbers, self.infos, strict=True)
+        return ", ".join(info.name if info.name == str(i) else f"{info.name} ({i})" for i, info in pairs)
+
+
+def _told(legend: _Legend, found: Mapping[str, int], left: Sequence[str], who: str) -> list[str]:
+    unseen = [c.name for i, c in enumerate(legend.infos) if i not in found.values() and not c.background]
     notices = [f"--map does not name {', '.join(left)}: counted as background"] if left else []
-    unseen = [info.name for i, info in enumerate(infos) if i not in found.values() and not info.background]
-    if unseen:
-        notices.append(f"the model cannot give {', '.join(unseen)}")
-    return Meaning(infos, {str(i): i for i in range(len(infos))}, found, tuple(notices))
+    return [*notices, f"{who} cannot give {', '.join(unseen)}"] if unseen else notices
 
 
 def _parse(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -80,85 +104,77 @@ def _parse(option: str, texts: Sequence[str]) -> dict[str, str]:
     return out
 
 
-def _classes(
+def _find_classes(
     truth: Side, prediction: Side, names: Sequence[str], to_truth: Mapping[str, str], to_prediction: Mapping[str, str]
-) -> tuple[tuple[ClassInfo, ...], list[str]]:
+) -> tuple[_Legend, list[str]]:
     """The classes, and what there is to say about how they were found."""
     known = {**prediction.infos, **truth.infos}
     if names:
-        return _infos(list(names), known), []
+        return _legend(dict(enumerate(names)), known), []
     if truth.is_named:
-        return _of_named(truth, prediction, known), []
+        return _legend(_listed_names(truth, prediction), known), []
     if prediction.is_named and not to_prediction and not to_truth:
         return _of_prediction(truth, prediction, known)
-    ids = [int(v) for v in truth.values if v not in to_truth and _is_id(v) and int(v) != IGNORE]
-    ids += [1] if ALL in truth.values and ALL not in to_truth else []
-    ids += [int(v) for v in (*to_truth.values(), *to_prediction.values()) if _is_id(v) and int(v) != IGNORE]
-    if not to_prediction:
-        ids += [int(v) for v in prediction.values if _is_id(v) and int(v) != IGNORE]
-        ids += [1] if ALL in prediction.values else []
-    if not to_truth and sorted(v for v in truth.values if v != "0") == [str(IGNORE)] and "0" in truth.values:
+    if not to_truth and {*truth.values} == {"0", str(IGNORE)}:
         raise UsageError(
             f"{truth.path}: its ids are 0 and {IGNORE}, which usually means unknown; say what it is here: "
             f"--map-truth {IGNORE}=1 (a class), or --map-truth {IGNORE}={IGNORE_NAME}"
         )
-    listed = [str(i) for i in range(max(2, max(ids, default=0) + 1))]
+    texts = [*(v for v in truth.values if v not in to_truth), *to_truth.values(), *to_prediction.values()]
+    texts += [] if to_prediction else prediction.values
+    numbers = {1 if text == ALL else int(text) for text in texts if text == ALL or _is_id(text)} - {IGNORE}
+    # A mask of one class is one of two: what is not in it is the other.
+    listed = {i: str(i) for i in sorted(numbers if len(numbers) > 1 else {0, 1, *numbers})}
     for value, wanted in to_prediction.items():
         # A class that the truth only numbers gets the name of what is compared with it.
         alone = sum(other == wanted for other in to_prediction.values()) == 1
-        if _is_id(wanted) and int(wanted) != IGNORE and alone and value != REST and not _is_id(value):
+        if _is_id(wanted) and int(wanted) in listed and alone and value != REST and not _is_id(value):
             listed[int(wanted)] = value
-    if len(listed) == 2:
+    if len(listed) == 2 and 0 in listed:
         listed[0] = "background"
-    return _infos(listed, known), []
+    return _legend(listed, known), []
 
 
-def _of_named(truth: Side, prediction: Side, known: Mapping[str, ClassInfo]) -> tuple[ClassInfo, ...]:
-    if truth.is_vector:
-        background = next((i.name for i in prediction.infos.values() if i.background), "background")
-        found = [name or value for value, name in truth.values.items() if (name or value) != background]
-        return _infos([background, *found], known)
-    ids = {int(value): name for value, name in truth.values.items() if int(value) != IGNORE}
-    return _infos([ids.get(i) or str(i) for i in range(max(2, max(ids) + 1))], known)
+def _listed_names(side: Side, other: Side) -> dict[int, str]:
+    """Names of a side's classes by number; polygons get a background beside them."""
+    if side.is_vector:
+        background = next((info.name for info in other.infos.values() if info.background), "background")
+        found = [name or value for value, name in side.values.items() if (name or value) != background]
+        return dict(enumerate([background, *found]))
+    found_ids = {int(value): name or value for value, name in side.values.items() if int(value) != IGNORE}
+    return found_ids if len(found_ids) > 1 else {0: "0", 1: "1"} | found_ids
 
 
-def _of_prediction(
-    truth: Side, prediction: Side, known: Mapping[str, ClassInfo]
-) -> tuple[tuple[ClassInfo, ...], list[str]]:
+def _of_prediction(truth: Side, prediction: Side, known: Mapping[str, ClassInfo]) -> tuple[_Legend, list[str]]:
     """The truth has no names and the prediction has."""
-    if prediction.is_vector:
-        listed = ["background", *(name or value for value, name in prediction.values.items() if name != "background")]
-    else:
-        ids = {int(value): name for value, name in prediction.values.items() if int(value) != IGNORE}
-        listed = [ids.get(i) or str(i) for i in range(max(2, max(ids) + 1))]
-    infos = _infos(listed, known)
-    foreground = [info.name for info in infos if not info.background]
-    first = foreground[0] if foreground else listed[-1]
-    if truth.is_vector and len(foreground) != 1:
-        raise UsageError(
-            f"{truth.path}: says nothing of classes, and {prediction.path} has {', '.join(listed)}; "
-            f"say which of them it shows, such as --map {first}=1, or which --attribute holds the class"
-        )
+    legend = _legend(_listed_names(prediction, truth), known)
+    foreground = [info.name for info in legend.infos if not info.background]
     if truth.is_vector:
-        return infos, []
-    numbers = {int(value) for value in truth.values}
-    if numbers <= {0, 1, IGNORE} and len(infos) > 2:
+        if len(foreground) != 1:
+            raise UsageError(
+                f"{truth.path}: says nothing of classes, and {prediction.path} has {legend}; say which of them it "
+                f"shows, such as --map {foreground[0]}=1, or which --attribute holds the class"
+            )
+        return legend, []
+    numbers = sorted(int(value) for value in truth.values)
+    if {*numbers} <= {0, 1, IGNORE} and len(legend.infos) > 2:
         raise UsageError(
-            f"{truth.path}: has ids without names ({', '.join(map(str, sorted(numbers)))}), and {prediction.path} has "
-            f"{', '.join(listed)}; say which of them is 1, such as --map {first}=1"
+            f"{truth.path}: has ids without names ({', '.join(map(str, numbers))}), and {prediction.path} has "
+            f"{legend}; say which of them is 1, such as --map {foreground[0]}=1"
         )
-    return infos, [f"{truth.path} has no class names: compared by id"]
+    return legend, [f"{truth.path} has no class names: compared by id"]
 
 
-def _infos(names: Sequence[str], known: Mapping[str, ClassInfo]) -> tuple[ClassInfo, ...]:
-    """Classes by id: as the files describe them, else with colours of our own."""
+def _legend(listed: Mapping[int, str], known: Mapping[str, ClassInfo]) -> _Legend:
+    """Classes as the files describe them, else with colours of our own."""
+    names = list(listed.values())
     if len(set(names)) < len(names):
         raise UsageError(f"two classes are called the same: {', '.join(names)}")
     if any(name in known and known[name].background for name in names):
         background = -1
     else:
         background = 0 if len(names) == 2 or names[0].casefold() in ("background", "other", "none") else -1
-    return tuple(
+    infos = tuple(
         ClassInfo(
             name=name,
             color=known[name].color if name in known else _BACKGROUND if i == background else _COLORS[i % len(_COLORS)],
@@ -166,19 +182,20 @@ def _infos(names: Sequence[str], known: Mapping[str, ClassInfo]) -> tuple[ClassI
         )
         for i, name in enumerate(names)
     )
+    return _Legend(infos, tuple(listed))
 
 
 def _assign(
-    side: Side, classes: Sequence[ClassInfo], wanted: Mapping[str, str], option: str, *, rest_is_background: bool
+    side: Side, legend: _Legend, wanted: Mapping[str, str], option: str, *, rest_is_background: bool
 ) -> tuple[dict[str, int], list[str]]:
-    """Class id of each value, and the names of those that were left to be background."""
-    by_name = {info.name.casefold(): i for i, info in enumerate(classes)}
-    background = next((i for i, info in enumerate(classes) if info.background), None)
+    """Position of the class of each value, and the names of those that were left to be background."""
     own_names = {name.casefold(): value for value, name in side.values.items() if name is not None}
     given: dict[str, int] = {}
     rest: int | None = None
     for key, target in wanted.items():
-        label = _class_id(f"{option} {key}={target}", target, classes, by_name)
+        label = IGNORE if target in (IGNORE_NAME, str(IGNORE)) else legend.find(target)
+        if label is None:
+            raise UsageError(f"{option} {key}={target}: no such class; expected one of {legend}, or {IGNORE_NAME}")
         if key == REST:
             rest = label
         elif (value := own_names.get(key.casefold(), key)) in side.values:
@@ -187,59 +204,39 @@ def _assign(
             raise UsageError(f"{option} {key}={target}: {side.path} has no {key}; it has {_listed(side)}")
     left = []
     for value, name in side.values.items():
-        shown = name or value
         if value in given:
             continue
-        named = name is not None and name.casefold() in by_name
+        named = name is not None and legend.find(name) is not None
         if wanted and not named and (rest is not None or rest_is_background):
-            default = rest if rest is not None else background
+            default = rest if rest is not None else legend.background
             if default is None:
-                raise UsageError(f"{option}: say what {shown} is among {_names(classes)}, or {REST}=... for all others")
+                raise UsageError(f"{option}: say what {name or value} is among {legend}, or {REST}=... for all others")
             given[value] = default
             if rest is None and name is not None:
                 left.append(name)
             continue
-        given[value] = _by_default(side, value, name, classes, by_name, option)
+        given[value] = _by_default(side, value, name, legend, option)
     return given, left
 
 
-def _by_default(
-    side: Side,
-    value: str,
-    name: str | None,
-    classes: Sequence[ClassInfo],
-    by_name: Mapping[str, int],
-    option: str,
-) -> int:
-    if name is not None and name.casefold() in by_name:
-        return by_name[name.casefold()]
+def _by_default(side: Side, value: str, name: str | None, legend: _Legend, option: str) -> int:
     if value == ALL:
-        return next(i for i, info in enumerate(classes) if not info.background)
-    only_numbers = name is None or all(info.name == str(i) for i, info in enumerate(classes))
-    if only_numbers and _is_id(value) and (int(value) < len(classes) or int(value) == IGNORE):
-        return int(value)
-    raise UsageError(
-        f"{side.path}: {name or value} is none of the classes {_names(classes)}; say what it counts as, such as "
-        f"{option} {name or value}={classes[-1].name}, or {option} '{name or value}={IGNORE_NAME}'"
-    )
-
-
-def _class_id(text: str, target: str, classes: Sequence[ClassInfo], by_name: Mapping[str, int]) -> int:
-    if target == IGNORE_NAME:
+        return next(i for i, info in enumerate(legend.infos) if not info.background)
+    if name is None and value == str(IGNORE):
         return IGNORE
-    if target.casefold() in by_name:
-        return by_name[target.casefold()]
-    if _is_id(target) and (int(target) < len(classes) or int(target) == IGNORE):
-        return int(target)
-    raise UsageError(f"{text}: no such class; expected one of {_names(classes)}, or {IGNORE_NAME}")
+    label = legend.find(name or value)
+    if label is None and all(_is_id(info.name) for info in legend.infos):
+        label = legend.find(value)  # the names of one side, the numbers of the other
+    if label is None:
+        raise UsageError(
+            f"{side.path}: {name or value} is none of the classes {legend}; say what it counts as, such as "
+            f"{option} {name or value}={legend.infos[-1].name}, or {option} '{name or value}={IGNORE_NAME}'"
+        )
+    return label
 
 
 def _is_id(text: str) -> bool:
     return text.isdecimal()
-
-
-def _names(classes: Sequence[ClassInfo]) -> str:
-    return ", ".join(f"{info.name} ({i})" if info.name != str(i) else info.name for i, info in enumerate(classes))
 
 
 def _listed(side: Side) -> str:
