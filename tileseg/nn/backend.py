@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, cast
 
 import numpy as np
@@ -46,6 +46,7 @@ with _silent():
 __all__ = [
     "NAME",
     "OUT_OF_MEMORY",
+    "Replicas",
     "batch_norm_kernel",
     "compile",
     "compile_update",
@@ -134,6 +135,44 @@ def compile_update(function: Callable[[], None]) -> Callable[[], Any]:
             function()
 
     return without_gradients
+
+
+class Replicas:
+    """The devices that learn from parts of each batch, with one set of weights, by Keras's own distribution.
+
+    That is ``tf.distribute.MirroredStrategy`` or ``keras.distribution.DataParallel``; PyTorch uses the first device.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        """Share work among the devices of these names (see :func:`devices`)."""
+        self.count = 1 if NAME == "torch" else len(names)
+        self._strategy = tf.distribute.MirroredStrategy(names) if NAME == "tensorflow" and self.count > 1 else None
+        if NAME == "jax" and self.count > 1:
+            keras.distribution.set_distribution(keras.distribution.DataParallel(devices=[n.lower() for n in names]))
+
+    @property
+    def loss_share(self) -> float:
+        """What each device multiplies its loss by: TensorFlow adds up their gradients."""
+        return 1 / self.count if self._strategy is not None else 1.0
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Inside, models and optimizers are made for all devices."""
+        return nullcontext() if self._strategy is None else cast(AbstractContextManager[Any], self._strategy.scope())
+
+    def learn(self, model: keras.Model, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+        """One step of a compiled model on a batch, whose size is a multiple of the devices; its loss."""
+        if self._strategy is None:
+            return float(np.ravel(model.train_on_batch(images, labels))[0])
+        size = len(images) // self.count
+
+        def part(context: Any) -> Any:
+            chosen = slice(context.replica_id_in_sync_group * size, (context.replica_id_in_sync_group + 1) * size)
+            return tf.convert_to_tensor(images[chosen]), tf.convert_to_tensor(labels[chosen])
+
+        parts = self._strategy.experimental_distribute_values_from_function(part)
+        model.make_train_function()
+        model.reset_metrics()
+        return float(to_numpy(model.train_function(iter([parts]))["loss"]))
 
 
 def _traced_once(function: Any) -> Callable[..., Any]:

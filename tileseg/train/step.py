@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tileseg.nn.backend import NAME, keras, to_numpy
+from tileseg.nn.backend import NAME, Replicas, keras, to_numpy
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.unet import output_weights
 from tileseg.train.losses import Loss
@@ -23,11 +23,19 @@ class Trained(keras.Model):
     Takes (n, y, x, band) float32 of 0 to 1 (pixels over the scaling's divisor) and (n, y, x) labels.
     """
 
-    def __init__(self, network: keras.Model, loss: Loss, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        network: keras.Model,
+        loss: Loss,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        replicas: Replicas | None = None,
+    ) -> None:
         # Normalising in 16 bits would cost digits that the network's own first layer is then missing.
         super().__init__(name="trained", dtype="float32")
         self.network = network
         self._criterion = loss
+        self._replicas = replicas or Replicas(("CPU:0",))
         self._mean, self._std = (np.asarray(values, np.float32) for values in (mean, std))
 
     def call(self, images: Any, training: bool | None = None) -> Any:
@@ -46,11 +54,11 @@ class Trained(keras.Model):
         del x, sample_weight, training
         outputs = y_pred if isinstance(y_pred, list | tuple) else [y_pred]
         pairs = zip(output_weights(len(outputs)), outputs, strict=True)
-        return sum(weight * self._criterion(y, output) for weight, output in pairs)
+        return self._replicas.loss_share * sum(weight * self._criterion(y, output) for weight, output in pairs)
 
     def step(self, images: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
         """Learn from one batch; its loss."""
-        return float(np.ravel(self.train_on_batch(images, labels))[0])
+        return self._replicas.learn(self, images, labels)
 
 
 def compile_step(trained: Trained, optimizer: Any) -> None:

@@ -24,7 +24,7 @@ from tileseg.dataset.patches import PatchSampler, prefetched, validation_windows
 from tileseg.dataset.statistics import DatasetStatistics, statistics
 from tileseg.errors import InputError, Interrupted, TilesegError, UsageError
 from tileseg.ledger import Ledger, write_atomic
-from tileseg.nn.backend import configure, keras
+from tileseg.nn.backend import Replicas, configure, devices, keras
 from tileseg.nn.bundle import load_bundle, save_bundle
 from tileseg.nn.card import load_card, resolve_model
 from tileseg.nn.encoder_weights import load_encoder_weights
@@ -172,19 +172,26 @@ class _Training:
         """Network, step, optimizer and running mean, at their start."""
         spec = self.spec
         keras.utils.set_random_seed(spec.seed)
-        with computing_in(spec.precision):
-            self.model = fuse(build_network(spec.network, len(self.dataset.bands), len(self.classes)))
-            self.network = training_model(self.model) if spec.network.deep_supervision else self.model
-        self.trained = Trained(self.network, loss, self.values.mean, self.values.std)
-        adam = PartwiseAdam(
-            rate=spec.rate,
-            decay=spec.weight_decay if spec.optimizer == "adamw" else 0.0,
-            clip=spec.clip,
-            accumulate=spec.accumulate,
-            share=lambda variable: 1.0 if _part(variable) == "decoder" else spec.encoder_rate,
-        )
-        self.optimizer = keras.optimizers.LossScaleOptimizer(adam) if spec.precision == "float16" else adam
-        self.optimizer.build(self.network.trainable_variables)
+        names = devices()
+        if spec.batch % len(names):
+            raise UsageError(f"--batch {spec.batch}: cannot be shared by {len(names)} devices; expected a multiple")
+        replicas = Replicas(names)
+        with replicas.scope():
+            with computing_in(spec.precision):
+                self.model = fuse(build_network(spec.network, len(self.dataset.bands), len(self.classes)))
+                self.network = training_model(self.model) if spec.network.deep_supervision else self.model
+            self.trained = Trained(self.network, loss, self.values.mean, self.values.std, replicas)
+            adam = PartwiseAdam(
+                rate=spec.rate,
+                decay=spec.weight_decay if spec.optimizer == "adamw" else 0.0,
+                # Each device clips its share of the gradients, which are summed then.
+                clip=None if spec.clip is None else spec.clip * replicas.loss_share,
+                accumulate=spec.accumulate,
+                share=lambda variable: 1.0 if _part(variable) == "decoder" else spec.encoder_rate,
+            )
+            self.optimizer = keras.optimizers.LossScaleOptimizer(adam) if spec.precision == "float16" else adam
+            self.optimizer.build(self.network.trainable_variables)
+        self.replicas = replicas
         self.mean = RunningMean(self.network.weights, spec.ema) if spec.ema else None
         self._released: int | None = None
 
@@ -282,7 +289,8 @@ class _Training:
         frozen = {f"block{i}" for i in range(1, _BLOCKS + 1 - released)}
         for layer in self.network.layers:
             layer.trainable = part_of(layer.name) not in frozen
-        compile_step(self.trained, self.optimizer)
+        with self.replicas.scope():
+            compile_step(self.trained, self.optimizer)
 
     def _note(self, loss: float, rate: float) -> None:
         progress = self.progress
