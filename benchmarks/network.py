@@ -111,10 +111,10 @@ class Timed:
 
 
 def run(scene: Path, out: Path, model: str, precision: str) -> Timed:
-    """``tileseg run`` at its defaults but for the precision."""
+    """``tileseg run`` at its defaults but for the precision, on the scene as it is."""
     command = [
         sys.executable, "-m", "tileseg", "run", str(scene), "--out", str(out), "--model", model,
-        "--precision", precision, "--overwrite", "--json",
+        "--precision", precision, "--gsd", "native", "--overwrite", "--json",
     ]  # fmt: skip
     start = time.perf_counter()
     told = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -128,7 +128,7 @@ def block_of(scene: Path, model: str, precision: str) -> tuple[int, int]:
     """Size of the blocks that a run would choose."""
     command = [sys.executable, "-m", "tileseg", "run", str(scene), "--model", model, "--precision", precision]
     told = subprocess.run(
-        [*command, "--dry-run", "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        [*command, "--gsd", "native", "--dry-run", "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
     height, width = json.loads(told)["block"]
     return height, width

@@ -107,7 +107,10 @@ def timed(command: list[str]) -> tuple[float, int, str]:
 
 def ours(scene: Path, out: Path, *options: str) -> Outcome:
     """``tileseg run``."""
-    command = [sys.executable, "-m", "tileseg", "run", str(scene), "--out", str(out), "--overwrite", "--json", *options]
+    command = [
+        sys.executable, "-m", "tileseg", "run", str(scene), "--out", str(out), "--overwrite", "--json",
+        "--gsd", "native", *options,
+    ]  # fmt: skip
     wall, peak, told = timed(command)
     report = json.loads(told)
     return Outcome(wall, report["seconds"]["blocks: network"], peak, sum(report["polygons"].values()))
