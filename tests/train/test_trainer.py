@@ -26,7 +26,7 @@ from tileseg.train.spec import TrainSpec
 from tileseg.train.trainer import TrainReport, train
 
 TINY = {
-    "network": {"width": 0.02, "encoder": "mobile"},
+    "network": {"width": 0.02, "encoder": "unet", "batch_norm": False},
     "crop": 32,
     "batch": 2,
     "steps": 6,
@@ -121,7 +121,7 @@ def test_stopped_and_gone_on_equals_undisturbed(dataset, tmp_path) -> None:
         "ema": 0.9,
         "accumulate": 2,
         "schedule": "plateau",
-        "network": {"width": 0.02, "encoder": "mobile", "dropout": 0.2},
+        "network": {"width": 0.02, "encoder": "unet", "dropout": 0.2},
     }
     whole = go(spec_of(dataset, tmp_path / "whole", **options))
     spec = spec_of(dataset, tmp_path / "parts", **options)
@@ -169,7 +169,7 @@ def test_a_loss_that_is_no_number_stops_with_advice(dataset, tmp_path) -> None:
 
 
 def test_unfreezing_releases_the_deepest_block_first(dataset, tmp_path) -> None:
-    options = {"network": {"width": 0.02}, "unfreeze": 1, "steps_per_epoch": 1, "steps": 3}
+    options = {"network": {"width": 0.02, "batch_norm": False}, "unfreeze": 1, "steps_per_epoch": 1, "steps": 3}
     spec = spec_of(dataset, tmp_path / "m", **options)
     seen: list[dict[str, np.ndarray]] = []
 
@@ -224,7 +224,7 @@ def test_in_16_bits_the_model_that_is_saved_has_32(dataset, tmp_path, precision)
 
 
 def test_deep_supervision_is_for_training_only(dataset, tmp_path) -> None:
-    network = {"width": 0.02, "encoder": "mobile", "deep_supervision": True}
+    network = {**TINY["network"], "deep_supervision": True}
     go(spec_of(dataset, tmp_path / "m", steps=3, network=network))
     model, _ = load_bundle(tmp_path / "m")
     assert len(model.outputs) == 1
@@ -260,7 +260,7 @@ def environment() -> dict[str, str]:
 
 def command(dataset: Path, out: Path, steps: int) -> list[str]:
     options = {
-        "--network": "width=0.02,encoder=mobile", "--crop": "32", "--batch": "2", "--steps": str(steps),
+        "--network": "width=0.02,encoder=unet", "--crop": "32", "--batch": "2", "--steps": str(steps),
         "--steps-per-epoch": "20", "--ema": "0.9", "--warmup": "5",
     }  # fmt: skip
     listed = [part for pair in options.items() for part in pair]

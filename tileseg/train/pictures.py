@@ -35,7 +35,7 @@ def write_curves(path: Path, folder: Path, classes: Sequence[ClassInfo]) -> None
     page = Image.new("RGB", (2 * _WIDE, _HIGH), _PAPER)
     draw = ImageDraw.Draw(page)
     known = [loss for loss in losses if math.isfinite(loss)]
-    top = max(float(np.percentile(known, 99)) if known else 1.0, 1e-6)
+    top = _rounded_up(max(float(np.percentile(known, 99)) if known else 1.0, 1e-6))
     left = _Axes(draw, 0, steps[-1], top, "training loss")
     left.line(steps, losses, _PALE, 1)
     left.line(*_smoothed(steps, losses), _LOSS, 2)
@@ -107,6 +107,12 @@ class _Axes:
             self._draw.line(points, color, width, joint="curve")
         for x, y in points if len(points) <= 40 else ():
             self._draw.ellipse((x - 2, y - 2, x + 2, y + 2), color)
+
+
+def _rounded_up(value: float) -> float:
+    """To a number whose fifths are short to write."""
+    unit = 10.0 ** math.floor(math.log10(value))
+    return next(step * unit for step in (1, 1.5, 2, 2.5, 5, 10) if step * unit >= value * 0.999)
 
 
 def _smoothed(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:

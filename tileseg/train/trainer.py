@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -195,6 +196,12 @@ class _Training:
         self.mean = RunningMean(self.network.weights, spec.ema) if spec.ema else None
         self._released: int | None = None
 
+    @cached_property
+    def _plain(self) -> keras.Model:
+        """The network as it is saved: float32, without what serves training only."""
+        with computing_in("float32"):
+            return build_network(self.spec.network, len(self.dataset.bands), len(self.classes))
+
     def _choose_places(self) -> None:
         """Which windows are validated during the training, and which in the end."""
         spec = self.spec
@@ -377,11 +384,9 @@ class _Training:
     def _write_model(self, progress: Progress, score: Score | None, *, done: bool) -> None:
         """Write the model folder from the network's weights."""
         spec, dataset = self.spec, self.dataset
-        with computing_in("float32"):
-            model = build_network(spec.network, len(dataset.bands), len(self.classes))
-        model.set_weights(self.model.get_weights())
+        self._plain.set_weights(self.model.get_weights())
         save_bundle(
-            model,
+            self._plain,
             spec.out,
             name=spec.name or spec.out.resolve().name,
             description=f"Trained by tileseg on {spec.dataset.stem}.",
@@ -430,14 +435,15 @@ def _part(variable: Any) -> str:
 
 
 def _telling(places: list[Place], side: int, values: Values) -> list[Place]:
-    """The few windows whose labels are the most mixed."""
+    """The few windows whose labels are the most mixed, whole ones first."""
 
     def mixed(place: Place) -> float:
         _, labels = read_unit(place, side, values)
         shares = np.bincount(labels.ravel(), minlength=256)[:255] / labels.size
         return float((shares * (1 - shares)).sum())
 
-    return sorted(places, key=mixed, reverse=True)[:_EXAMPLES]
+    whole = [place for place in places if place[1].pixels == side**2]
+    return sorted(whole or places, key=mixed, reverse=True)[:_EXAMPLES]
 
 
 def _loss(spec: TrainSpec, dataset: Dataset, found: DatasetStatistics) -> Loss:
