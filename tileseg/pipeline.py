@@ -10,7 +10,7 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from tileseg.grid import Grid
     from tileseg.mosaic import Mosaic
     from tileseg.scene import Scene
+    from tileseg.schedule import BlockFailure
+    from tileseg.segment import Job
     from tileseg.vectorize import VectorOptions
 
 T = TypeVar("T")
@@ -115,6 +117,21 @@ class Prepared:
     def fingerprint(self) -> str:
         """SHA-256 of the identity."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run whose folder is held by this process, and what is left to compute."""
+
+    prepared: Prepared
+    """With the sizes that an earlier call chose, if there was one."""
+    ledger: Ledger
+    pending: tuple[int, ...]
+    """Blocks that are not done yet."""
+    done: int
+    """Blocks that earlier calls finished."""
+    preview: Future[npt.NDArray[np.uint8]]
+    """The scene's picture (y, x, 3), read while blocks are computed."""
 
 
 @dataclass(frozen=True)
@@ -285,33 +302,29 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
     ``stop``: when set, blocks in flight are finished and kept, then Interrupted is raised. Raises UsageError (2),
     InputError (42), LockedError (75), BlocksFailed (1 or 42).
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     listener = listener or Silent()
     stop = stop or threading.Event()
     prepared = prepare(spec)
-    folder = prepared.folder
-    if not spec.overwrite and (finished := _finished(prepared)):
-        return finished
-    ledger = Ledger(folder / _STATE)
+    if not spec.overwrite and (before := finished(prepared)):
+        return before
     for notice in prepared.notices:
         listener.notice(notice)
-    _check_writable(folder)
-    with ledger.lock(), hardware.PeakMemory() as memory:
-        prepared = _claim(prepared, ledger)
-        # While the workers start, which leaves processors idle.
-        preview = _in_background(partial(_get_ready, prepared))
-        clock = Stopwatch(begun)
+    with hold(prepared) as ledger, hardware.PeakMemory() as memory:
+        # While the workers start, which leaves processors idle, the scene's picture is read.
+        begun = begin(prepared, ledger)
+        clock = Stopwatch(started)
         with contextlib.ExitStack() as workers:
-            records = _compute(prepared, ledger, listener, stop, clock, workers)
+            computed = _compute(begun, listener, stop, clock, workers)
             # The workers end while the driver finishes: that takes a second or two of waiting.
             ending = threading.Thread(target=workers.pop_all().close, name="end-workers")
             ending.start()
-        report = _finish(prepared, ledger, listener, clock, len(records), memory, preview)
+        report = finish(begun, listener, clock, computed, memory)
         ending.join()
         return report
 
 
-def _finished(prepared: Prepared) -> RunReport | None:
+def finished(prepared: Prepared) -> RunReport | None:
     """The report of a run that is finished and had the same options, or None. Raises UsageError where they differ."""
     path = prepared.folder / _SUMMARY
     try:
@@ -343,6 +356,27 @@ def _short(value: Any) -> str:
     return text if len(text) <= 32 else f"{text[:12]}..."
 
 
+@contextlib.contextmanager
+def hold(prepared: Prepared) -> Iterator[Ledger]:
+    """Make the folder and hold it for this process. Raises InputError, LockedError."""
+    _check_writable(prepared.folder)
+    ledger = Ledger(prepared.folder / _STATE)
+    with ledger.lock():
+        yield ledger
+
+
+def begin(prepared: Prepared, ledger: Ledger) -> Begun:
+    """Begin anew, or go on with the sizes that the earlier run chose. The folder is held.
+
+    Raises UsageError where the folder was made with other options.
+    """
+    prepared = _claim(prepared, ledger)
+    preview = _in_background(partial(_get_ready, prepared))
+    done = ledger.done()
+    pending = tuple(i for i in range(prepared.plan.blocks) if i not in done)
+    return Begun(prepared, ledger, pending, len(done), preview)
+
+
 def _check_writable(folder: Path) -> None:
     """Make the folder. Raises InputError where it cannot be written."""
     try:
@@ -354,7 +388,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _claim(prepared: Prepared, ledger: Ledger) -> Prepared:
-    """Begin anew, or go on with the sizes that the earlier run chose. The folder is locked."""
+    """The run with the sizes that it is computed with; an empty mosaic if it begins anew."""
     from tileseg.mosaic import Mosaic, create_mosaic
 
     folder, plan = prepared.folder, prepared.plan
@@ -416,46 +450,45 @@ class Stopwatch:
         self._lap = now
 
 
-def _compute(
-    prepared: Prepared,
-    ledger: Ledger,
-    listener: Listener,
-    stop: threading.Event,
-    clock: Stopwatch,
-    workers: contextlib.ExitStack,
-) -> dict[int, BlockRecord]:
-    """All blocks that are not done yet, on worker processes that end with ``workers``.
-
-    Raises BlocksFailed or Interrupted once those in flight are finished.
-    """
+def make_job(begun: Begun) -> Job:
+    """What workers need for any block. Reads the scene's statistics where the scaling wants them."""
     from tileseg.mosaic import Mosaic
     from tileseg.segment import Job
 
-    plan, spec = prepared.plan, prepared.spec
-    done = ledger.done()
-    pending = [i for i in range(plan.blocks) if i not in done]
-    listener.start(prepared, len(done))
-    if not pending:
-        clock.lap("start")
-        return {}
-    job = Job(
+    prepared = begun.prepared
+    return Job(
         key=prepared.fingerprint[:16],
         scene=prepared.scene,
-        plan=plan,
+        plan=prepared.plan,
         model=prepared.model.resolve(),
         scaling=_scaling(prepared),
-        merge=spec.merge,
+        merge=prepared.spec.merge,
         mosaic=Mosaic((prepared.folder / _MOSAIC).resolve()),
-        ledger=Ledger(ledger.root.resolve()),
+        ledger=Ledger(begun.ledger.root.resolve()),
         aoi=prepared.aoi,
         ignore=prepared.ignore,
-        connectivity=spec.connectivity,
-        compute_threads=max(1, hardware.cpu().cores // max(1, plan.workers)),
+        connectivity=prepared.spec.connectivity,
+        compute_threads=max(1, hardware.cpu().cores // max(1, prepared.plan.workers)),
     )
-    records: dict[int, BlockRecord] = {}
+
+
+def _compute(
+    begun: Begun, listener: Listener, stop: threading.Event, clock: Stopwatch, workers: contextlib.ExitStack
+) -> int:
+    """Compute the blocks that are not done yet, on worker processes that end with ``workers``; how many they were.
+
+    Raises BlocksFailed or Interrupted once those in flight are finished.
+    """
+    plan, pending = begun.prepared.plan, begun.pending
+    listener.start(begun.prepared, begun.done)
+    if not pending:
+        clock.lap("start")
+        return 0
+    job = make_job(begun)
+    computed: set[int] = set()
 
     def on_done(record: BlockRecord) -> None:
-        records[record.index] = record
+        computed.add(record.index)
         for note in record.notes:
             listener.notice(note)
         listener.block(record, plan[record.index].core.pixels)
@@ -474,21 +507,27 @@ def _compute(
         clock.lap("start")
         failures = run_on_cluster(client, job, pending, on_done, stop)
     clock.lap("blocks")
+    check_complete(begun, len(computed), failures)
+    return len(computed)
+
+
+def check_complete(begun: Begun, computed: int, failures: Sequence[BlockFailure]) -> None:
+    """Raise BlocksFailed if blocks failed, Interrupted if some were not even tried."""
+    blocks = begun.prepared.plan.blocks
     if failures:
         reasons = list(dict.fromkeys(map(str, failures)))  # an unreadable model fails all blocks alike
         listed = "\n".join(f"  {reason}" for reason in reasons[:5])
         more = f"\n  and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         raise BlocksFailed(
-            f"{prepared.spec.scene}: {len(failures)} of {plan.blocks} blocks could not be computed; the others are "
+            f"{begun.prepared.spec.scene}: {len(failures)} of {blocks} blocks could not be computed; the others are "
             f"kept, and running the command again tries only these:\n{listed}{more}",
             hopeless=all(failure.hopeless for failure in failures),
         )
-    if stop.is_set() and len(records) < len(pending):
+    if computed < len(begun.pending):
         raise Interrupted(
-            f"stopped: {len(done) + len(records)} of {plan.blocks} blocks are done and kept; "
+            f"stopped: {begun.done + computed} of {blocks} blocks are done and kept; "
             "run the same command again to go on"
         )
-    return records
 
 
 def _in_background(part: Callable[[], T]) -> Future[T]:
@@ -525,19 +564,12 @@ def _scaling(prepared: Prepared) -> Scaling:
     return Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
 
-def _finish(
-    prepared: Prepared,
-    ledger: Ledger,
-    listener: Listener,
-    clock: Stopwatch,
-    computed: int,
-    memory: hardware.PeakMemory,
-    preview: Future[npt.NDArray[np.uint8]],
-) -> RunReport:
+def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, memory: hardware.PeakMemory) -> RunReport:
     """Everything that needs all blocks: pyramid, COG, quicklook, polygons; the summary last."""
     from tileseg.mosaic import Mosaic
     from tileseg.vectorize import vector_paths
 
+    prepared, ledger = begun.prepared, begun.ledger
     folder, plan, grid = prepared.folder, prepared.plan, prepared.scene.grid
     mosaic = Mosaic(folder / _MOSAIC)
     mosaic.remove_partial()
@@ -551,7 +583,7 @@ def _finish(
     mosaic.finish_pyramid()
     with ThreadPoolExecutor(2) as pool:
         labels = pool.submit(_timed, stages, "labels.tif", partial(_label_cog, prepared, mosaic))
-        picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, prepared, mosaic, preview))
+        picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, prepared, mosaic, begun.preview))
         vectors = _timed(stages, "polygons", partial(_vectors, prepared, ledger))
         pixels = labels.result()
         picture.result()
