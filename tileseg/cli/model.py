@@ -44,7 +44,7 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
     del verbose
     from tileseg.nn.bundle import load_bundle
     from tileseg.nn.card import resolve_model
-    from tileseg.nn.proof import TOLERANCE, prove
+    from tileseg.nn.proof import FOLDED_TOLERANCE, TOLERANCE, prove
 
     folder = resolve_model(model)
     network, card = load_bundle(folder)
@@ -65,6 +65,7 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
             "tile": list(proof.tile),
             "largest_difference": proof.largest,
             "over_standard_deviation": proof.relative,
+            "difference_by_folding": proof.folded,
             "exact": holds,
         }
     if as_json:
@@ -78,7 +79,9 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
     if not holds:
         raise InputError(
             f"{folder}: tiles differ from the whole by {proof.relative:.2g} standard deviations with a halo of "
-            f"{proof.halo} (expected at most {TOLERANCE:g}): a layer does not do what its kind says"
+            f"{proof.halo} (expected at most {TOLERANCE:g}), and the network as a run computes it from the graph by "
+            f"{proof.folded / (proof.deviation or 1):.2g} (at most {FOLDED_TOLERANCE:g}): a layer does not do what its "
+            "kind says"
         )
 
 

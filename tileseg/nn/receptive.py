@@ -142,6 +142,15 @@ def _flops(step: Step, found: Trace) -> float:
     return float(max(size, _elements(given)))
 
 
+def _hidden_elements(step: Step, found: Trace) -> int:
+    """Numbers that a step keeps while it computes: what a separable convolution makes of each channel alone."""
+    layer: Any = step.operation
+    if type(layer) is not keras.layers.SeparableConv2D:
+        return 0
+    given, made = found.shapes[step.inputs[0]], found.shapes[step.outputs[0]]
+    return _elements(made) // (made[-1] or 1) * (given[-1] or 1) * layer.depth_multiplier
+
+
 def _peak_elements(graph: Graph, found: Trace) -> int:
     """The most numbers alive at once when the steps run in order: each value lives until its last reader is done."""
     last = {value: index for index, step in enumerate(graph.steps) for value in step.inputs}
@@ -150,7 +159,7 @@ def _peak_elements(graph: Graph, found: Trace) -> int:
     peak = live[0]
     for index, step in enumerate(graph.steps):
         live.update({value: _elements(found.shapes[value]) for value in step.outputs})
-        peak = max(peak, sum(live.values()))
+        peak = max(peak, sum(live.values()) + _hidden_elements(step, found))
         for value in {*step.inputs, *step.outputs}:
             if last.get(value, index) <= index:
                 live.pop(value, None)

@@ -16,7 +16,9 @@ from tileseg.nn.graph import Graph, Step, flatten
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-_FOLDABLE = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+_FOLDABLE = (
+    keras.layers.Conv2D, keras.layers.Conv2DTranspose, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D,
+)  # fmt: skip
 
 
 def inference_twin(model: keras.Model, height: int, width: int, margin: int, precision: Precision) -> keras.Model:
@@ -158,7 +160,7 @@ def _kind(weight: Any) -> Any:
 
 
 def _fold(layer: Any, norm: Any, weights: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-    """Kernel and bias of a convolution that does what the convolution and its normalisation did."""
+    """Kernels and bias of a convolution that does what the convolution and its normalisation did."""
 
     def values(weight: Any) -> npt.NDArray[np.float64]:
         return np.asarray(keras.ops.convert_to_numpy(weight), dtype=np.float64)
@@ -167,8 +169,14 @@ def _fold(layer: Any, norm: Any, weights: list[npt.NDArray[Any]]) -> list[npt.ND
     gain = 1 / np.sqrt(variance + norm.epsilon)
     gain = gain * values(norm.gamma) if norm.scale else gain
     shift = values(norm.beta) if norm.center else np.zeros_like(mean)
-    kernel = weights[0]
-    bias = weights[1] if layer.use_bias else np.zeros_like(mean)
-    # A transposed convolution's kernel is (rows, columns, out, in).
-    turned = gain[:, None] if isinstance(layer, keras.layers.Conv2DTranspose) else gain
-    return [kernel * turned, (bias - mean) * gain + shift]
+    *before, kernel = weights[:-1] if layer.use_bias else weights
+    bias = weights[-1] if layer.use_bias else np.zeros_like(mean)
+    # The last kernel makes the channels that are normalised, which are its last axis but where it is
+    # (rows, columns, out, in) of a transposed convolution, or (rows, columns, in, out per in) of a depthwise one.
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        gains = gain[:, None]
+    elif isinstance(layer, keras.layers.DepthwiseConv2D):
+        gains = gain.reshape(kernel.shape[2:])
+    else:
+        gains = gain
+    return [*before, kernel * gains, (bias - mean) * gain + shift]

@@ -6,6 +6,7 @@ The decoder is that of U-Net (Ronneberger et al., 2015, arXiv:1505.04597) with p
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tileseg.errors import UsageError
@@ -147,7 +148,7 @@ def _convolve(x: Any, filters: int, name: str, spec: NetworkSpec, *, separable: 
     if separable:
         x = layers.SeparableConv2D(
             filters, 3, padding="same", dilation_rate=holes, activation=activation,
-            depthwise_initializer="he_normal", pointwise_initializer="he_normal", name=name,
+            depthwise_initializer=_each_channel(1), pointwise_initializer="he_normal", name=name,
         )(x)  # fmt: skip
     else:
         x = layers.Conv2D(
@@ -162,11 +163,19 @@ def _mobile(x: Any, filters: int, name: str, spec: NetworkSpec, *, strides: int,
     activation = None if spec.batch_norm else "relu"
     x = layers.DepthwiseConv2D(
         3, strides=strides, padding="same", dilation_rate=holes, activation=activation,
-        depthwise_initializer="he_normal", name=f"{name}_depthwise",
+        depthwise_initializer=_each_channel(2), name=f"{name}_depthwise",
     )(x)  # fmt: skip
     x = _normalise(x, f"{name}_depthwise") if spec.batch_norm else x
     x = layers.Conv2D(filters, 1, activation=activation, kernel_initializer="he_normal", name=name)(x)
     return _normalise(x, name) if spec.batch_norm else x
+
+
+def _each_channel(gain: float) -> keras.initializers.Initializer:
+    """For 3x3 kernels of one channel alone: Keras's own would count the inputs of all channels.
+
+    ``gain``: 2 where a ReLU follows, which halves the signal's power; 1 where none does.
+    """
+    return keras.initializers.RandomNormal(stddev=math.sqrt(gain / 9))
 
 
 def _normalise(x: Any, name: str) -> Any:
