@@ -350,39 +350,11 @@ def _span(xy: Array, low: int, high: int) -> tuple[float, float]:
 
 
 @compiled
-def _put_number(out: Array, n: int, value: float) -> int:
-    """Write a number with up to 7 decimals as ASCII; return the position after it."""
-    scaled = np.int64(np.rint(value * 1e7))
-    if scaled < 0:
-        out[n] = 45  # -
-        n += 1
-        scaled = -scaled
-    whole, fraction = scaled // 10_000_000, scaled % 10_000_000
-    digits = 1
-    power = np.int64(10)
-    while power <= whole:
-        power *= 10
-        digits += 1
-    for k in range(digits):
-        out[n + digits - 1 - k] = 48 + whole % 10
-        whole //= 10
-    n += digits
-    if fraction:
-        out[n] = 46  # .
-        end = 7
-        while fraction % 10 == 0:
-            fraction //= 10
-            end -= 1
-        for k in range(end):
-            out[n + end - k] = 48 + fraction % 10
-            fraction //= 10
-        n += end + 1
-    return n
+def _put_number(out: Array, n: int, value: int, decimals: int, least: int) -> int:
+    """Write an integer that counts units of 10^-``decimals`` as ASCII; return the position after it.
 
-
-@compiled
-def _put_value(out: Array, n: int, value: int, decimals: int) -> int:
-    """Write an integer that counts units of 10^-``decimals``; with decimals, at least one and as many as it needs."""
+    It gets as many decimals as it needs, and ``least`` at the least.
+    """
     if value == _NULL:
         for k in range(4):
             out[n + k] = b"null"[k]
@@ -402,12 +374,12 @@ def _put_value(out: Array, n: int, value: int, decimals: int) -> int:
         out[n + digits - 1 - k] = 48 + whole % 10
         whole //= 10
     n += digits
-    if decimals:
+    end = decimals
+    while end > least and fraction % 10 == 0:
+        fraction //= 10
+        end -= 1
+    if end > 0:
         out[n] = 46  # .
-        end = decimals
-        while end > 1 and fraction % 10 == 0:
-            fraction //= 10
-            end -= 1
         for k in range(end):
             out[n + end - k] = 48 + fraction % 10
             fraction //= 10
@@ -441,9 +413,9 @@ def _put_coordinates(out: Array, n: int, xy: Array, ring_offsets: Array, first: 
                 out[n] = 44
                 n += 1
             out[n] = 91
-            n = _put_number(out, n + 1, xy[k, 0])
+            n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 0] * 1e7)), 7, 0)
             out[n] = 44
-            n = _put_number(out, n + 1, xy[k, 1])
+            n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 1] * 1e7)), 7, 0)
             out[n] = 93  # ]
             n += 1
         out[n] = 93
@@ -491,7 +463,7 @@ def _format(
                         out[n] = words[k]
                         n += 1
                 else:
-                    n = _put_value(out, n, value, decimals[part])
+                    n = _put_number(out, n, value, decimals[part], min(1, decimals[part]))
             elif part == count:
                 geometries[polygon] = n
             elif part == count + 1:
