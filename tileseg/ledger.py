@@ -1,23 +1,21 @@
 """Which blocks are done, who works on the folder, and with what options: what makes a run resumable.
 
-``.state/`` beside the mosaic holds ``lock`` (held by the working process, released by the kernel when it dies),
-``run.json`` (fingerprint), ``done/<thousand>/<block>.json`` (a block's record, written last and atomically) and
-``fragments/`` (polygons of single blocks). Safe against killed processes; not against a power cut: nothing is
-forced to disk.
+``.state/`` beside the mosaic holds ``lock`` and ``lease-<number>`` (:mod:`tileseg.lease`), ``run.json``
+(fingerprint), ``done/<thousand>/<block>.json`` (a block's record, written last and atomically) and ``fragments/``
+(polygons of single blocks). Safe against killed processes; not against a power cut: nothing is forced to disk.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tileseg.errors import LockedError
+from tileseg.lease import hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +78,9 @@ class Ledger:
         except (OSError, ValueError):
             return None
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for this process. Raises LockedError, naming who holds it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
-                raise LockedError(
-                    f"{self.root.parent}: {owner} is working on this folder; wait for it, or choose another --out"
-                ) from None
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-            yield
-        finally:
-            os.close(handle)
+    def lock(self, lost: Callable[[], None] | None = None) -> AbstractContextManager[None]:
+        """Hold the folder for this process: see :func:`tileseg.lease.hold`. Raises LockedError."""
+        return hold(self.root, lost)
 
 
 def _read(path: Path) -> BlockRecord:
