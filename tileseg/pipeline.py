@@ -261,7 +261,7 @@ def prepare(spec: RunSpec) -> Prepared:
 def _base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, list[str]]:
     """Scale at which things look as large to the model as those that it was trained on, and what to say about it."""
     have, native = grid.ground_sample_distance, Fraction(1)
-    target = card.ground_sample_distance if isinstance(spec.gsd, str) else spec.gsd
+    target = _wanted(spec, card)
     if spec.gsd == "native" or target is None:
         return native, []
     if have is None or grid.pixel_metres is None:
@@ -269,9 +269,9 @@ def _base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, l
             raise UsageError(f"--gsd {target:g}: the scene's pixels have no known size on the ground; see --scales")
         return native, [f"the scene's pixels have no known size on the ground; the model was trained on {target:g} m"]
     wide, high = grid.pixel_metres
-    size = f"{have:.3g} m"
+    size = f"{_metres(have)} m"
     if max(wide, high) > _SAME_SIZE * min(wide, high):
-        size = f"{wide:.3g} x {high:.3g} m (geometric mean {have:.3g} m)"
+        size = f"{_metres(wide)} x {_metres(high)} m (geometric mean {_metres(have)} m)"
     told = f"the scene's pixels are {size} on the ground, those for the model {target:g} m"
     if spec.gsd == "auto" and max(have / target, target / have) <= _SAME_SIZE:
         return native, []
@@ -289,6 +289,15 @@ def _base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, l
 def _scales(spec: RunSpec, base: Fraction) -> tuple[Fraction, ...]:
     """The scales wished for, of the scene's own pixels."""
     for scale in spec.scales:
+def _metres(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _wanted(spec: RunSpec, card: ModelCard) -> float | None:
+    """Metres per pixel that the model is meant to see."""
+    return card.ground_sample_distance if isinstance(spec.gsd, str) else spec.gsd
+
+
         try:
             View(base * scale)
         except UsageError as error:
@@ -710,7 +719,7 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "halo": [plan.halo_at(scale) for scale in plan.scales],
         "batch": plan.batch,
         "ground_sample_distance": prepared.scene.grid.ground_sample_distance,
-        "model_ground_sample_distance": prepared.card.ground_sample_distance,
+        "wanted_ground_sample_distance": _wanted(prepared.spec, prepared.card),
         "resampled_by": str(prepared.base),
         "scales": [str(scale) for scale in plan.scales],
         "views": len(plan.views),

@@ -1,6 +1,7 @@
 """The promise that results do not depend on how a scene is cut, with the networks and the oracle of the benchmark."""
 
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -8,16 +9,21 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from exactness import ONE, PROMISE, THREE, Case, Finding, Tiling, findings, quick_cases, real_crop  # noqa: E402
+from exactness import ONE, PROMISE, THREE, Case, Finding, Tiling, findings, quick_cases, real_crop, settlement  # noqa: E402
 
 WIDTH = 1 / 16
 
 
-def assert_kept(finding: Finding) -> None:
+ROUNDED = 5e-5
+"""Deviations from the oracle where no view is at scale 1. Both round a resampled pixel by up to 3e-7 (against float64),
+each in its own way, and random weights make up to a hundred times as much of it."""
+
+
+def assert_kept(finding: Finding, apart: float = PROMISE) -> None:
     """Bit-equal to one window over the whole scene; equal to the oracle up to rounding and ties; same bytes."""
     assert finding.once == 0
     assert finding.relabelled == 0
-    assert finding.apart <= PROMISE
+    assert finding.apart <= apart
     assert finding.untied == 0
     assert finding.halves <= 0.01 * finding.values
     assert set(finding.same_bytes) == set(finding.case.workers)
@@ -28,6 +34,30 @@ def test_cuts_views_and_workers_change_nothing() -> None:
     cases = list(quick_cases())
     assert {case.network for case in cases} == {"bilinear", "transpose"}
     for finding in findings(cases, WIDTH):
+        assert_kept(finding)
+
+
+def test_cuts_change_nothing_of_a_resampled_scene() -> None:
+    """Scenes finer and coarser than the model was trained on: every view is at the scale, as runs have it."""
+    quarter, thrice = (Fraction(1, 4),), (Fraction(3),)
+    cases = [
+        Case("bilinear", "settlement", settlement(331, 493), quarter, "none", (Tiling(512), Tiling(128, batch=2)), ()),
+        Case("transpose", "settlement", settlement(131, 193), quarter, "d4", (Tiling(256), Tiling(64)), ()),
+        Case("bilinear", "tiny", settlement(61, 97), thrice, "h", (Tiling(128), Tiling(32)), ()),
+    ]  # fmt: skip
+    for finding in findings(cases, WIDTH):
+        assert_kept(finding, ROUNDED)
+
+
+@pytest.mark.real_data
+def test_cuts_change_nothing_of_a_resampled_orthophoto() -> None:
+    pixels = real_crop(707, 1021)
+    if pixels is None:
+        pytest.skip("no real rasters (set TILESEG_TEST_DATA to where they are)")
+    case = Case(
+        "embedded", "Zanzibar", pixels, (Fraction(1, 4),), "none", (Tiling(1024), Tiling(256), Tiling(512, 352)), ()
+    )
+    for finding in findings([case], WIDTH):
         assert_kept(finding)
 
 

@@ -158,11 +158,11 @@ def print_report(report: RunReport) -> None:
 def _ground(facts: dict[str, Any]) -> str:
     """Metres per pixel of scene and model."""
     scene, model = (
-        "of unknown size" if metres is None else f"{metres:.3g} m"
-        for metres in (facts["ground_sample_distance"], facts["model_ground_sample_distance"])
+        "not known" if metres is None else f"{metres:.3g} m" if metres < 1000 else f"{metres:.0f} m"
+        for metres in (facts["ground_sample_distance"], facts["wanted_ground_sample_distance"])
     )
-    seen = "" if facts["resampled_by"] == "1" else f"; resampled by {facts['resampled_by']}"
-    return f"the scene's pixels {scene}, the model's {model}{seen}"
+    seen = "not resampled" if facts["resampled_by"] == "1" else f"resampled by {facts['resampled_by']}"
+    return f"pixels of the scene: {scene}, for the model: {model}; {seen}"
 
 
 def _gib(size: int) -> str:

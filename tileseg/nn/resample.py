@@ -15,9 +15,10 @@ from tileseg.tta import Polyphase, polyphase
 def resample(images: Any, scale: Fraction) -> Any:
     """Resample by the exact fraction ``scale`` = p/q with the filters of :func:`tileseg.tta.polyphase`.
 
-    One strided convolution computes all p x p phases of a period as channels, which are then laid out in space: at
-    every position the same sum in the same order, so that windows of an image equal the same windows of the whole,
-    bit by bit. (Sums of strided slices, fused by XLA, are as quick but differ in the last bit between window sizes.)
+    Rows first, then columns: for each a strided convolution computes all p phases of a period as channels, which are
+    then laid out in space (along columns they lie so already): at every position the same sum in the same order, so
+    that windows of an image equal the same windows of the whole, bit by bit. (Sums of strided slices, fused by XLA, are
+    as quick but differ in the last bit between window sizes.)
     Taps beyond the image's ends take its outermost pixel: crop what they touched.
 
     Args:
@@ -32,23 +33,20 @@ def resample(images: Any, scale: Fraction) -> Any:
     filters = polyphase(scale)
     p, q = filters.p, filters.q
     count, rows, cols, channels = images.shape
-    for axis in (1, 2):
-        images = _extend(images, axis, filters)
-    phases = keras.ops.conv(images, _kernel(filters, channels), strides=q, padding="valid")
-    if p == 1:
-        return phases
-    apart = keras.ops.reshape(phases, (count, rows // q, cols // q, p, p, channels))
-    return keras.ops.reshape(
-        keras.ops.transpose(apart, (0, 1, 3, 2, 4, 5)), (count, rows // q * p, cols // q * p, channels)
-    )
+    kernel = _kernel(filters, channels)
+    images = keras.ops.conv(_extend(images, 1, filters), kernel[:, None], strides=(q, 1), padding="valid")
+    if p > 1:
+        apart = keras.ops.reshape(images, (count, rows // q, cols, p, channels))
+        images = keras.ops.reshape(keras.ops.transpose(apart, (0, 1, 3, 2, 4)), (count, rows // q * p, cols, channels))
+    images = keras.ops.conv(_extend(images, 2, filters), kernel[None], strides=(1, q), padding="valid")
+    return keras.ops.reshape(images, (count, rows // q * p, cols // q * p, channels))
 
 
 def _kernel(filters: Polyphase, channels: int) -> npt.NDArray[np.float32]:
-    """(taps, taps, channels, p p channels): every phase of every channel reads its own channel alone."""
+    """(taps, channels, p channels): every phase of every channel reads its own channel alone."""
     p, taps = filters.weights.shape
-    both: npt.NDArray[np.float64] = np.einsum("ri,sj->ijrs", filters.weights, filters.weights)
-    kernel: npt.NDArray[np.float64] = both[:, :, None, :, :, None] * np.eye(channels)[:, None, None, :]
-    return kernel.reshape(taps, taps, channels, p * p * channels).astype(np.float32)
+    kernel: npt.NDArray[np.float64] = np.einsum("rt,ab->tarb", filters.weights, np.eye(channels))
+    return kernel.reshape(taps, channels, p * channels).astype(np.float32)
 
 
 def _extend(images: Any, axis: int, filters: Polyphase) -> Any:
