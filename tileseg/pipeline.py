@@ -32,6 +32,7 @@ from tileseg.tta import View, nearby_scale, view_halo
 
 if TYPE_CHECKING:
     from tileseg.aoi import Aoi
+    from tileseg.cluster import Workers
     from tileseg.grid import Grid
     from tileseg.mosaic import Mosaic
     from tileseg.scene import Scene
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _GIB = 1 << 30
-_STATE = ".state"
+STATE = ".state"
+"""Folder, inside a run's, of what makes it resumable."""
+
 _MOSAIC = "mosaic.zarr"
 _LABELS = "labels.tif"
 _QUICKLOOK = "quicklook.png"
@@ -204,9 +207,11 @@ def prepare(spec: RunSpec) -> Prepared:
         notices.append("this machine's GPU is not used: TensorFlow finds no CUDA libraries; see `tileseg doctor`")
         machine = replace(machine, gpus=())
     precision = hardware.default_precision(machine) if spec.precision == "auto" else spec.precision
-    # One worker has all cores, and one GPU: a network uses them better than several smaller ones would.
-    workers = 1 if spec.workers is None else spec.workers
-    max_memory = int(spec.max_memory or min(machine.memory.available // 2, _DEFAULT_MEMORY * max(1, workers)))
+    # One worker per GPU; without any, one has all cores: a network uses them better than several smaller ones would.
+    here = spec.remote is None
+    workers = (max(1, len(machine.gpus)) if here else 1) if spec.workers is None else spec.workers
+    usual = _DEFAULT_MEMORY * max(1, workers)
+    max_memory = int(spec.max_memory or (min(machine.memory.available // 2, usual) if here else usual))
     choose = partial(
         make_plan,
         (scene.grid.height, scene.grid.width),
@@ -286,9 +291,6 @@ def _base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, l
     return base, [f"{told}: the model sees the scene resampled by {base} (--gsd native: as it is)"]
 
 
-def _scales(spec: RunSpec, base: Fraction) -> tuple[Fraction, ...]:
-    """The scales wished for, of the scene's own pixels."""
-    for scale in spec.scales:
 def _metres(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
@@ -298,6 +300,9 @@ def _wanted(spec: RunSpec, card: ModelCard) -> float | None:
     return card.ground_sample_distance if isinstance(spec.gsd, str) else spec.gsd
 
 
+def _scales(spec: RunSpec, base: Fraction) -> tuple[Fraction, ...]:
+    """The scales wished for, of the scene's own pixels."""
+    for scale in spec.scales:
         try:
             View(base * scale)
         except UsageError as error:
@@ -319,7 +324,9 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
         return before
     for notice in prepared.notices:
         listener.notice(notice)
-    with hold(prepared) as ledger, hardware.PeakMemory() as memory:
+    with hold(prepared, stop.set) as ledger, hardware.PeakMemory() as memory:
+        if not spec.overwrite and (before := finished(prepared)):
+            return before  # by another process, meanwhile
         # While the workers start, which leaves processors idle, the scene's picture is read.
         begun = begin(prepared, ledger)
         clock = Stopwatch(started)
@@ -350,10 +357,20 @@ def finished(prepared: Prepared) -> RunReport | None:
     return RunReport(**{**report, "computed": 0, "finished_before": True})
 
 
-def _same_or_refuse(prepared: Prepared, before: dict[str, Any]) -> None:
+def differences(prepared: Prepared) -> list[str]:
+    """What was otherwise when the folder was made: names of the identity; empty where it is new. Raises InputError."""
+    earlier = Ledger(prepared.folder / STATE).read_run()
+    return [] if earlier is None else _differing(prepared, earlier["identity"])
+
+
+def _differing(prepared: Prepared, before: dict[str, Any]) -> list[str]:
     now = json.loads(json.dumps(prepared.identity))
-    differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if differ:
+    return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+
+
+def _same_or_refuse(prepared: Prepared, before: dict[str, Any]) -> None:
+    now = prepared.identity
+    if differ := _differing(prepared, before):
         told = "; ".join(f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in differ)
         raise UsageError(
             f"{prepared.folder}: made with other options ({told}); choose another --out, or start anew with --overwrite"
@@ -366,11 +383,11 @@ def _short(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def hold(prepared: Prepared) -> Iterator[Ledger]:
-    """Make the folder and hold it for this process. Raises InputError, LockedError."""
+def hold(prepared: Prepared, lost: Callable[[], None]) -> Iterator[Ledger]:
+    """Make the folder and hold it for this process. Raises InputError, LockedError; ``lost`` is as of a lease."""
     _check_writable(prepared.folder)
-    ledger = Ledger(prepared.folder / _STATE)
-    with ledger.lock():
+    ledger = Ledger(prepared.folder / STATE)
+    with ledger.lock(lost):
         yield ledger
 
 
@@ -389,8 +406,8 @@ def begin(prepared: Prepared, ledger: Ledger) -> Begun:
 def _check_writable(folder: Path) -> None:
     """Make the folder. Raises InputError where it cannot be written."""
     try:
-        (folder / _STATE).mkdir(parents=True, exist_ok=True)
-        with (folder / _STATE / "lock").open("a"):
+        (folder / STATE).mkdir(parents=True, exist_ok=True)
+        with (folder / STATE / "lock").open("a"):
             pass
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from error
@@ -437,11 +454,11 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier run wrote, and nothing else; what says that it is finished goes first."""
     from tileseg.vectorize import vector_paths
 
-    for name in (_SUMMARY, f"{_STATE}/run.json", _LABELS, f"{_LABELS}.aux.xml", _QUICKLOOK):
+    for name in (_SUMMARY, f"{STATE}/run.json", _LABELS, f"{_LABELS}.aux.xml", _QUICKLOOK):
         (folder / name).unlink(missing_ok=True)
     for path in vector_paths(folder, get_args(VectorFormat)).values():
         path.unlink(missing_ok=True)
-    for name in (_MOSAIC, f"{_STATE}/done", f"{_STATE}/fragments"):
+    for name in (_MOSAIC, f"{STATE}/done", f"{STATE}/fragments"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -466,7 +483,8 @@ def make_job(begun: Begun) -> Job:
 
     prepared = begun.prepared
     return Job(
-        key=prepared.fingerprint[:16],
+        # With the folder: an archive may hold the same scene twice.
+        key=hashlib.sha256(f"{prepared.fingerprint} {prepared.folder.resolve()}".encode()).hexdigest()[:16],
         scene=prepared.scene,
         plan=prepared.plan,
         model=prepared.model.resolve(),
@@ -477,8 +495,44 @@ def make_job(begun: Begun) -> Job:
         aoi=prepared.aoi,
         ignore=prepared.ignore,
         connectivity=prepared.spec.connectivity,
-        compute_threads=max(1, hardware.cpu().cores // max(1, prepared.plan.workers)),
+        compute_threads=compute_threads(prepared),
     )
+
+
+@contextlib.contextmanager
+def connected(prepared: Prepared, blocks: int, listener: Listener) -> Iterator[Workers]:
+    """The workers for at most ``blocks`` blocks: on this machine, or where the spec says. The folder is held.
+
+    Raises UsageError, InputError or TilesegError where no worker can compute them.
+    """
+    from tileseg.admission import Needs
+    from tileseg.cluster import connect, dashboard, local_cluster, performance_report
+
+    spec, plan, remote = prepared.spec, prepared.plan, prepared.spec.remote
+    with contextlib.ExitStack() as stack:
+        if remote is None:
+            gpus = hardware.detect().gpus if hardware.backend_has_cuda() else ()
+            devices = [gpu.uuid or str(gpu.index) for gpu in gpus] if len(gpus) > 1 else []
+            count = min(plan.workers, blocks)
+            client = stack.enter_context(local_cluster(count, plan.threads, compute_threads(prepared) or 1, devices))
+        else:
+            state = (prepared.folder / STATE).resolve()
+            needs = Needs(
+                (prepared.scene,), prepared.model.resolve(), prepared.card.sha256, state, plan.memory.worker, remote.gpu
+            )
+            client = stack.enter_context(connect(remote, needs, listener.notice))
+        if address := dashboard(client):
+            listener.notice(f"dashboard: {address}")
+        if spec.performance_report is not None:
+            stack.enter_context(performance_report(client, spec.performance_report, listener.notice))
+        yield client
+
+
+def compute_threads(prepared: Prepared) -> int | None:
+    """Processor threads of a worker's network; None: workers on other machines know how many they have."""
+    if prepared.spec.remote is not None:
+        return None
+    return max(1, hardware.cpu().cores // max(1, prepared.plan.workers))
 
 
 def _compute(
@@ -508,11 +562,9 @@ def _compute(
         clock.lap("start")
         failures = run_serially(job, pending, on_done, stop)
     else:
-        from tileseg.cluster import local_cluster
         from tileseg.schedule import run_on_cluster
 
-        count = min(plan.workers, len(pending))
-        client = workers.enter_context(local_cluster(count, plan.threads, job.compute_threads))
+        client = workers.enter_context(connected(begun.prepared, len(pending), listener))
         clock.lap("start")
         failures = run_on_cluster(client, job, pending, on_done, stop)
     clock.lap("blocks")

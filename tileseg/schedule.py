@@ -6,12 +6,12 @@ import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-from distributed import Client, Future, as_completed
+from distributed import Future, as_completed
 from distributed.scheduler import KilledWorker
 
+from tileseg.cluster import Workers
 from tileseg.errors import InputError, TilesegError
 from tileseg.ledger import BlockRecord
 from tileseg.segment import Job, segment_block
@@ -53,65 +53,88 @@ def first_line(error: BaseException) -> str:
 def run_serially(
     job: Job, pending: Sequence[int], on_done: Callable[[BlockRecord], None], stop: threading.Event
 ) -> list[BlockFailure]:
-    """Compute blocks one by one in this process, until all are done or ``stop`` is set."""
-    failures = []
-    for index in pending:
+    """Compute the blocks of one run one by one in this process, until all are done or ``stop`` is set."""
+    failures: list[BlockFailure] = []
+    feed = ((job, index) for index in pending)
+    run_feed_serially(feed, lambda _, record: on_done(record), lambda _, failure: failures.append(failure), stop)
+    return failures
+
+
+def run_feed_serially(
+    feed: Iterator[tuple[Job, int]],
+    on_done: Callable[[Job, BlockRecord], None],
+    on_failure: Callable[[Job, BlockFailure], None],
+    stop: threading.Event,
+) -> None:
+    """Compute the blocks of any number of runs one by one in this process."""
+    for job, index in feed:
         if stop.is_set():
             break
         try:
             record = segment_block(job, index)
         except Exception as error:  # noqa: BLE001 - as on a cluster, a block that fails is reported, the others go on
-            failures.append(BlockFailure(index, job.plan[index].core, error))
-            if _disk_full(error):
-                break
+            on_failure(job, BlockFailure(index, job.plan[index].core, error))
+            if disk_full(error):
+                stop.set()
         else:
-            on_done(record)
-    return failures
+            on_done(job, record)
 
 
 def run_on_cluster(
-    client: Client, job: Job, pending: Sequence[int], on_done: Callable[[BlockRecord], None], stop: threading.Event
+    client: Workers, job: Job, pending: Sequence[int], on_done: Callable[[BlockRecord], None], stop: threading.Event
 ) -> list[BlockFailure]:
-    """Compute blocks on a cluster. At most a few per worker thread are submitted at a time.
+    """Compute the blocks of one run on a cluster. At most a few per worker thread are submitted at a time.
 
     When ``stop`` is set nothing more is submitted, and what runs is waited for.
     """
-    slots = max(1, sum(client.nthreads().values()))
     failures: list[BlockFailure] = []
-    tries: dict[int, int] = {}
-    index_of: dict[Any, int] = {}
-    feed = iter(pending)
-
-    def submit(index: int) -> Future[BlockRecord]:
-        tries[index] = tries.get(index, 0) + 1
-        future = client.submit(segment_block, job, index, key=f"{job.key}-{index}-{tries[index]}", pure=False)
-        index_of[future.key] = index
-        return future
-
-    def more(count: int) -> Iterator[Future[BlockRecord]]:
-        if not stop.is_set():
-            for index in islice(feed, count):
-                yield submit(index)
-
-    running = as_completed(list(more(slots * _AHEAD)), loop=client.loop)
-    for future in running:
-        index = index_of.pop(future.key)
-        error = future.exception()
-        if error is None:
-            on_done(future.result())
-        elif isinstance(error, TilesegError) or tries[index] >= _TRIES or stop.is_set() or _disk_full(error):
-            failures.append(BlockFailure(index, job.plan[index].core, error))
-            if _disk_full(error):
-                stop.set()
-        else:
-            running.add(submit(index))
-            continue
-        tries.pop(index)
-        for new in more(1):
-            running.add(new)
+    feed = ((job, index) for index in pending)
+    run_feed(client, feed, lambda _, record: on_done(record), lambda _, failure: failures.append(failure), stop)
     return failures
 
 
-def _disk_full(error: BaseException) -> bool:
+def run_feed(
+    client: Workers,
+    feed: Iterator[tuple[Job, int]],
+    on_done: Callable[[Job, BlockRecord], None],
+    on_failure: Callable[[Job, BlockFailure], None],
+    stop: threading.Event,
+) -> None:
+    """Compute the blocks of any number of runs, in the order in which they are fed: one goes on where another ends.
+
+    When ``stop`` is set, or a disk is full, nothing more is submitted, and what runs is waited for.
+    """
+    task_of: dict[Any, tuple[Job, int, int]] = {}
+
+    def submit(job: Job, index: int, tries: int) -> Future[BlockRecord]:
+        key = f"{job.key}-{index}-{tries}"
+        future = client.submit(segment_block, job, index, key=key, pure=False, resources=client.slot)
+        task_of[future.key] = (job, index, tries)
+        return future
+
+    def more(count: int) -> Iterator[Future[BlockRecord]]:
+        while count > 0 and not stop.is_set() and (task := next(feed, None)) is not None:
+            yield submit(*task, 1)
+            count -= 1
+
+    running = as_completed(list(more(client.slots * _AHEAD)), loop=client.loop)
+    for future in running:
+        job, index, tries = task_of.pop(future.key)
+        error = future.exception()
+        if error is None:
+            on_done(job, future.result())
+        elif isinstance(error, TilesegError) or tries >= _TRIES or stop.is_set() or disk_full(error):
+            on_failure(job, BlockFailure(index, job.plan[index].core, error))
+            if disk_full(error):
+                stop.set()
+        else:
+            running.add(submit(job, index, tries + 1))
+            continue
+        # More than one where workers have come, none where some have gone.
+        for new in more(client.slots * _AHEAD - len(task_of)):
+            running.add(new)
+
+
+def disk_full(error: BaseException) -> bool:
     """Whether every further block would fail too, and only the user can help."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

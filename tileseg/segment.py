@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import defaultdict
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tileseg import hardware
 from tileseg.aoi import Aoi
 from tileseg.errors import TilesegError
 from tileseg.labels import NODATA, Logits, decide, halve
@@ -29,6 +31,8 @@ from tileseg.window import Window
 if TYPE_CHECKING:
     from tileseg.nn.predictor import Predictor
 
+COMPUTE_THREADS = "TILESEG_COMPUTE_THREADS"
+"""Environment variable of workers on other machines: threads of the network."""
 _INFINITE = 0x7C00
 """Exponent bits of a float16: all set in infinities and NaN."""
 
@@ -52,8 +56,8 @@ class Job:
     ignore: frozenset[int]
     """Class ids that are not vectorised."""
     connectivity: Literal[4, 8]
-    compute_threads: int
-    """Processor threads for the network."""
+    compute_threads: int | None
+    """Processor threads for the network; None: as many as the worker was told (COMPUTE_THREADS), or may use."""
 
 
 class NonFiniteLogits(TilesegError):
@@ -170,12 +174,30 @@ _engine: tuple[str, Engine] | None = None
 
 
 def _engine_for(job: Job) -> Engine:
-    """The engine of a run, loaded once per process. The caller holds the device."""
+    """The engine of a run, loaded once per process: scenes of a batch share it. The caller holds the device."""
     global _engine  # noqa: PLW0603 - a process has one device, and so one engine
-    if _engine is None or _engine[0] != job.key:
-        _engine = None
-        _engine = (job.key, Engine(job))
-    return _engine[1]
+    key, engine = _engine or (None, None)
+    if engine is not None and key == job.key:
+        return engine
+    _engine = None
+    if engine is not None and engine.source == _source(job):
+        engine.turn_to(job)
+    else:
+        engine = None  # let go of before the next is loaded
+        engine = Engine(job)
+    _engine = (job.key, engine)
+    return engine
+
+
+def _source(job: Job) -> tuple[Path, str]:
+    return job.model, job.plan.card.sha256
+
+
+def _functions_of(job: Job) -> tuple[object, ...]:
+    """What the compiled functions of a run, and the sizes that they are given, depend on."""
+    plan = job.plan
+    sizes = plan.tile, plan.step, plan.batch, plan.margin, plan.halo, plan.stitch
+    return *sizes, plan.views, plan.precision, job.merge, job.scaling
 
 
 class Engine:
@@ -185,12 +207,27 @@ class Engine:
         from tileseg.nn import backend
         from tileseg.nn.bundle import load_bundle
 
-        backend.configure(threads=job.compute_threads)
+        told = os.environ.get(COMPUTE_THREADS) or hardware.cpu().cores
+        backend.configure(threads=job.compute_threads or int(told))
         self._plan = job.plan
         self._scaling = job.scaling
         self._merge = job.merge
+        self.source = _source(job)
+        """Where the model came from, and its digest."""
+        self._made_for = _functions_of(job)
         self._model, self._card = load_bundle(job.model)
         self._predictor: Predictor | None = self._build()
+
+    def turn_to(self, job: Job) -> None:
+        """Go on with another run of the same model: what is compiled is kept where it would be the same."""
+        if self._made_for == _functions_of(job):
+            # Smaller ones for want of memory stay so.
+            self._plan = replace(job.plan, tile=self._plan.tile, step=self._plan.step, batch=self._plan.batch)
+            return
+        self._made_for = _functions_of(job)
+        self._plan, self._scaling, self._merge = job.plan, job.scaling, job.merge
+        self._predictor = None
+        self._predictor = self._build()
 
     def _build(self) -> Predictor:
         from tileseg.nn.predictor import Predictor

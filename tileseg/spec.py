@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from tileseg.errors import UsageError
 from tileseg.nn.card import first_problem
@@ -17,6 +27,12 @@ from tileseg.tta import Flips, parse_scale
 
 ALGORITHM = 1
 """Raised when the same options would give other pixels or polygons than before: old folders are then not resumed."""
+
+_ELSEWHERE = {
+    "scene", "out", "workers", "scheduler", "scheduler_file", "cluster", "max_memory", "performance_report",
+    "overwrite",
+}  # fmt: skip
+"""Options that do not decide what comes out."""
 
 VectorFormat = Literal["geojson", "geojsonseq", "gpkg", "parquet", "fgb"]
 
@@ -51,6 +67,78 @@ def _stripped(value: Any) -> Any:
 Scale = Annotated[Fraction, BeforeValidator(_scale), PlainSerializer(str)]
 Text = Annotated[str, BeforeValidator(_stripped)]
 Bands = Annotated[tuple[Annotated[int, Field(ge=1, strict=False)], ...], BeforeValidator(_split)]
+
+
+class Adapt(BaseModel):
+    """Between how many workers a cluster grows and shrinks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    minimum: int = Field(default=1, ge=1)
+    maximum: int = Field(ge=1)
+
+
+class Security(BaseModel):
+    """Certificates for a ``tls://`` scheduler: PEM files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ca_file: Path
+    cert: Path
+    key: Path
+
+
+class ClusterSpec(BaseModel):
+    """A Dask cluster to compute on: a scheduler that runs already, or a class that starts one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    scheduler: str | None = Field(default=None, pattern=r"^(tcp|tls|ws|wss|ucx)://\S+$")
+    """Address of a running scheduler, such as ``tcp://head:8786``."""
+    scheduler_file: Path | None = None
+    """File in which a running scheduler wrote its address (``dask scheduler --scheduler-file``)."""
+    kind: str | None = Field(default=None, alias="class", pattern=r"^\w+(\.\w+)+$")
+    """Dotted path of the class that starts a cluster, such as ``dask_jobqueue.SLURMCluster``."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """What the class is called with."""
+    workers: int | None = Field(default=None, ge=1)
+    """How many workers the cluster is asked for, where its arguments do not say."""
+    adapt: Adapt | None = None
+    """Lets the cluster grow and shrink instead."""
+    security: Security | None = None
+    """Certificates for a scheduler's address."""
+    gpu: bool = False
+    """Use only workers that see a GPU."""
+    wait: float = Field(default=30.0, gt=0)
+    """Seconds until the first worker must have come: more where jobs wait in a queue."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(way is not None for way in (self.scheduler, self.scheduler_file, self.kind)) != 1:
+            raise ValueError("expected one of scheduler, scheduler_file and class")
+        if self.kind is None and (self.arguments or self.workers or self.adapt):
+            raise ValueError("arguments, workers and adapt are for a class, not for a scheduler that runs already")
+        if self.workers is not None and self.adapt is not None:
+            raise ValueError("expected workers or adapt, not both")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a YAML file. Raises UsageError in one line."""
+        import yaml
+
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror or error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        except ValidationError as error:
+            raise UsageError(f"{path}: {first_problem(error)}") from error
+
+
+def _cluster(value: Any) -> Any:
+    return ClusterSpec.read(Path(value)) if isinstance(value, str | Path) else value
 
 
 class RunSpec(BaseModel):
@@ -116,6 +204,14 @@ class RunSpec(BaseModel):
     """Worker processes; 0 computes in this process."""
     max_memory: ByteSize | None = None
     """Most memory for all processes together, such as ``8GiB``."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler whose workers compute the blocks."""
+    scheduler_file: Path | None = None
+    """The same, from the file that the scheduler wrote."""
+    cluster: Annotated[ClusterSpec | None, BeforeValidator(_cluster)] = Field(default=None, exclude=True)
+    """A cluster to start or to connect to; as text: a YAML file. Left out of dumps: it may hold secrets."""
+    performance_report: Path | None = None
+    """Where to write Dask's own report (HTML) of the run."""
     overwrite: bool = False
     """Start anew in a folder that is finished or was made with other options."""
 
@@ -127,6 +223,39 @@ class RunSpec(BaseModel):
         except ValidationError as error:
             raise UsageError(f"--{first_problem(error).replace('_', '-', 1)}") from error
 
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if sum(way is not None for way in (self.scheduler, self.scheduler_file, self.cluster)) > 1:
+            raise ValueError("scheduler, --scheduler-file, --cluster: give only one of them")
+        if self.workers is not None and (self.scheduler or self.scheduler_file):
+            raise ValueError("workers: a scheduler that runs already has its own workers; all of them are used")
+        if self.workers == 0 and (self.cluster or self.performance_report):
+            raise ValueError("workers 0: computes in this process, so without --cluster and --performance-report")
+        return self
+
+    @property
+    def remote(self) -> ClusterSpec | None:
+        """The cluster that computes, or None: processes on this machine.
+
+        Without an option for it, DASK_SCHEDULER_ADDRESS counts, unless ``workers`` says how many local ones there are.
+        Raises UsageError where an address is none.
+        """
+        address = self.scheduler
+        if address is None and self.scheduler_file is None and self.cluster is None and self.workers is None:
+            address = os.environ.get("DASK_SCHEDULER_ADDRESS")
+        if address:
+            try:
+                return ClusterSpec(scheduler=address)
+            except ValidationError:
+                raise UsageError(
+                    f"{address}: not the address of a scheduler: expected tcp://HOST:PORT or tls://HOST:PORT"
+                ) from None
+        if self.scheduler_file is not None:
+            return ClusterSpec(scheduler_file=self.scheduler_file)
+        if self.cluster is not None and self.workers is not None:
+            return self.cluster.model_copy(update={"workers": self.workers, "adapt": None})
+        return self.cluster
+
     @property
     def folder(self) -> Path:
         """Where the outputs go."""
@@ -134,7 +263,7 @@ class RunSpec(BaseModel):
 
     def choices(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: two runs that differ here do not share a folder."""
-        return self.model_dump(mode="json", exclude={"scene", "out", "workers", "max_memory", "overwrite"})
+        return self.model_dump(mode="json", exclude=_ELSEWHERE)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tileseg.cli import dataset, doctor, evaluate, model, run, train, vectorize
+from tileseg.cli import batch, dataset, doctor, evaluate, merge, model, run, train, vectorize, worker
 from tileseg.errors import Interrupted, TilesegError
 
 app = typer.Typer(
@@ -21,6 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run.command)
+app.command("worker")(worker.command)
+app.command("batch")(batch.command)
+app.command("merge")(merge.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("vectorize")(vectorize.command)

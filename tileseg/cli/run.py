@@ -66,6 +66,19 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     window: Annotated[int | None, _option(_SIZES, "Side of the network's input, halo included.")] = None,
     batch: Annotated[int | None, _option(_SIZES, "Windows in one call of the network.")] = None,
     workers: Annotated[int | None, _option(_SIZES, "Worker processes; 0 computes in this process; default 1.")] = None,
+    scheduler: Annotated[
+        str | None,
+        _option(_SIZES, "Compute on the workers of this Dask scheduler, tcp:// or tls://.", metavar="ADDRESS"),
+    ] = None,
+    scheduler_file: Annotated[
+        Path | None, _option(_SIZES, "The same, by the file in which the scheduler wrote its address.", metavar="FILE")
+    ] = None,
+    cluster: Annotated[
+        Path | None, _option(_SIZES, "Compute on the cluster that this file describes.", metavar="SPEC.yaml")
+    ] = None,
+    performance_report: Annotated[
+        Path | None, _option(_CONTROL, "Write Dask's report of the run.", metavar="FILE.html")
+    ] = None,
     max_memory: Annotated[
         str | None, _option(_SIZES, "Most memory over all processes, such as 8GiB.", metavar="SIZE")
     ] = None,
@@ -110,8 +123,9 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     given = {
         "scene": scene, "out": out, "model": model, "precision": precision, "scales": scales, "gsd": gsd,
         "flips": flips, "merge": merge, "stitch": stitch, "overlap": overlap, "halo": halo, "block": block,
-        "window": window, "batch": batch, "workers": workers, "max_memory": max_memory, "bands": bands, "aoi": aoi,
-        "warp": warp, "keep": keep, "classes": classes, "formats": formats, "min_area": min_area,
+        "window": window, "batch": batch, "workers": workers, "scheduler": scheduler, "scheduler_file": scheduler_file,
+        "cluster": cluster, "performance_report": performance_report, "max_memory": max_memory, "bands": bands,
+        "aoi": aoi, "warp": warp, "keep": keep, "classes": classes, "formats": formats, "min_area": min_area,
         "fill_holes": fill_holes, "simplify": simplify, "connectivity": connectivity, "overwrite": overwrite,
     }  # fmt: skip
     from tileseg.errors import UsageError
@@ -131,7 +145,7 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
         else:
             print_plan(prepared)
         return
-    with Progress(quiet=quiet or as_json, verbose=verbose) as progress, _drain_on_interrupt(progress) as stop:
+    with Progress(quiet=quiet or as_json, verbose=verbose) as progress, drain_on_interrupt(progress) as stop:
         report = run(spec, progress, stop)
     _print(report, as_json=as_json, quiet=quiet, print_report=print_report)
 
@@ -144,7 +158,7 @@ def _print(report: RunReport, *, as_json: bool, quiet: bool, print_report: Any) 
 
 
 @contextmanager
-def _drain_on_interrupt(progress: Any) -> Iterator[threading.Event]:
+def drain_on_interrupt(progress: Any) -> Iterator[threading.Event]:
     """The first Ctrl-C (or SIGTERM) finishes the blocks in flight; the second stops at once."""
     stop = threading.Event()
 
