@@ -1,0 +1,94 @@
+"""docs/train.md and docs/evaluate.md say what there is: every command runs, every option exists."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from tileseg.cli.main import app
+from tileseg.dataset.spec import DatasetSpec
+from tileseg.nn.options import NetworkSpec
+from tileseg.train.augment import AugmentSpec
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCS = REPOSITORY / "docs"
+PROGRAMS = {"python": [sys.executable], "tileseg": [sys.executable, "-m", "tileseg"]}
+
+
+def blocks(page: str) -> Iterator[tuple[str, str]]:
+    """Language and text of each fenced block."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    yield from re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    lines = [line for language, text in blocks(page) if language == "console" for line in text.splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_walk_through_runs(tmp_path: Path) -> None:
+    for folder in ("sample_rasters", "workflows"):
+        (tmp_path / folder).symlink_to(REPOSITORY / folder)
+    written = []
+    for language, text in blocks("train.md"):
+        if language == "toml":
+            name = text.splitlines()[0].removeprefix("# ")
+            (tmp_path / name).write_text(text, encoding="utf-8")
+            written.append(name)
+    assert written == ["town.toml", "towns.toml"]
+    for words in commands("train.md"):
+        program, *arguments = words
+        if "--steps" in arguments:
+            arguments[arguments.index("--steps") + 1] = "3"
+        told = subprocess.run(
+            [*PROGRAMS[program], *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600
+        )
+        assert told.returncode == 0, f"{shlex.join(words)}: {told.stderr}"
+    for made in (
+        "sheet.png", "town-model/card.json", "town-model/model.keras", "town-model/training/panel-best.png",
+        "town-model/training/curves.png", "town-model/training/steps.csv", "town-model/training/validations.csv",
+        "town-model/training/tensorboard", "town-model/training/train.json", "town-model/training/summary.json",
+        "town-model-2/card.json", "town-evaluation/report.html", "town-evaluation/metrics.json",
+        "elsewhere/quicklook.png", "elsewhere/polygons.geojson", "elsewhere-evaluation/report.html",
+    ):  # fmt: skip
+        assert (tmp_path / made).exists(), made
+
+
+def known_options() -> set[str]:
+    """Of all commands, as the command line spells them."""
+    found: set[str] = set()
+    waiting = [typer.main.get_command(app)]
+    while waiting:
+        command = waiting.pop()
+        waiting.extend(getattr(command, "commands", {}).values())
+        for parameter in command.params:
+            found.update([*parameter.opts, *parameter.secondary_opts])
+    return found
+
+
+@pytest.mark.parametrize("page", ["train.md", "evaluate.md"])
+def test_every_option_exists(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) - {"--scenes", "--help"}  # of draw_scenes.py; of all
+    assert len(named) > 10
+    assert named <= known_options()
+
+
+def test_every_name_within_an_option_exists() -> None:
+    text = (DOCS / "train.md").read_text(encoding="utf-8")
+    table = text[text.index("`--network` takes") : text.index("All others keep")]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
+    named = {name for cell in cells for name in re.findall(r"`([a-z_]+)=", cell)} | {"width"}
+    assert named == set(NetworkSpec.model_fields)
+    augmented = re.search(r"--augment ([a-z0-9.=,]+)`", text)
+    assert augmented is not None
+    assert {pair.partition("=")[0] for pair in augmented[1].split(",")} <= set(AugmentSpec.model_fields)
+    keys = text[text.index("| key | |") : text.index("At the top, `ignore")]
+    fields = {info.alias or name for name, info in DatasetSpec.model_fields.items()}
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", keys, flags=re.MULTILINE)) <= fields
