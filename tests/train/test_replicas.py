@@ -35,7 +35,8 @@ with replicas.scope():
 rng = np.random.default_rng(0)
 losses = []
 for _ in range(3):
-    losses.append(trained.step(rng.random((4, 32, 48, 3), np.float32), rng.integers(0, 2, (4, 32, 48)).astype(np.uint8)))
+    images, labels = rng.random((4, 32, 48, 3), np.float32), rng.integers(0, 2, (4, 32, 48)).astype(np.uint8)
+    losses.append(trained.step(images, labels))
 np.savez(sys.argv[2], losses=losses, weights=np.concatenate([w.ravel() for w in network.get_weights()]))
 """
 
