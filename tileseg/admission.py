@@ -38,8 +38,6 @@ IN_FLIGHT = 2
 """Blocks in flight in other workers: one on the device, one being read or written."""
 
 _PACKAGES = ("tileseg", "keras", "tensorflow")
-_ANSWER_SECONDS = 25.0
-"""A worker that takes longer to look around is not used."""
 _SHARED_SECONDS = 5.0
 """Network file systems show a new file to other machines after a while."""
 _GIB = 1 << 30
@@ -77,6 +75,11 @@ class Answer:
     """Why it cannot compute this run's blocks."""
 
 
+def resource_of(client: Client) -> str:
+    """The Dask resource that this client's blocks ask for."""
+    return f"{RESOURCE}-{client.id}"
+
+
 @contextmanager
 def left_behind(folder: Path, token: str) -> Iterator[Path]:
     """A file in the output folder that workers must find. Raises OSError where it cannot be written."""
@@ -92,11 +95,15 @@ class Admission:
     """Asks workers as they come, and lets in those that fit. Its coroutines run in the client's event loop."""
 
     def __init__(
-        self, client: Client, needs: Needs, token: Path, resource: str, *, ours: bool, tell: Callable[[str], None]
+        self, client: Client, needs: Needs, token: Path, *, ours: bool, patience: float, tell: Callable[[str], None]
     ) -> None:
-        """``ours``: the workers were started for this run, so Ctrl-C is the driver's business and memory is kept."""
-        self._client, self._needs, self._token, self._resource, self._ours = client, needs, token, resource, ours
-        self._tell = tell
+        """``ours``: the workers were started for this run, so Ctrl-C is the driver's business and memory is kept.
+
+        ``patience``: seconds that a worker may take to look around.
+        """
+        self._client, self._needs, self._token, self._ours = client, needs, token, ours
+        self._patience, self._tell = patience, tell
+        self._resource = resource_of(client)
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._per_host = 1
         self.answers: dict[str, Answer] = {}
@@ -141,14 +148,14 @@ class Admission:
 
     async def _ask(self, address: str) -> None:
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(self._patience):
                 problem = await self._compare(address)
                 if problem is None:
                     answer = await self._call(address, look, self._needs, self._token)
                 else:
                     answer = _refusal(address, problem)
         except TimeoutError:
-            answer = _refusal(address, TilesegError(f"does not answer within {_ANSWER_SECONDS:.0f} s"))
+            answer = _refusal(address, TilesegError(f"does not answer within {self._patience:.0f} s"))
         except Exception as error:  # noqa: BLE001 - whatever another machine's Python raises
             answer = _refusal(address, TilesegError(f"{type(error).__name__}: {error}".splitlines()[0]))
         self.answers[address] = answer
@@ -173,7 +180,7 @@ class Admission:
 
     async def _let_in(self, address: str, slots: int) -> None:
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(self._patience):
                 await self._call(address, let_in, self._resource, slots, self._ours, self._per_host)
         except Exception as error:  # noqa: BLE001 - as above
             problem = TilesegError(f"{type(error).__name__}: {error}".splitlines()[0])

@@ -24,7 +24,7 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from distributed.security import Security
 from distributed.versions import VersionMismatchWarning
 
-from tileseg.admission import Admission, Needs, left_behind
+from tileseg.admission import Admission, Needs, left_behind, resource_of
 from tileseg.errors import InputError, TilesegError, UsageError
 from tileseg.segment import warm_up
 from tileseg.spec import ClusterSpec
@@ -77,7 +77,7 @@ class Workers(Client):
     @property
     def slot(self) -> dict[str, float]:
         """Dask resources that a block asks for."""
-        return {f"tileseg-{self.id}": 1}
+        return {resource_of(self): 1}
 
     @property
     def slots(self) -> int:
@@ -162,7 +162,7 @@ def local_cluster(workers: int, threads: int, compute_threads: int, devices: Seq
             cluster = stack.enter_context(LocalCluster(n_workers=workers, **options))
         client = stack.enter_context(Workers(cluster, set_as_default=False))
         client.own_slots = workers * threads
-        client.register_plugin(Setup(next(iter(client.slot)), quick=True))
+        client.register_plugin(Setup(resource_of(client), quick=True))
         yield client
 
 
@@ -184,7 +184,8 @@ def connect(place: ClusterSpec, needs: Needs, tell: Callable[[str], None]) -> It
             target = place.scheduler or address_in(place.scheduler_file, deadline)
         client = stack.enter_context(_connected(target, place))
         token = stack.enter_context(left_behind(needs.folder, client.id))
-        admission = Admission(client, needs, token, next(iter(client.slot)), ours=place.kind is not None, tell=tell)
+        patience = max(1.0, place.wait - _CONNECT_SECONDS / 2)
+        admission = Admission(client, needs, token, ours=place.kind is not None, patience=patience, tell=tell)
         client.admission = admission
         loop = client.loop.asyncio_loop  # type: ignore[union-attr]
         watching = asyncio.run_coroutine_threadsafe(admission.watch(), loop)

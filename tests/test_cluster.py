@@ -1,0 +1,252 @@
+"""Where blocks are computed: from options and files to a connection, and what is said when there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fakes import save_tiny, smooth_noise, write_scene
+
+from tileseg import cluster
+from tileseg.admission import Needs
+from tileseg.cluster import connect
+from tileseg.errors import TilesegError, UsageError
+from tileseg.hardware import Gpu
+from tileseg.pipeline import prepare
+from tileseg.spec import ClusterSpec, RunSpec
+from tileseg.worker import devices_of
+
+GPUS = (Gpu(0, "GPU-a", "first", None, None), Gpu(3, "GPU-b", "second", None, None))
+
+
+def spec_file(folder: Path, text: str) -> Path:
+    path = folder / "cluster.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_that_names_a_class(tmp_path) -> None:
+    file = spec_file(
+        tmp_path,
+        "class: dask_jobqueue.SLURMCluster\narguments: {queue: gpu, cores: 2}\nadapt: {maximum: 9}\nwait: 3600\n",
+    )
+    spec = RunSpec.parse({"scene": "a.tif", "cluster": str(file)})
+    assert spec.remote == ClusterSpec.model_validate(
+        {"class": "dask_jobqueue.SLURMCluster", "arguments": {"queue": "gpu", "cores": 2}, "adapt": {"maximum": 9},
+         "wait": 3600}
+    )  # fmt: skip
+    assert spec.model_copy(update={"workers": 5}).remote.workers == 5
+    assert "cluster" not in spec.model_dump()  # it may hold secrets, and decides nothing
+    assert spec.choices() == RunSpec(scene=Path("b.tif")).choices()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("class: SLURMCluster", "class: String should match"),
+        ("class: a.B\nscheduler: tcp://a:1", "expected one of scheduler, scheduler_file and class"),
+        ("scheduler: tcp://a:1\nworkers: 3", "arguments, workers and adapt are for a class"),
+        ("class: a.B\nworkers: 3\nadapt: {maximum: 4}", "expected workers or adapt, not both"),
+        ("class: a.B\nqueue: gpu", "queue: Extra inputs"),
+        ("class: [", "not YAML"),
+        ("", "Input should be"),
+    ],
+)
+def test_a_file_that_makes_no_sense(tmp_path, text, told) -> None:
+    with pytest.raises(UsageError) as caught:
+        RunSpec.parse({"scene": "a.tif", "cluster": str(spec_file(tmp_path, text))})
+    assert str(caught.value).startswith("--cluster: ")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_one_place(monkeypatch) -> None:
+    with pytest.raises(UsageError, match=r"^--scheduler, --scheduler-file, --cluster: give only one"):
+        RunSpec.parse({"scene": "a.tif", "scheduler": "tcp://a:1", "scheduler_file": "f.json"})
+    with pytest.raises(UsageError, match=r"^--workers: a scheduler that runs already"):
+        RunSpec.parse({"scene": "a.tif", "scheduler": "tcp://a:1", "workers": 2})
+    with pytest.raises(UsageError, match="not the address of a scheduler: expected tcp://"):
+        _ = RunSpec.parse({"scene": "a.tif", "scheduler": "head:8786"}).remote
+
+
+def test_the_environment_counts_where_nothing_is_said(monkeypatch) -> None:
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
+    assert RunSpec(scene=Path("a.tif")).remote is None
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://head:8786")
+    assert RunSpec(scene=Path("a.tif")).remote == ClusterSpec(scheduler="tcp://head:8786")
+    assert RunSpec(scene=Path("a.tif"), workers=0).remote is None
+    assert RunSpec(scene=Path("a.tif"), workers=2).remote is None
+    assert RunSpec(scene=Path("a.tif"), scheduler="tls://b:1").remote == ClusterSpec(scheduler="tls://b:1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("dask_gateway.GatewayCluster", 'pip install "tileseg[gateway]"'),
+        ("nothing_like_it.Cluster", "install the package that brings nothing_like_it"),
+        ("distributed.NoCluster", "distributed has no class NoCluster"),
+        ("distributed.wait", "is not a class of Dask clusters"),
+    ],
+)
+def test_classes_that_are_not_there(kind, told) -> None:
+    with pytest.raises(UsageError) as caught:
+        cluster._class_of(kind)
+    assert told in str(caught.value)
+
+
+def test_one_device_for_each_process() -> None:
+    assert devices_of("auto", GPUS) == ("GPU-a", "GPU-b")
+    assert devices_of("auto", ()) == ("-1",)
+    assert devices_of("cpu", GPUS) == ("-1",)
+    assert devices_of("3", GPUS) == ("GPU-b",)
+    with pytest.raises(UsageError, match=r"--device 1: no such GPU; there are: 0 \(first\), 3 \(second\); or give cpu"):
+        devices_of("1", GPUS)
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def nothing_needed(folder: Path) -> Needs:
+    return Needs((), folder, "", folder, 0)
+
+
+def test_no_scheduler(tmp_path) -> None:
+    place = ClusterSpec(scheduler=f"tcp://127.0.0.1:{closed_port()}", wait=1)
+    with (
+        pytest.raises(TilesegError, match="no scheduler answers within 1 s") as caught,
+        connect(place, nothing_needed(tmp_path), print),
+    ):
+        pass
+    assert caught.value.exit_code == 1
+
+
+def test_no_scheduler_file(tmp_path) -> None:
+    place = ClusterSpec(scheduler_file=tmp_path / "s.json", wait=0.5)
+    with (
+        pytest.raises(TilesegError, match="dask scheduler --scheduler-file") as caught,
+        connect(place, nothing_needed(tmp_path), print),
+    ):
+        pass
+    assert caught.value.exit_code == 1
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory) -> Iterator[Path]:
+    """The file of a scheduler that runs, without workers."""
+    file = tmp_path_factory.mktemp("scheduler") / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(file)]
+    with ended(subprocess.Popen([*command, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"])):
+        wait_for(file.exists)
+        yield file
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Ends a process with the ``with`` block."""
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_no_worker_comes(scheduler, tmp_path) -> None:
+    address = json.loads(scheduler.read_text())["address"]
+    place = ClusterSpec(scheduler_file=scheduler, wait=4)
+    with pytest.raises(TilesegError) as caught, connect(place, nothing_needed(tmp_path), print):
+        pass
+    assert str(caught.value) == f"{address}: no worker has come within 4 s; start some: tileseg worker {address}"
+    assert caught.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """The files of a mosaic."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def options(folder: Path, name: str) -> list[str]:
+    return ["scene.tif", "--model", "tiny", "--block", "128", "--window", "128", "--precision", "float32", "-q",
+            "--out", name]  # fmt: skip
+
+
+def tileseg(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tileseg", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    """A folder with a scene, a model, and what this machine alone makes of them."""
+    folder = tmp_path_factory.mktemp("scene")
+    save_tiny(folder / "tiny")
+    write_scene(folder / "scene.tif", smooth_noise(200, 300, 3))
+    assert tileseg(folder, "run", *options(folder, "alone"), "--workers", "0").returncode == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_tileseg_workers_give_the_same_bytes(scheduler, scene) -> None:
+    worker = [sys.executable, "-m", "tileseg", "worker", "--scheduler-file", str(scheduler), "--device", "cpu"]
+    spec = scene / "patient.yaml"
+    spec.write_text(f"scheduler_file: {scheduler}\nwait: 200\n")
+    with ended(subprocess.Popen([*worker, "--threads", "1"], cwd="/")) as process:  # not in the driver's folder
+        done = tileseg(scene, "run", *options(scene, "far"), "--cluster", str(spec), "--performance-report", "r.html")
+        assert done.returncode == 0, done.stderr
+        assert process.poll() is None  # it goes on for the next run
+    assert tree(scene / "far/mosaic.zarr") == tree(scene / "alone/mosaic.zarr")
+    for name in ("labels.tif", "polygons.geojson", "quicklook.png"):
+        assert (scene / "far" / name).read_bytes() == (scene / "alone" / name).read_bytes()
+    assert not list((scene / "far/.state").glob("shared-*"))
+    assert "</html>" in (scene / "r.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class: distributed.LocalCluster\narguments: {n_workers: 1, threads_per_worker: 3, dashboard_address: ':0'}\n",
+        "class: dask_jobqueue.local.LocalCluster\nworkers: 1\narguments: {cores: 1, memory: 4GiB, walltime: null}\n",
+    ],
+    ids=["LocalCluster", "jobqueue"],
+)
+def test_clusters_that_a_class_starts(scene, tmp_path, text) -> None:
+    if "jobqueue" in text:
+        pytest.importorskip("dask_jobqueue")
+    file = spec_file(tmp_path, text + "wait: 200\n")
+    done = tileseg(scene, "run", *options(scene, tmp_path.name), "--cluster", str(file))
+    assert done.returncode == 0, done.stderr
+    assert tree(scene / tmp_path.name / "mosaic.zarr") == tree(scene / "alone/mosaic.zarr")
+
+
+def test_a_run_may_go_on_elsewhere(tmp_path) -> None:
+    file = write_scene(tmp_path / "scene.tif", smooth_noise(200, 300, 3))
+    here = prepare(RunSpec(scene=file, workers=1))
+    there = prepare(RunSpec(scene=file, scheduler="tcp://a:1"))
+    assert there.identity == here.identity
