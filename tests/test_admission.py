@@ -47,6 +47,15 @@ class Worker:
         return await function(*args, dask_worker=self) if inspect.iscoroutinefunction(function) else function(*args)
 
 
+class Flight:
+    """A block in flight."""
+
+    cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class Cluster:
     """What Admission uses of a client."""
 
@@ -54,6 +63,7 @@ class Cluster:
 
     def __init__(self, **workers: Worker) -> None:
         self.workers = workers
+        self.futures: dict[str, Flight] = {}
 
     async def nthreads(self) -> dict[str, int]:
         return {f"tcp://{name}:1": worker.state.nthreads for name, worker in self.workers.items()}
@@ -198,3 +208,18 @@ def test_workers_come_and_go(needs) -> None:
     admission, told = admit(cluster, needs, until=swapped)
     assert list(admission.answers) == ["tcp://b:1"]
     assert told == []
+
+
+def test_blocks_in_flight_are_given_up_when_nobody_is_left(needs, monkeypatch) -> None:
+    monkeypatch.setattr("tileseg.admission._LOST_SECONDS", 1.5)
+    cluster = Cluster(a=Worker())
+    cluster.futures["block"] = Flight()
+
+    def given_up(admission: Admission) -> bool:
+        if admission.admitted:
+            cluster.workers = {}
+        return admission.given_up is not None
+
+    admission, _ = admit(cluster, needs, until=given_up)
+    assert admission.given_up == "all workers have gone, and none has come back within 2 s"
+    assert cluster.futures["block"].cancelled

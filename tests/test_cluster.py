@@ -8,20 +8,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakes import save_tiny, smooth_noise, write_scene
 
-from tileseg import cluster
+from tileseg import cluster, schedule
 from tileseg.admission import Needs
 from tileseg.cluster import connect
 from tileseg.errors import TilesegError, UsageError
 from tileseg.hardware import Gpu
+from tileseg.nn.card import EMBEDDED, load_card, resolve_model
 from tileseg.pipeline import prepare
+from tileseg.scene import open_scene
 from tileseg.spec import ClusterSpec, RunSpec
 from tileseg.worker import devices_of
 
@@ -142,12 +146,16 @@ def test_no_scheduler_file(tmp_path) -> None:
     assert caught.value.exit_code == 1
 
 
+def start_scheduler(file: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(file)]
+    return subprocess.Popen([*command, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"])
+
+
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory) -> Iterator[Path]:
     """The file of a scheduler that runs, without workers."""
     file = tmp_path_factory.mktemp("scheduler") / "scheduler.json"
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(file)]
-    with ended(subprocess.Popen([*command, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"])):
+    with ended(start_scheduler(file)):
         wait_for(file.exists)
         yield file
 
@@ -182,6 +190,39 @@ def test_no_worker_comes(scheduler, tmp_path) -> None:
     assert str(caught.value) == f"{address}: no worker has come within 4 s; start some: tileseg worker {address}"
     assert caught.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_run_in_one_line(tmp_path, monkeypatch) -> None:
+    def endless(job: SimpleNamespace, index: int) -> None:
+        (job.folder / f"{index}.begun").touch()
+        time.sleep(600)
+
+    monkeypatch.setattr(schedule, "segment_block", endless)  # travels by value, as it is no module's
+    file, model = tmp_path / "s.json", resolve_model(EMBEDDED)
+    scene = open_scene(write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3)), expected=3)
+    needs = Needs((scene,), model, load_card(model).sha256, tmp_path, 0)
+    job, told = SimpleNamespace(key="k", folder=tmp_path), []
+    # Not one of tileseg's own workers: any that has it installed will do.
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "5"]
+    with ended(start_scheduler(file)) as dying, ended(subprocess.Popen([*worker, "--no-nanny", "--no-dashboard"])):
+        place = ClusterSpec(scheduler_file=file, wait=200)
+        with connect(place, needs, told.append) as client:
+            assert client.slots == 2  # of its five threads
+            assert told[-1].startswith("workers: 1 on ")
+
+            def kill() -> None:
+                wait_for((tmp_path / "1.begun").exists)
+                dying.kill()
+
+            threading.Thread(target=kill).start()
+            feed = ((job, index) for index in range(9))
+            with pytest.raises(
+                TilesegError, match=r"^the connection to the scheduler was lost; finished blocks"
+            ) as caught:
+                schedule.run_feed(client, feed, print, print, threading.Event())
+        assert caught.value.exit_code == 1
+        assert sorted(p.name for p in tmp_path.glob("*.begun")) == ["0.begun", "1.begun"]
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -38,6 +38,8 @@ IN_FLIGHT = 2
 """Blocks in flight in other workers: one on the device, one being read or written."""
 
 _PACKAGES = ("tileseg", "keras", "tensorflow")
+_LOST_SECONDS = 120.0
+"""Without a worker, or without an answer from the scheduler, until blocks in flight are given up."""
 _SHARED_SECONDS = 5.0
 """Network file systems show a new file to other machines after a while."""
 _GIB = 1 << 30
@@ -110,6 +112,8 @@ class Admission:
         """By the worker's address."""
         self.admitted: dict[str, int] = {}
         """Address -> blocks in flight, of the workers that are there and fit."""
+        self.given_up: str | None = None
+        """Why blocks in flight will not be computed."""
 
     @property
     def refused(self) -> dict[str, TilesegError]:
@@ -122,11 +126,24 @@ class Admission:
         return any(not task.done() for task in self._asked.values())
 
     async def watch(self) -> None:
-        """Ask every worker that comes, until cancelled."""
+        """Ask every worker that comes, until cancelled. Gives up blocks in flight that nobody will compute any more."""
+        last_there = time.monotonic()
+        started = False
         while True:
-            with suppress(OSError):  # the scheduler is busy or gone: whoever waits for blocks will hear of it
-                self._look_at(list(await self._client.nthreads()))
-            await asyncio.sleep(0.2)
+            problem = "the scheduler does not answer"
+            with suppress(OSError):  # of which TimeoutError is one
+                async with asyncio.timeout(_LOST_SECONDS):
+                    self._look_at(list(await self._client.nthreads()))
+                problem = "all workers have gone, and none has come back"
+                started = started or bool(self.admitted)
+                if self.admitted:
+                    last_there = time.monotonic()
+            if started and time.monotonic() - last_there > _LOST_SECONDS:
+                self.given_up = f"{problem} within {_LOST_SECONDS:.0f} s"
+                for state in list(self._client.futures.values()):
+                    state.cancel()
+                last_there = time.monotonic()
+            await asyncio.sleep(1.0 if self.admitted else 0.2)
 
     def _look_at(self, present: list[str]) -> None:
         for address in set(self._asked) - set(present):

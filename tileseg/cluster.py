@@ -84,6 +84,12 @@ class Workers(Client):
         """Blocks that may be in flight now, at least 1. It changes as workers come and go."""
         return self.own_slots if self.admission is None else max(1, sum(self.admission.admitted.values()))
 
+    @property
+    def trouble(self) -> str:
+        """Why blocks in flight were given up."""
+        told = None if self.admission is None else self.admission.given_up
+        return told or "the connection to the scheduler was lost"
+
 
 class Setup(WorkerPlugin):
     """Prepares a process that was started for one run, or by ``tileseg worker``."""

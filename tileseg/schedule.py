@@ -102,7 +102,8 @@ def run_feed(
 ) -> None:
     """Compute the blocks of any number of runs, in the order in which they are fed: one goes on where another ends.
 
-    When ``stop`` is set, or a disk is full, nothing more is submitted, and what runs is waited for.
+    When ``stop`` is set, or a disk is full, nothing more is submitted, and what runs is waited for. Raises TilesegError
+    where the scheduler or all workers are lost.
     """
     task_of: dict[Any, tuple[Job, int, int]] = {}
 
@@ -119,6 +120,8 @@ def run_feed(
 
     running = as_completed(list(more(client.slots * _AHEAD)), loop=client.loop)
     for future in running:
+        if future.cancelled():
+            raise TilesegError(f"{client.trouble}; finished blocks are kept: run the same command again to go on")
         job, index, tries = task_of.pop(future.key)
         error = future.exception()
         if error is None:

@@ -57,8 +57,8 @@ def devices_of(device: str, gpus: tuple[hardware.Gpu, ...]) -> tuple[str, ...]:
     return (found[0].uuid or str(found[0].index),)
 
 
-def serve(options: WorkerOptions) -> None:
-    """Run workers until the scheduler goes away or a signal comes. Raises TilesegError where none can be reached."""
+def serve(options: WorkerOptions) -> str:
+    """Run workers until the scheduler goes away or a signal comes; says which. Raises TilesegError if none is there."""
     machine = hardware.detect()
     gpus = machine.gpus if hardware.backend_has_cuda() else ()
     devices = devices_of(options.device, gpus)
@@ -68,10 +68,12 @@ def serve(options: WorkerOptions) -> None:
         settings["distributed.worker.memory.terminate"] = _TERMINATE
     address = options.scheduler or address_in(options.scheduler_file, time.monotonic() + _CONNECT_SECONDS)
     with dask.config.set(settings):
-        asyncio.run(_serve(options, address, devices, threads))
+        told = asyncio.run(_serve(options, address, devices, threads))
+    return "stopped" if told else f"the scheduler at {address} has ended"
 
 
-async def _serve(options: WorkerOptions, address: str, devices: tuple[str, ...], threads: int) -> None:
+async def _serve(options: WorkerOptions, address: str, devices: tuple[str, ...], threads: int) -> bool:
+    """Whether a signal came."""
     keys = options.security
     security = Security(
         tls_ca_file=str(keys[0]), tls_worker_cert=str(keys[1]), tls_worker_key=str(keys[2]), require_encryption=True
@@ -108,6 +110,7 @@ async def _serve(options: WorkerOptions, address: str, devices: tuple[str, ...],
         await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
         for task in (ended, told):
             task.cancel()
+        return stop.is_set()
 
 
 async def _all_ended(nannies: list[Nanny]) -> None:

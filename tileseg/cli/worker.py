@@ -46,4 +46,4 @@ def command(
         raise UsageError(f"--memory {memory}: expected a size such as 16GiB") from None
     from tileseg.worker import WorkerOptions, serve
 
-    serve(WorkerOptions(address, scheduler_file, device, threads, limit, name, tls))
+    typer.echo(serve(WorkerOptions(address, scheduler_file, device, threads, limit, name, tls)), err=True)
