@@ -1,0 +1,237 @@
+"""Batches with a small network: the bytes of separate runs, nothing done twice, one bad scene stops nobody."""
+
+import csv
+import hashlib
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes import save_tiny, smooth_noise, write_scene
+
+from tileseg import RunSpec, run, segment
+from tileseg.batch.archive import BatchSpec, Quiet, run_batch
+from tileseg.batch.report import BatchReport, SceneResult
+from tileseg.batch.sources import read_sources
+from tileseg.errors import UsageError
+from tileseg.ledger import BlockRecord, Ledger
+
+SIZES = [(90, 140), (150, 70), (90, 140), (64, 200)]
+OPTIONS = {"block": 64, "workers": 0, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_tiny(folder)
+    return str(folder)
+
+
+def archive(folder: Path, sizes=SIZES) -> Path:
+    folder.mkdir(parents=True)
+    for i, (height, width) in enumerate(sizes):
+        write_scene(folder / f"scene{i}.tif", smooth_noise(height, width, 3, seed=i))
+    return folder
+
+
+def spec(scenes: Path, out: Path, model: str, **options) -> BatchSpec:
+    return BatchSpec(read_sources([scenes]), out, {**OPTIONS, "model": model, **options}, retries=0)
+
+
+def statuses(report: BatchReport) -> list[str]:
+    return [result.status for result in report.results]
+
+
+def delivered(folder: Path) -> dict[str, str]:
+    files = [p for p in folder.rglob("*") if p.is_file() and ".state" not in p.parts and p.name != "summary.json"]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+class Notes(Quiet):
+    """Keeps what a batch tells."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[str, int]] = []
+        self.results: list[SceneResult] = []
+
+    def block(self, scene: str, record: BlockRecord, pixels: int) -> None:
+        self.blocks.append((scene, record.index))
+
+    def scene(self, result: SceneResult) -> None:
+        self.results.append(result)
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BatchReport]:
+    folder = tmp_path_factory.mktemp("whole")
+    scenes = archive(folder / "scenes")
+    return scenes, run_batch(spec(scenes, folder / "out", model))
+
+
+def test_the_bytes_of_separate_runs(whole, model, tmp_path) -> None:
+    scenes, report = whole
+    assert statuses(report) == ["done"] * 4
+    assert report.exit_code == 0
+    for i in range(4):
+        alone = run(RunSpec.parse({**OPTIONS, "model": model, "scene": scenes / f"scene{i}.tif", "out": tmp_path / "x"}
+                                  | {"out": tmp_path / str(i)}))  # fmt: skip
+        assert delivered(alone.folder) == delivered(report.folder / f"scene{i}.tileseg")
+
+
+def test_the_lists_say_the_same(whole) -> None:
+    _, report = whole
+    values = json.loads((report.folder / "batch.json").read_text())
+    with (report.folder / "batch.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert values["counts"]["done"] == 4
+    assert [row["scene"] for row in rows] == [scene["scene"] for scene in values["scenes"]]
+    assert [int(row["polygons"]) for row in rows] == [result.polygons for result in report.results]
+    assert [int(row["blocks"]) for row in rows] == [6, 6, 6, 4]
+
+
+def test_only_what_is_new_or_changed_is_done_again(model, tmp_path) -> None:
+    scenes = archive(tmp_path / "scenes", SIZES[:3])
+    run_batch(spec(scenes, tmp_path / "out", model))
+    write_scene(scenes / "scene1.tif", smooth_noise(70, 130, 3, seed=8))
+    write_scene(scenes / "scene9.tif", smooth_noise(70, 90, 3, seed=9))
+    notes = Notes()
+    report = run_batch(spec(scenes, tmp_path / "out", model), notes)
+    assert statuses(report) == ["skipped", "done", "skipped", "done"]
+    assert {Path(scene).name for scene, _ in notes.blocks} == {"scene1.tif", "scene9.tif"}
+
+
+def test_bad_scenes_are_listed_and_stop_nobody(model, tmp_path) -> None:
+    scenes = archive(tmp_path / "scenes", SIZES[:2])
+    (scenes / "empty.tif").touch()
+    (scenes / "text.tif").write_text("not a raster")
+    torn = write_scene(scenes / "torn.tif", smooth_noise(150, 200, 3))
+    with torn.open("r+b") as file:
+        file.seek(torn.stat().st_size - 3000)
+        file.write(b"\0" * 3000)
+    report = run_batch(spec(scenes, tmp_path / "out", model))
+    found = {Path(result.scene).name: result for result in report.results}
+    assert {name: result.status for name, result in found.items()} == {
+        "scene0.tif": "done", "scene1.tif": "done", "empty.tif": "unusable", "text.tif": "unusable",
+        "torn.tif": "unusable",
+    }  # fmt: skip
+    assert "0 bytes" in found["empty.tif"].message
+    assert "rows" in found["torn.tif"].message
+    assert report.exit_code == 42
+    # The torn one is mended: only it is done, from where it was.
+    write_scene(torn, smooth_noise(150, 200, 3))
+    again = run_batch(spec(scenes, tmp_path / "out", model))
+    assert {Path(r.scene).name for r in again.results if r.status == "done"} == {"torn.tif"}
+
+
+def test_failures_that_pass_are_tried_again_at_the_end(model, tmp_path, monkeypatch) -> None:
+    scenes = archive(tmp_path / "scenes", SIZES[:2])
+    real, failed = segment.segment_block, []
+
+    def unlucky(job, index) -> BlockRecord:
+        if "scene0" in str(job.scene.path) and index == 1 and not failed:
+            failed.append(index)
+            raise ConnectionResetError("the share went away")
+        return real(job, index)
+
+    monkeypatch.setattr("tileseg.schedule.segment_block", unlucky)
+    notes = Notes()
+    report = run_batch(replace(spec(scenes, tmp_path / "out", model), retries=1), notes)
+    assert statuses(report) == ["done", "done"]
+    assert [(Path(r.scene).name, r.status) for r in notes.results] == [
+        ("scene0.tif", "failed"), ("scene1.tif", "done"), ("scene0.tif", "done"),
+    ]  # fmt: skip
+    assert notes.blocks.count((str(scenes / "scene0.tif"), 1)) == 1
+    assert len(notes.blocks) == 12
+
+
+def test_too_many_failures_stop_the_batch(model, tmp_path) -> None:
+    scenes = archive(tmp_path / "scenes", [(64, 70)] * 3)
+    for i in range(5):
+        (scenes / f"bad{i}.tif").write_text("not a raster")
+    report = run_batch(replace(spec(scenes, tmp_path / "out", model), max_failures=1))
+    assert report.counts["pending"] >= 3
+    assert report.exit_code == 1
+    assert not report.interrupted
+
+
+def test_an_interrupted_batch_goes_on(whole, model, tmp_path) -> None:
+    scenes, undisturbed = whole
+    stop = threading.Event()
+
+    class Stopper(Notes):
+        def block(self, scene: str, record: BlockRecord, pixels: int) -> None:
+            super().block(scene, record, pixels)
+            if len(self.blocks) == 8:
+                stop.set()
+
+    first, second = Stopper(), Notes()
+    stopped = run_batch(spec(scenes, tmp_path / "out", model), first, stop)
+    assert statuses(stopped) == ["done", "pending", "pending", "pending"]
+    assert stopped.exit_code == 130
+    report = run_batch(spec(scenes, tmp_path / "out", model), second)
+    assert statuses(report) == ["skipped", "done", "done", "done"]
+    assert sorted(first.blocks + second.blocks) == sorted(set(first.blocks + second.blocks))
+    for result in report.results:
+        assert delivered(report.folder / result.folder) == delivered(undisturbed.folder / result.folder)
+
+
+def test_two_batches_share_the_work(whole, model, tmp_path) -> None:
+    scenes, _ = whole
+    notes, reports = [Notes(), Notes()], {}
+
+    def go(i: int) -> None:
+        reports[i] = run_batch(spec(scenes, tmp_path / "out", model), notes[i])
+
+    threads = [threading.Thread(target=go, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    blocks = notes[0].blocks + notes[1].blocks
+    assert len(blocks) == len(set(blocks)) == 22
+    done = [result.scene for report in reports.values() for result in report.results if result.status == "done"]
+    assert len(done) == len(set(done)) == 4
+
+
+def test_a_scene_that_somebody_else_works_on_is_left_to_them(whole, model, tmp_path, monkeypatch) -> None:
+    scenes, _ = whole
+    monkeypatch.setattr("tileseg.lease.BEAT", 0.1)
+    with Ledger(tmp_path / "out" / "scene2.tileseg" / ".state").lock():
+        begun = time.monotonic()
+        report = run_batch(spec(scenes, tmp_path / "out", model))
+    assert statuses(report) == ["done", "done", "locked", "done"]
+    assert report.exit_code == 1
+    assert time.monotonic() - begun < 60
+
+
+def test_other_options_are_refused_unless_told(whole, model, tmp_path) -> None:
+    scenes = archive(tmp_path / "scenes", SIZES[:1])
+    run_batch(spec(scenes, tmp_path / "out", model))
+    refused = run_batch(spec(scenes, tmp_path / "out", model, flips="h"))
+    assert statuses(refused) == ["unusable"]
+    assert "flips was none, is h" in refused.results[0].message
+    assert refused.exit_code == 2
+    told = spec(scenes, tmp_path / "out", model, flips="h", overwrite=True)
+    assert statuses(run_batch(told)) == ["done"]
+    assert statuses(run_batch(told)) == ["skipped"]
+
+
+def test_mistakes_in_options_show_before_anything_begins(whole, model, tmp_path) -> None:
+    scenes, _ = whole
+    with pytest.raises(UsageError, match="--flips"):
+        run_batch(spec(scenes, tmp_path / "out", model, flips="sideways"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_on_a_cluster_scenes_overlap(whole, model, tmp_path) -> None:
+    scenes, undisturbed = whole
+    notes = Notes()
+    report = run_batch(spec(scenes, tmp_path / "out", model, workers=1), notes)
+    assert statuses(report) == ["done"] * 4
+    order = [scene for scene, _ in notes.blocks]
+    assert order != sorted(order) or len(set(order)) == 4
+    for result in report.results:
+        assert delivered(report.folder / result.folder) == delivered(undisturbed.folder / result.folder)

@@ -1,0 +1,437 @@
+"""Many scenes in one go: one cluster, one model, and no worker idle between two scenes.
+
+::
+
+    one thread    prepares scenes a few ahead: header, lock, ledger, empty mosaic
+    main thread   feeds the blocks of one scene after the other to the workers, and gathers records
+    one thread    finishes scenes whose blocks are all done: polygons, label COG, summary
+
+Scenes wait between the threads in small numbers, so memory does not grow with the archive.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from tileseg import hardware, lease
+from tileseg.batch.report import BatchReport, SceneResult, Status
+from tileseg.batch.sources import Entry
+from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, TilesegError, UsageError
+from tileseg.ledger import BlockRecord, write_atomic
+from tileseg.pipeline import (
+    STATE,
+    Begun,
+    Prepared,
+    RunReport,
+    Silent,
+    Stopwatch,
+    begin,
+    check_complete,
+    connected,
+    differences,
+    finish,
+    finished,
+    hold,
+    make_job,
+    prepare,
+)
+from tileseg.schedule import BlockFailure, disk_full, first_line, run_feed, run_feed_serially
+from tileseg.segment import Job
+from tileseg.spec import RunSpec
+
+SOURCE = "source.json"
+"""In the state folder of a scene: what the batch knows of it, for the catalogue."""
+
+_AHEAD = 2
+"""Scenes that wait ready for the workers."""
+_BEHIND = 3
+"""Scenes with all blocks done that wait for their outputs; then the workers wait."""
+_WRITE_SECONDS = 10.0
+"""Between two writings of the lists while the batch runs."""
+_OF_THE_SCENE = {"scene", "scale"}
+"""What differs where only the scene has changed."""
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """A batch: which scenes, and how."""
+
+    entries: tuple[Entry, ...]
+    """Those of this process: a shard is made before."""
+    out: Path
+    """Folder of all outputs."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of ``tileseg run``, checked for each scene."""
+    retries: int = 1
+    """How often a scene that failed is tried again once the others are through."""
+    max_failures: int | None = None
+    """Stop when more scenes than that have failed or are unusable."""
+    stem: str = "batch"
+    """Name of the lists, without ending."""
+
+
+class BatchListener(Protocol):
+    """Is told how a batch gets on; from several threads, one at a time."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know, in one line."""
+
+    def start(self, scenes: int) -> None:
+        """So many scenes are about to be looked at."""
+
+    def block(self, scene: str, record: BlockRecord, pixels: int) -> None:
+        """A block is finished."""
+
+    def scene(self, result: SceneResult) -> None:
+        """What became of a scene, until it is tried again."""
+
+
+class Quiet:
+    """Tells nobody."""
+
+    def notice(self, text: str) -> None:
+        """Nothing."""
+
+    def start(self, scenes: int) -> None:
+        """Nothing."""
+
+    def block(self, scene: str, record: BlockRecord, pixels: int) -> None:
+        """Nothing."""
+
+    def scene(self, result: SceneResult) -> None:
+        """Nothing."""
+
+
+def run_batch(
+    spec: BatchSpec, listener: BatchListener | None = None, stop: threading.Event | None = None
+) -> BatchReport:
+    """Segment many scenes, each into a folder of its own below ``spec.out``; what is finished is not done again.
+
+    One scene that fails does not stop the others: the report says what became of each. ``stop``: when set, blocks in
+    flight are finished and kept. Raises UsageError where the options make no sense for any scene, InputError where
+    the folder cannot be written, and what stops all: no cluster, for example.
+    """
+    for entry in spec.entries:
+        _spec_of(spec, entry)  # a mistake in an option shows before anything begins
+    try:
+        spec.out.mkdir(parents=True, exist_ok=True)
+        write_atomic(spec.out / f".{spec.stem}-writable", "")
+        (spec.out / f".{spec.stem}-writable").unlink()
+    except OSError as error:
+        raise InputError(f"{spec.out}: cannot be written: {error.strerror or error}; choose another --out") from error
+    with ExitStack() as workers, hardware.PeakMemory() as memory:
+        batch = _Batch(spec, listener or Quiet(), stop or threading.Event(), memory, workers)
+        batch.go()
+    report = batch.report()
+    report.write(spec.stem)
+    return report
+
+
+def _spec_of(spec: BatchSpec, entry: Entry) -> RunSpec:
+    return RunSpec.parse(
+        {**spec.options, **entry.options, "scene": entry.scene, "out": spec.out / entry.folder, "overwrite": False}
+    )
+
+
+@dataclass(eq=False)
+class _Active:
+    """A scene that is being computed; changed by the main thread only, but for ``lost``."""
+
+    entry: Entry
+    begun: Begun
+    job: Job | None
+    """None where all blocks are done."""
+    clock: Stopwatch
+    held: ExitStack
+    """Ends the hold on the folder."""
+    wanted: int
+    """Blocks that are computed, unless the folder is lost."""
+    lost: threading.Event
+    """Set when another process took the folder."""
+    submitted: int = 0
+    computed: int = 0
+    failures: list[BlockFailure] = field(default_factory=list)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of it is left to compute."""
+        return self.computed + len(self.failures) >= self.wanted
+
+
+class _Batch:
+    """The state of a batch. Results come from three threads, so they are guarded by a lock."""
+
+    def __init__(
+        self,
+        spec: BatchSpec,
+        listener: BatchListener,
+        stop: threading.Event,
+        memory: hardware.PeakMemory,
+        workers: ExitStack,
+    ) -> None:
+        self._spec, self._listener, self._stop, self._memory, self._workers = spec, listener, stop, memory, workers
+        self._client: Any = None
+        self._results: dict[str, SceneResult] = {}
+        self._guard = threading.Lock()
+        self._active: dict[str, _Active] = {}
+        self._room = threading.Semaphore(_BEHIND)
+        self._begun = self._written = time.monotonic()
+        self._gave_up = False
+
+    def go(self) -> None:
+        """Every scene once; those that failed again; those that another process held, if it died."""
+        self._listener.start(len(self._spec.entries))
+        self._round(self._spec.entries)
+        for _ in range(self._spec.retries):
+            again = self._with_status("failed")
+            if not again or self._stop.is_set():
+                break
+            self._listener.notice(f"trying {len(again)} scene(s) again")
+            self._round(again)
+        self._wait_for_others()
+
+    def report(self) -> BatchReport:
+        """As things stand."""
+        with self._guard:
+            results = tuple(
+                self._results.get(entry.folder)
+                or SceneResult(entry.scene, entry.folder, "pending", TilesegError.exit_code, "not begun")
+                for entry in self._spec.entries
+            )
+        return BatchReport(
+            self._spec.out,
+            results,
+            time.monotonic() - self._begun,
+            self._memory.peak,
+            interrupted=self._stop.is_set() and not self._gave_up and any(r.status == "pending" for r in results),
+        )
+
+    def _with_status(self, status: Status) -> list[Entry]:
+        return [e for e in self._spec.entries if e.folder in self._results and self._results[e.folder].status == status]
+
+    def _wait_for_others(self) -> None:
+        """Take over what another process held and let go of. One that is alive is left alone."""
+        deadline = time.monotonic() + 2 * lease.EXPIRES
+        busy: set[str] = set()
+        while not self._stop.is_set() and time.monotonic() < deadline:
+            locked = [entry for entry in self._with_status("locked") if entry.folder not in busy]
+            for entry in locked:
+                if lease.alive(self._spec.out / entry.folder / STATE):
+                    busy.add(entry.folder)
+            free = [entry for entry in locked if entry.folder not in busy]
+            if not free:
+                return
+            self._round(free)
+            if any(entry in free for entry in self._with_status("locked")):
+                self._stop.wait(lease.BEAT / 2)
+
+    # --- One round over some scenes ------------------------------------------------------------------------------
+
+    def _round(self, entries: Sequence[Entry]) -> None:
+        ready: queue.Queue[_Active | SceneResult | None] = queue.Queue(_AHEAD)
+        ended = threading.Event()
+        preparing = threading.Thread(target=self._prepare_all, args=(entries, ready, ended), name="prepare-scenes")
+        preparing.start()
+        try:
+            with ThreadPoolExecutor(1, "finish-scenes") as finisher:
+                feed = self._feed(ready, finisher)
+                first = next(feed, None)
+                if first is not None:
+                    self._compute(first, feed, finisher)
+        finally:
+            ended.set()
+            while preparing.is_alive() or not ready.empty():
+                try:
+                    left = ready.get(timeout=0.1)
+                except queue.Empty:
+                    continue
+                if isinstance(left, _Active):
+                    self._active[left.entry.folder] = left
+                elif left is not None:
+                    self._note(left)
+            preparing.join()
+            for active in list(self._active.values()):
+                self._leave(active)
+
+    def _prepare_all(
+        self, entries: Sequence[Entry], ready: queue.Queue[_Active | SceneResult | None], ended: threading.Event
+    ) -> None:
+        for entry in entries:
+            if self._stop.is_set() or ended.is_set():
+                break
+            started = time.perf_counter()
+            try:
+                found = self._get_ready(entry, started)
+            except Exception as error:  # noqa: BLE001 - one scene that fails does not stop the others
+                found = _failed(entry, error, time.perf_counter() - started)
+            ready.put(found)
+        ready.put(None)
+
+    def _get_ready(self, entry: Entry, started: float) -> _Active | SceneResult:
+        prepared = prepare(_spec_of(self._spec, entry))
+        if not (different := differences(prepared)) and (before := finished(prepared)):
+            return _done(entry, before, "skipped", 0.0)
+        lost = threading.Event()
+        with ExitStack() as stack:
+            ledger = stack.enter_context(hold(prepared, lost.set))
+            # Another process may have had the folder until now.
+            different = differences(prepared)
+            if not different and (before := finished(prepared)):
+                return _done(entry, before, "skipped", 0.0)
+            if different and (set(different) <= _OF_THE_SCENE or self._spec.options.get("overwrite")):
+                prepared = replace(prepared, spec=prepared.spec.model_copy(update={"overwrite": True}))
+            begun = begin(prepared, ledger)
+            source = {"scene": entry.scene, "datetime": entry.taken}
+            write_atomic(ledger.root / SOURCE, json.dumps(source))
+            job = make_job(begun) if begun.pending else None
+            return _Active(entry, begun, job, Stopwatch(started), stack.pop_all(), wanted=len(begun.pending), lost=lost)
+
+    def _feed(
+        self, ready: queue.Queue[_Active | SceneResult | None], finisher: ThreadPoolExecutor
+    ) -> Iterator[tuple[Job, int]]:
+        """The blocks of one scene after the other."""
+        while (found := ready.get()) is not None:
+            if isinstance(found, SceneResult):
+                self._note(found)
+                continue
+            active, job = found, found.job
+            self._active[job.key if job else active.entry.folder] = active
+            active.clock.lap("start")
+            for notice in active.begun.prepared.notices:
+                self._listener.notice(f"{active.entry.scene}: {notice}")
+            for index in active.begun.pending if job is not None else ():
+                if active.lost.is_set():
+                    active.wanted = active.submitted
+                    break
+                active.submitted += 1
+                assert job is not None
+                yield job, index
+            self._settle(active, finisher)
+
+    def _compute(self, first: tuple[Job, int], feed: Iterator[tuple[Job, int]], finisher: ThreadPoolExecutor) -> None:
+        def on_done(job: Job, record: BlockRecord) -> None:
+            active = self._active[job.key]
+            active.computed += 1
+            for note in record.notes:
+                self._listener.notice(f"{active.entry.scene}: {note}")
+            self._listener.block(active.entry.scene, record, job.plan[record.index].core.pixels)
+            self._settle(active, finisher)
+
+        def on_failure(job: Job, failure: BlockFailure) -> None:
+            active = self._active[job.key]
+            active.failures.append(failure)
+            self._gave_up = self._gave_up or disk_full(failure.error)
+            self._settle(active, finisher)
+
+        def all_of_it() -> Iterator[tuple[Job, int]]:
+            yield first
+            yield from feed
+
+        prepared = self._active[first[0].key].begun.prepared
+        if prepared.plan.workers == 0:
+            run_feed_serially(all_of_it(), on_done, on_failure, self._stop)
+            return
+        if self._client is None:
+            blocks = prepared.plan.workers * len(self._spec.entries) + prepared.plan.blocks
+            self._client = self._workers.enter_context(connected(prepared, blocks, _Notices(self._listener)))
+        run_feed(self._client, all_of_it(), on_done, on_failure, self._stop)
+
+    def _settle(self, active: _Active, finisher: ThreadPoolExecutor) -> None:
+        """Have the outputs written once all blocks are through."""
+        key = active.job.key if active.job else active.entry.folder
+        if active.settled and key in self._active:
+            del self._active[key]
+            active.clock.lap("blocks")
+            self._room.acquire()  # the finisher gives it back, and does not wait for this thread
+            finisher.submit(self._finish, active)
+
+    def _finish(self, active: _Active) -> None:
+        try:
+            self._note(self._finished(active))
+        finally:
+            self._room.release()
+
+    def _finished(self, active: _Active) -> SceneResult:
+        begun, entry = active.begun, active.entry
+        try:
+            with active.held:
+                check_complete(begun, active.computed, active.failures)
+                report = finish(begun, Silent(), active.clock, active.computed, self._memory)
+        except Exception as error:  # noqa: BLE001 - one scene that fails does not stop the others
+            self._gave_up = self._gave_up or disk_full(error)
+            return _failed(entry, error, time.perf_counter() - active.clock.begun, begun.prepared, active.computed)
+        return _done(entry, report, "done", report.wall_seconds)
+
+    def _leave(self, active: _Active) -> None:
+        """Let go of a scene that is not finished: the batch was stopped."""
+        spent = time.perf_counter() - active.clock.begun
+        try:
+            with active.held:
+                check_complete(active.begun, active.computed, active.failures)
+        except Exception as error:  # noqa: BLE001 - told in its result
+            self._note(_failed(active.entry, error, spent, active.begun.prepared, active.computed))
+        else:
+            message = "stopped; what was finished is kept"
+            self._note(SceneResult(active.entry.scene, active.entry.folder, "pending", 1, message, seconds=spent))
+        self._active = {key: other for key, other in self._active.items() if other is not active}
+
+    def _note(self, result: SceneResult) -> None:
+        with self._guard:
+            self._results[result.folder] = result
+            self._listener.scene(result)
+            bad = sum(r.status in ("failed", "unusable") for r in self._results.values())
+            due = time.monotonic() - self._written > _WRITE_SECONDS
+        limit = self._spec.max_failures
+        if limit is not None and bad > limit and not self._stop.is_set():
+            self._gave_up = True
+            self._listener.notice(f"{bad} scenes failed, more than --max-failures {limit}: stopping")
+            self._stop.set()
+        if due:
+            self._written = time.monotonic()
+            self.report().write(self._spec.stem)
+
+
+class _Notices(Silent):
+    """A run's listener that passes on what a batch's listener understands."""
+
+    def __init__(self, listener: BatchListener) -> None:
+        self._listener = listener
+
+    def notice(self, text: str) -> None:
+        """Pass it on."""
+        self._listener.notice(text)
+
+
+def _done(entry: Entry, report: RunReport, status: Status, seconds: float) -> SceneResult:
+    polygons = sum(report.polygons.values())
+    computed = report.computed if status == "done" else 0
+    return SceneResult(entry.scene, entry.folder, status, 0, "", report.blocks, computed, polygons, round(seconds, 3))
+
+
+def _failed(
+    entry: Entry, error: Exception, seconds: float, prepared: Prepared | None = None, computed: int = 0
+) -> SceneResult:
+    """What an error means for its scene."""
+    code = error.exit_code if isinstance(error, TilesegError) else TilesegError.exit_code
+    status: Status = "failed"
+    if code in (InputError.exit_code, UsageError.exit_code):
+        status = "unusable"
+    elif isinstance(error, LockedError):
+        status = "locked"
+    elif isinstance(error, Interrupted):
+        status, code = "pending", TilesegError.exit_code
+    told = isinstance(error, TilesegError)
+    message = str(error) if told else f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(error, BlocksFailed):
+        message = " ".join(message.split())
+    blocks = 0 if prepared is None else prepared.plan.blocks
+    return SceneResult(entry.scene, entry.folder, status, code, message, blocks, computed, seconds=round(seconds, 3))

@@ -1,0 +1,230 @@
+"""Which scenes a batch is about: files, globs, folders, lists, tables and STAC catalogues."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from tileseg.errors import InputError, UsageError
+from tileseg.spec import RunSpec
+
+if TYPE_CHECKING:
+    import pystac
+
+ENDINGS = (
+    ".tif", ".tiff", ".jp2", ".j2k", ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".img", ".ntf", ".nitf", ".gpkg", ".vrt",
+)  # fmt: skip
+"""What rasters in folders are called."""
+
+_NOT_PER_SCENE = {
+    "scene",
+    "out",
+    "model",
+    "workers",
+    "max_memory",
+    "overwrite",
+    "scheduler",
+    "scheduler_file",
+    "cluster",
+}
+_NAMES = ("scene", "path", "file")
+"""What a table may call its column of scenes."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scene of an archive."""
+
+    scene: str
+    """Path or address."""
+    folder: str
+    """Name of its output folder; no other scene of the batch has it."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Options of a run that a table gives this scene alone."""
+    taken: str | None = None
+    """When it was taken (RFC 3339), where the source says so."""
+
+
+def read_sources(sources: Sequence[str | Path], asset: str | None = None) -> tuple[Entry, ...]:
+    """All scenes, each once, in the order of the sources; those of globs and folders sorted by name.
+
+    ``asset``: key or role of the asset that is the scene, in STAC sources. Raises UsageError where a source is none,
+    or holds no scene.
+    """
+    found: dict[tuple[str, tuple[tuple[str, str], ...]], Entry] = {}
+    for source in sources:
+        before = len(found)
+        entries = list(_entries(str(source), asset))
+        for entry in entries:
+            found.setdefault((_absolute(entry.scene), tuple(sorted(entry.options.items()))), entry)
+        if not entries and len(found) == before:
+            raise UsageError(f"{source}: no scenes there")
+    return _with_folders(list(found.values()))
+
+
+def shard(entries: Sequence[Entry], part: str) -> tuple[Entry, ...]:
+    """Every n-th scene, beginning with the i-th (from 1): ``i/n``. Raises UsageError."""
+    number, _, count = part.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--shard {part}: expected i/n with i from 1 to n, such as 2/8")
+    return tuple(entries[int(number) - 1 :: int(count)])
+
+
+def _entries(source: str, asset: str | None) -> Iterator[Entry]:
+    path = Path(source)
+    ending = path.suffix.lower()
+    if "://" in source and ending not in (".json", ".geojson"):
+        yield Entry(source, "")
+    elif path.is_dir():
+        yield from _plain(p for p in sorted(path.rglob("*")) if _is_raster(p, path))
+    elif path.is_file() and ending == ".txt":
+        lines = _text(path).splitlines()
+        yield from _plain(_beside(path, s) for line in lines if (s := line.strip()) and not s.startswith("#"))
+    elif path.is_file() and ending == ".csv":
+        yield from _table(path)
+    elif ending in (".json", ".geojson"):
+        yield from _stac(source, asset)
+    elif path.exists():
+        yield Entry(source, "")
+    elif glob.has_magic(source):
+        matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - pathlib's takes no absolute patterns
+        yield from _plain(m for m in matches if Path(m).is_file() and ".tileseg" not in _endings(Path(m).parents))
+    else:
+        raise UsageError(f"{source}: no such file, folder or pattern")
+
+
+def _plain(paths: Iterator[Path] | Iterator[str]) -> Iterator[Entry]:
+    return (Entry(str(path), "") for path in paths)
+
+
+def _endings(paths: Sequence[Path]) -> set[str]:
+    return {path.suffix for path in paths}
+
+
+def _is_raster(path: Path, root: Path) -> bool:
+    """Whether a file in a folder is taken for a scene: not what tileseg wrote, and nothing hidden."""
+    inside = path.relative_to(root)
+    hidden = any(part.startswith(".") for part in inside.parts)
+    written = ".tileseg" in _endings([*inside.parents, *root.absolute().parents, root.absolute()])
+    return path.suffix.lower() in ENDINGS and not hidden and not written and path.is_file()
+
+
+def _beside(manifest: Path, text: str) -> str:
+    """A scene named in a file: relative to that file."""
+    return text if "://" in text or text.startswith("/vsi") else str(manifest.parent / text)
+
+
+def _table(path: Path) -> Iterator[Entry]:
+    """A table with a header: a column of scenes, ``datetime`` if known, others are options of ``tileseg run``."""
+    rows = csv.DictReader(_text(path).splitlines())
+    names = [name.strip() for name in rows.fieldnames or ()]
+    column = next((name for name in _NAMES if name in names), None)
+    if column is None:
+        raise UsageError(f"{path}: no column of scenes: expected a header with {', '.join(_NAMES)}")
+    options = {name: name.replace("-", "_") for name in names if name not in (column, "datetime")}
+    for name, option in options.items():
+        if option not in RunSpec.model_fields or option in _NOT_PER_SCENE:
+            raise UsageError(f"{path}: column {name!r} is no option of a scene; expected some of {_columns()}")
+    for row in rows:
+        values = {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
+        if values.get(column):
+            given = {option: values[name] for name, option in options.items() if values.get(name)}
+            if "aoi" in given:
+                given["aoi"] = _beside(path, given["aoi"])
+            yield Entry(_beside(path, values[column]), "", given, values.get("datetime") or None)
+
+
+def _columns() -> str:
+    return ", ".join(sorted(name for name in RunSpec.model_fields if name not in _NOT_PER_SCENE))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+
+
+def _stac(source: str, asset: str | None) -> Iterator[Entry]:
+    """The items of an ItemCollection, an Item, a Collection or a static Catalog with all that it links to."""
+    try:
+        import pystac
+    except ImportError:
+        raise UsageError(f'{source}: STAC needs pystac: pip install "tileseg[stac]"') from None
+    try:
+        content = pystac.StacIO.default().read_json(source)
+        if content.get("type") == "FeatureCollection":
+            items = list(pystac.ItemCollection.from_dict(content))
+            for item in items:
+                if item.get_self_href() is None:
+                    item.set_self_href(str(Path(source).absolute()))
+        else:
+            root = pystac.read_file(source)
+            items = [root] if isinstance(root, pystac.Item) else list(root.get_items(recursive=True))
+    except (OSError, ValueError, KeyError, pystac.STACError) as error:
+        raise UsageError(f"{source}: not a STAC item, collection or catalog that can be read: {error}") from error
+    for item in items:
+        yield Entry(_local(_chosen(source, item, asset)), "", taken=_taken(item))
+
+
+def _chosen(source: str, item: pystac.Item, wanted: str | None) -> str:
+    """The address of the asset that is the scene."""
+    assets = item.get_assets()
+    if wanted is not None:
+        chosen = [wanted] if wanted in assets else [k for k, a in assets.items() if a.has_role(wanted)]
+    else:
+        rasters = [k for k, a in assets.items() if _raster_asset(a)]
+        chosen = [k for k in rasters if assets[k].has_role("data")] or rasters
+    if len(chosen) != 1:
+        problem = "no asset" if not chosen else f"{len(chosen)} assets"
+        told = "is a raster" if wanted is None else f"has the key or role {wanted!r}"
+        raise UsageError(f"{source}: item {item.id}: {problem} {told}; --asset: one of {', '.join(assets) or 'none'}")
+    href = assets[chosen[0]].get_absolute_href()
+    if href is None:
+        raise InputError(f"{source}: item {item.id}: asset {chosen[0]} has no address")
+    return href
+
+
+def _raster_asset(asset: Any) -> bool:
+    kind = asset.media_type or ""
+    roles = set(asset.roles or ())
+    if roles & {"thumbnail", "overview", "metadata"}:
+        return False
+    return kind.startswith("image/") or Path(urlsplit(asset.href).path).suffix.lower() in ENDINGS
+
+
+def _local(href: str) -> str:
+    """A path where the address is one of this machine."""
+    return unquote(urlsplit(href).path) if href.startswith("file://") else href
+
+
+def _taken(item: pystac.Item) -> str | None:
+    moment = item.datetime or item.common_metadata.start_datetime
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _absolute(scene: str) -> str:
+    return scene if "://" in scene or scene.startswith("/vsi") else str(Path(scene).absolute())
+
+
+def _with_folders(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Name the output folders: ``<stem>.tileseg``; a stem that comes again gets a digest of where it lies, too."""
+    taken: set[str] = set()
+    named = []
+    for entry in entries:
+        name = entry.scene.rstrip("/").rpartition("/")[2]
+        stem = name.removesuffix(Path(name).suffix) or "scene"
+        folder = f"{stem}.tileseg"
+        if folder in taken:
+            text = f"{_absolute(entry.scene)} {sorted(entry.options.items())}"
+            folder = f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.tileseg"
+        taken.add(folder)
+        named.append(Entry(entry.scene, folder, entry.options, entry.taken))
+    return tuple(named)

@@ -1,0 +1,176 @@
+"""``tileseg batch``: parse, call, report. It has every option of ``tileseg run``, which are declared there."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
+
+import typer
+
+from tileseg.cli import run
+from tileseg.cli.run import drain_on_interrupt
+
+if TYPE_CHECKING:
+    from tileseg.batch.report import BatchReport, SceneResult
+    from tileseg.batch.sources import Entry
+    from tileseg.ledger import BlockRecord
+
+_PANEL = "Archive"
+_OWN = {"scene", "out", "dry_run", "overwrite", "config", "as_json", "quiet", "verbose"}
+"""Parameters of ``tileseg run`` that a batch has in its own way."""
+
+
+def _option(text: str, *names: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=_PANEL, metavar=metavar, show_default=False)
+
+
+def _batch(  # noqa: PLR0913 - one parameter per option of the command
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Rasters, quoted globs, folders, lists (.txt), tables (.csv) or STAC (.json).", show_default=False
+        ),
+    ],
+    out: Annotated[Path, _option("Folder for all outputs: <stem>.tileseg for each scene.", "--out", "-o")],
+    asset: Annotated[str | None, _option("Key or role of the STAC asset that is the scene.", metavar="NAME")] = None,
+    shard: Annotated[
+        str | None, _option("Only every n-th scene, from the i-th on: for array jobs.", metavar="I/N")
+    ] = None,
+    retries: Annotated[int, _option("How often a scene that failed is tried again at the end; default 1.")] = 1,
+    max_failures: Annotated[int | None, _option("Stop when more scenes than that have failed.", metavar="N")] = None,
+    catalogue: Annotated[
+        bool,
+        _option(
+            "Whether to write catalog files (STAC, index.gpkg) at the end; default yes.", "--catalogue/--no-catalogue"
+        ),
+    ] = True,
+    dry_run: Annotated[bool, _option("List the scenes and their folders, and stop.", "--dry-run")] = False,
+    overwrite: Annotated[
+        bool, _option("Start anew in folders that were made with other options.", "--overwrite")
+    ] = False,
+    config: Annotated[
+        Path | None, _option("Options of runs from a TOML file; the command line wins.", metavar="FILE.toml")
+    ] = None,
+    as_json: Annotated[bool, _option("Print batch.json.", "--json")] = False,
+    quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
+    verbose: Annotated[bool, _option("Print tracebacks, notices, and each block.", "--verbose", "-v")] = False,
+    **given: Any,
+) -> None:
+    """Segment many scenes; what is finished already is not done again. Exit code: 0, 1 (run it again), 42 (useless)."""
+    from tileseg.batch.sources import read_sources
+    from tileseg.batch.sources import shard as part_of
+    from tileseg.errors import UsageError
+    from tileseg.spec import read_config
+
+    if retries < 0 or (max_failures is not None and max_failures < 0):
+        raise UsageError("--retries and --max-failures: expected 0 or more")
+    entries = read_sources(sources, asset)
+    stem = "batch"
+    if shard is not None:
+        entries, stem = part_of(entries, shard), f"batch-{shard.replace('/', '-of-')}"
+    if dry_run:
+        _list(entries, out)
+        return
+    options = {**(read_config(config) if config else {}), **{k: v for k, v in given.items() if v is not None}}
+    options = {name: value for name, value in options.items() if name not in ("scene", "out")}
+    from tileseg.batch.archive import BatchSpec, run_batch
+
+    spec = BatchSpec(entries, out, {**options, "overwrite": overwrite}, retries, max_failures, stem)
+    with _Lines(quiet=quiet or as_json, verbose=verbose) as lines, drain_on_interrupt(lines) as stop:
+        report = run_batch(spec, lines, stop)
+        if catalogue:
+            _catalogue(out, lines)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+    elif not quiet:
+        _tell(report, stem)
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
+
+
+def _with_options_of_run(function: Any) -> Any:
+    """Give a command the parameters of ``tileseg run`` instead of ``**given``, as Typer reads them."""
+    ours, theirs = inspect.signature(function), inspect.signature(run.command)
+    passed = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in theirs.parameters.items()
+        if name not in _OWN
+    ]
+    own = [parameter for name, parameter in ours.parameters.items() if name != "given"]
+    function.__signature__ = ours.replace(parameters=[*own, *passed])
+    hints = {**get_type_hints(run.command, include_extras=True), **get_type_hints(function, include_extras=True)}
+    function.__annotations__ = {name: hints[name] for name in (*function.__signature__.parameters, "return")}
+    return function
+
+
+command = _with_options_of_run(_batch)
+
+
+class _Lines:
+    """A :class:`tileseg.batch.archive.BatchListener` on standard error: one line per scene."""
+
+    def __init__(self, *, quiet: bool, verbose: bool) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._verbose = verbose
+        self._scenes = 0
+        self._seen: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing to end: lines are printed whole."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know."""
+        self._console.print(f"note: {text}", style="yellow", markup=False)
+
+    def start(self, scenes: int) -> None:
+        """Begin to count."""
+        self._scenes = scenes
+
+    def block(self, scene: str, record: BlockRecord, pixels: int) -> None:
+        """A block is finished."""
+        if self._verbose:
+            self._console.print(f"{scene}: block {record.index}, {pixels} pixels", markup=False)
+
+    def scene(self, result: SceneResult) -> None:
+        """What became of a scene."""
+        self._seen.add(result.folder)
+        what = f"{result.status}: {result.message}" if result.message else result.status
+        if result.status == "done":
+            what = f"done, {result.blocks} block(s), {result.polygons} polygon(s), {result.seconds:.1f} s"
+        style = {"failed": "red", "unusable": "red", "locked": "yellow"}.get(result.status)
+        self._console.print(f"[{len(self._seen)}/{self._scenes}] {result.scene}: {what}", style=style, markup=False)
+
+
+def _list(entries: tuple[Entry, ...], out: Path) -> None:
+    for entry in entries:
+        typer.echo(f"{entry.scene} -> {out / entry.folder}")
+
+
+def _catalogue(out: Path, lines: _Lines) -> None:
+    from tileseg.batch.catalogue import write_catalogue
+    from tileseg.errors import UsageError
+
+    try:
+        write_catalogue(out)
+    except UsageError as error:  # an optional package is missing: the outputs are there all the same
+        lines.notice(str(error))
+
+
+def _tell(report: BatchReport, stem: str) -> None:
+    counts = ", ".join(f"{count} {status}" for status, count in report.counts.items() if count)
+    typer.echo(f"{len(report.results)} scene(s) in {report.wall_seconds:.1f} s: {counts or 'nothing to do'}")
+    reasons = Counter(result.message for result in report.results if result.message)
+    for reason, count in reasons.most_common(5):
+        typer.echo(f"  {count} x {reason[:300]}")
+    typer.echo(f"lists: {report.folder / stem}.json, {report.folder / stem}.csv")

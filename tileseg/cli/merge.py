@@ -1,0 +1,28 @@
+"""``tileseg merge``: parse, call, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a batch, or any folder of run folders.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="One file: .parquet, .gpkg or .fgb.", show_default=False)],
+    crs: Annotated[
+        str | None,
+        typer.Option(help="Such as EPSG:32637; default: that of the scenes if all share it, else EPSG:4326."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Join the polygons of neighbouring scenes into one layer, each piece of ground once."""
+    from tileseg.batch.merge import merge
+
+    report = merge(folder, out, crs)
+    if not quiet:
+        typer.echo(
+            f"{report.polygons} polygons of {report.scenes} scenes ({report.joined} joined across scenes, "
+            f"{report.cut} cut where scenes overlap), {report.crs}\n  {out}"
+        )
