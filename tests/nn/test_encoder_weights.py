@@ -55,9 +55,22 @@ def sources(vgg16: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {path.name: path for path in folder.iterdir()}
 
 
+@pytest.fixture(scope="module")
+def full() -> keras.Model:
+    """A network of width 1 for three bands, which takes seconds to build; tests empty its encoder."""
+    return build_network(NetworkSpec(batch_norm=False), 3, 2)
+
+
+def emptied(model: keras.Model) -> keras.Model:
+    for name in NAMES:
+        layer = model.get_layer(name)
+        layer.set_weights([np.zeros(w.shape, np.float32) for w in layer.weights])
+    return model
+
+
 @pytest.mark.parametrize("name", ["vgg16.keras", "vgg16.weights.h5", "vgg16_notop.h5", "whole.hdf5"])
-def test_every_layer_arrives(name: str, vgg16: keras.Model, sources: dict[str, Path]) -> None:
-    model = build_network(NetworkSpec(batch_norm=name == "whole.hdf5"), 3, 2)
+def test_every_layer_arrives(name: str, full: keras.Model, vgg16: keras.Model, sources: dict[str, Path]) -> None:
+    model = emptied(full)
     assert load_encoder_weights(model, str(sources[name])) == tuple(NAMES)
     for layer in NAMES:
         kernel, bias = model.get_layer(layer).get_weights()
@@ -82,10 +95,14 @@ def encoded(model: keras.Model, images: npt.NDArray[np.float32]) -> npt.NDArray[
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_the_encoder_sees_what_vgg16_saw(
-    batch_norm: bool, vgg16: keras.Model, sources: dict[str, Path], photo: npt.NDArray[np.float32]
+    batch_norm: bool,
+    full: keras.Model,
+    vgg16: keras.Model,
+    sources: dict[str, Path],
+    photo: npt.NDArray[np.float32],
 ) -> None:
     expected = encoded(vgg16, keras.applications.vgg16.preprocess_input(photo.copy()))
-    model = build_network(NetworkSpec(batch_norm=batch_norm), 3, 2)
+    model = build_network(NetworkSpec(), 3, 2) if batch_norm else emptied(full)
     load_encoder_weights(model, str(sources["vgg16_notop.h5"]))
     found = encoded(model, (photo - np.float32(MEAN)) / np.float32(STD))
     # A new normalisation divides by the root of 1.001 in each of 13 layers.
@@ -96,12 +113,12 @@ def test_the_encoder_sees_what_vgg16_saw(
 
 @pytest.mark.parametrize("bands", [1, 4])
 def test_other_bands_share_the_kernels_of_the_colours(
-    bands: int, vgg16: keras.Model, sources: dict[str, Path], photo: npt.NDArray[np.float32]
+    bands: int, full: keras.Model, sources: dict[str, Path], photo: npt.NDArray[np.float32]
 ) -> None:
     model = build_network(NetworkSpec(batch_norm=False), bands, 2)
-    load_encoder_weights(model, str(sources["vgg16.keras"]))
-    colour = build_network(NetworkSpec(batch_norm=False), 3, 2)
-    load_encoder_weights(colour, str(sources["vgg16.keras"]))
+    load_encoder_weights(model, str(sources["vgg16_notop.h5"]))
+    colour = emptied(full)
+    load_encoder_weights(colour, str(sources["vgg16_notop.h5"]))
     assert np.array_equal(*(m.get_layer("block3_conv2").get_weights()[0] for m in (model, colour)))
     # On grey images all of them see the same.
     grey = (photo[..., :1] - 120) / 58
@@ -191,12 +208,12 @@ def test_without_a_connection_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     assert "\n" not in str(error.value)
 
 
-def test_the_download_is_kerass_own(vgg16: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_download_is_kerass_own(full: keras.Model, vgg16: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     def downloaded(*, include_top: bool, weights: str) -> keras.Model:
         assert (include_top, weights) == (False, "imagenet")
         return vgg16
 
     monkeypatch.setattr(encoder_weights.keras.applications, "VGG16", downloaded)
-    model = build_network(NetworkSpec(), 3, 2)
+    model = emptied(full)
     load_encoder_weights(model, "imagenet")
     assert np.array_equal(model.get_layer(NAMES[5]).get_weights()[0], vgg16.get_layer(NAMES[5]).get_weights()[0])

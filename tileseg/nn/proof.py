@@ -68,7 +68,7 @@ def prove(model: keras.Model, card: ModelCard, *, seed: int = 0) -> Proof:
         model, card, core=core, margin=halo, batch=1, views=(View(),), merge="logits", precision="float32",
         halo=halo, scaling=Scaling(), output="float32",
     )  # fmt: skip
-    twin = inference_twin(model, *pixels.shape[1:3], 0, "float32")
+    twin = inference_twin(model, rows + 2 * halo, cols + 2 * halo, 0, "float32")
 
     def logits(network: keras.Model) -> npt.NDArray[np.float32]:
         once = compile_function(lambda image: tiled.as_logits(network(image, training=False)))

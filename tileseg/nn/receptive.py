@@ -148,7 +148,7 @@ def _hidden_elements(step: Step, found: Trace) -> int:
     if type(layer) is not keras.layers.SeparableConv2D:
         return 0
     given, made = found.shapes[step.inputs[0]], found.shapes[step.outputs[0]]
-    return _elements(made) // (made[-1] or 1) * (given[-1] or 1) * layer.depth_multiplier
+    return _elements(made) // (made[-1] or 1) * (given[-1] or 1) * int(layer.depth_multiplier)
 
 
 def _peak_elements(graph: Graph, found: Trace) -> int:
