@@ -238,7 +238,10 @@ def _started(place: ClusterSpec) -> Iterator[Any]:
     """A cluster of the class that the spec names."""
     cluster_class = _class_of(place.kind or "")
     try:
-        cluster = cluster_class(**place.arguments)
+        with warnings.catch_warnings():
+            # Any other port will do: its address is printed.
+            warnings.filterwarnings("ignore", r"\s*Port \d+ is already in use", UserWarning)
+            cluster = cluster_class(**place.arguments)
     except TypeError as error:
         raise UsageError(f"{place.kind}: {str(error).splitlines()[0]}") from error
     except Exception as error:
