@@ -151,6 +151,8 @@ class _Training:
             for path in (self.store.last, self.store.best, told, self.folder / "summary.json"):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+            for path in self.folder.glob("panel-*.png"):
+                path.unlink()
         elif told.is_file():
             found = json.loads(told.read_text(encoding="utf-8"))
             if found.get("fingerprint") != self.fingerprint:

@@ -1,0 +1,55 @@
+"""What the network is trained on equals what a run makes of the same pixels by the card's scaling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tileseg.dataset.statistics import DatasetStatistics
+from tileseg.nn.card import Scaling
+from tileseg.train.spec import TrainSpec
+from tileseg.train.values import Values, values_of
+
+STATISTICS = DatasetStatistics((900.0, 1200.0), (200.0, 350.0), (0.9, 0.1), 1000)
+
+
+def spec(**options) -> TrainSpec:
+    return TrainSpec.parse({"dataset": "d.toml", "out": "m", **options})
+
+
+def as_a_run_does(pixels, scaling: Scaling) -> np.ndarray:
+    """The formula of the card's docstring."""
+    values = pixels.astype(np.float64)
+    if scaling.kind == "window":
+        low, high = scaling.center - scaling.width / 2, scaling.center + scaling.width / 2
+        values = (np.clip(values, low, high) - low) / scaling.width
+    else:
+        values = values / scaling.divisor
+    return (values - np.array(scaling.mean)) / np.array(scaling.std)
+
+
+def as_trained(pixels, values: Values) -> np.ndarray:
+    return (values.to_unit(pixels) - np.float32(values.mean)) / np.float32(values.std)
+
+
+@pytest.mark.parametrize("options", [{}, {"scaling": "unit"}, {"value_window": "1000,800"}])
+def test_training_and_running_scale_alike(options) -> None:
+    values = values_of(spec(**options), "uint16", STATISTICS)
+    pixels = np.random.default_rng(0).integers(0, 4000, (5, 7, 2)).astype(np.uint16)
+    np.testing.assert_allclose(as_trained(pixels, values), as_a_run_does(pixels, values.scaling), atol=2e-5)
+
+
+def test_dataset_scaling_makes_mean_0_and_deviation_1() -> None:
+    values = values_of(spec(), "uint16", STATISTICS)
+    pixels = np.array([[900, 1200], [1100, 1550]], np.uint16)
+    np.testing.assert_allclose(as_trained(pixels, values), [[0, 0], [1, 1]], atol=1e-3)
+
+
+def test_8_bits_are_divided_by_255_and_others_by_a_round_number_above_nearly_all() -> None:
+    assert values_of(spec(), "uint8", STATISTICS).reach == 255
+    assert values_of(spec(), "uint16", STATISTICS).reach == 3000  # 1200 + 4 * 350 = 2600
+
+
+def test_a_window_clips() -> None:
+    values = values_of(spec(value_window="40,400"), "int16", STATISTICS)
+    np.testing.assert_array_equal(values.to_unit(np.array([-1000, -160, 40, 240, 3000], np.int16)), [0, 0, 0.5, 1, 1])
