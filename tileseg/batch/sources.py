@@ -184,7 +184,7 @@ def _chosen(source: str, item: pystac.Item, wanted: str | None) -> str:
         chosen = [k for k in rasters if assets[k].has_role("data")] or rasters
     if len(chosen) != 1:
         problem = "no asset" if not chosen else f"{len(chosen)} assets"
-        told = "is a raster" if wanted is None else f"has the key or role {wanted!r}"
+        told = "for a raster" if wanted is None else f"with the key or role {wanted!r}"
         raise UsageError(f"{source}: item {item.id}: {problem} {told}; --asset: one of {', '.join(assets) or 'none'}")
     href = assets[chosen[0]].get_absolute_href()
     if href is None:

@@ -1,0 +1,106 @@
+"""The catalogue against STAC's own schemas, which pystac brings along, and against what the runs say."""
+
+import json
+from pathlib import Path
+
+import geopandas
+import jsonschema
+import pystac
+import pytest
+from affine import Affine
+from fakes import CLASSES
+from pyproj import CRS
+from pystac.extensions.classification import ClassificationExtension
+from pystac.validation.local_validator import get_local_schema_cache
+from referencing import Registry, Resource
+from shapely.geometry import shape
+
+from tileseg.batch.catalogue import write_catalogue
+from tileseg.grid import Grid
+from tileseg.mosaic import create_mosaic
+
+PLACE = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)
+
+
+def make_run(folder: Path, height: int, width: int, taken: str | None) -> None:
+    crs = CRS.from_epsg(32637).to_wkt()
+    create_mosaic(folder / "mosaic.zarr", Grid(height, width, PLACE, crs), (64, 64), CLASSES, "labels", {})
+    for name in ("labels.tif", "polygons.geojson", "quicklook.png"):
+        (folder / name).write_bytes(b"x")
+    report = {
+        "polygons": {"roof": 3, "water": 1}, "pixels": {"ground": 7, "roof": 5, "water": 2}, "blocks": 4,
+        "outputs": {"mosaic": "m/mosaic.zarr", "labels": "m/labels.tif", "geojson": "m/polygons.geojson",
+                    "quicklook": "m/quicklook.png", "summary": "m/summary.json", "gpkg": "m/polygons.gpkg"},
+    }  # fmt: skip
+    summary = {
+        "report": report, "written": "2026-01-02T03:04:05+00:00", "scene": {"path": f"in/{folder.name}.tif"},
+        "model": {"name": "tiny", "sha256": "0" * 64, "credits": []},
+        "versions": {"tileseg": "0.1", "keras": "3", "tensorflow": "2", "python": "3"},
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+    if taken is not None:
+        (folder / ".state").mkdir()
+        (folder / ".state" / "source.json").write_text(json.dumps({"scene": "s3://b/x.tif", "datetime": taken}))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    make_run(folder / "a.tileseg", 60, 100, "2024-05-06T07:08:09Z")
+    make_run(folder / "b.tileseg", 120, 40, None)
+    assert write_catalogue(folder) == 2
+    return folder
+
+
+def validate(values: dict, kind: str) -> None:
+    """By STAC's core schemas; those of the extensions are on the web only."""
+    known = get_local_schema_cache()
+    registry = Registry().with_resources([(uri, Resource.from_contents(schema)) for uri, schema in known.items()])
+    schema = known[f"https://schemas.stacspec.org/v{pystac.get_stac_version()}/{kind}-spec/json-schema/{kind}.json"]
+    jsonschema.Draft7Validator(schema, registry=registry).validate(values)
+
+
+def test_everything_is_valid_stac(archive) -> None:
+    validate(json.loads((archive / "collection.json").read_text()), "collection")
+    for path in archive.glob("*/item.json"):
+        validate(json.loads(path.read_text()), "item")
+    broken = json.loads((archive / "a.tileseg" / "item.json").read_text())
+    with pytest.raises(jsonschema.ValidationError):
+        validate({**broken, "assets": [1]}, "item")
+
+
+def test_links_lead_from_the_collection_to_the_files_and_back(archive) -> None:
+    collection = pystac.read_file(str(archive / "collection.json"))
+    items = list(collection.get_items())
+    assert [item.id for item in items] == ["a", "b"]
+    for item in items:
+        assert item.get_parent().id == collection.id
+        assert set(item.assets) == {"mosaic", "labels", "geojson", "quicklook", "summary"}  # gpkg is not there
+        assert all(Path(asset.get_absolute_href()).exists() for asset in item.assets.values())
+
+
+def test_items_say_when_where_and_what(archive) -> None:
+    first, second = (pystac.Item.from_file(str(archive / f"{name}.tileseg" / "item.json")) for name in "ab")
+    assert first.datetime.isoformat() == "2024-05-06T07:08:09+00:00"
+    assert second.datetime.isoformat() == "2026-01-02T03:04:05+00:00"
+    area = geopandas.GeoSeries([shape(first.geometry)], crs=4326).to_crs(32637)
+    assert area.total_bounds == pytest.approx([500_000, 4_000_000 - 30, 500_050, 4_000_000], abs=0.01)
+    assert first.properties["proj:shape"] == [60, 100]
+    assert first.properties["processing:software"]["tileseg"] == "0.1"
+    classes = ClassificationExtension.ext(first.assets["labels"]).classes
+    assert [(c.value, c.name, c.color_hint) for c in classes][1] == (1, "roof", "D73027")
+    assert first.properties["tileseg:scene"] == "s3://b/x.tif"
+
+
+def test_the_index_has_footprints_and_counts(archive) -> None:
+    index = geopandas.read_file(archive / "index.gpkg", layer="scenes")
+    assert list(index.folder) == ["a.tileseg", "b.tileseg"]
+    assert list(index.polygons) == [4, 4]
+    assert list(index.polygons_roof) == [3, 3]
+    assert index.to_crs(32637).area.tolist() == pytest.approx([30 * 50, 60 * 20], rel=1e-3)
+
+
+def test_writing_it_again_changes_nothing_but_times(archive) -> None:
+    before = (archive / "a.tileseg" / "item.json").read_bytes()
+    write_catalogue(archive)
+    assert (archive / "a.tileseg" / "item.json").read_bytes() == before

@@ -1,0 +1,139 @@
+"""Windows of one picture of labels, each a scene of its own, must merge into the polygons of the whole picture."""
+
+import json
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from fakes import CLASSES
+from pyproj import CRS
+
+from tileseg.batch.merge import merge
+from tileseg.errors import InputError, UsageError
+from tileseg.grid import Grid
+from tileseg.mosaic import create_mosaic
+from tileseg.vectorize import Classes, VectorOptions, vectorize
+from tileseg.window import Window
+
+HEIGHT, WIDTH = 170, 230
+PLACE = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)
+
+
+def picture(seed: int = 4) -> np.ndarray:
+    """Blobs of two classes on background."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(HEIGHT // 10 + 1, WIDTH // 10 + 1))
+    smooth = np.kron(coarse, np.ones((10, 10)))[:HEIGHT, :WIDTH] + rng.normal(scale=0.15, size=(HEIGHT, WIDTH))
+    return np.select([smooth > 0.8, smooth < -0.9], [1, 2], 0).astype(np.uint8)
+
+
+def make_run(folder: Path, labels: np.ndarray, window: Window, form: str = "parquet", crs: str = "EPSG:32637") -> Path:
+    """The run of a window, as far as a merge looks at it. 255 is nodata."""
+    folder.mkdir(parents=True)
+    grid = Grid(HEIGHT, WIDTH, PLACE, CRS.from_user_input(crs).to_wkt())[window]
+    part = np.ascontiguousarray(labels[window.slices])
+    mosaic = create_mosaic(folder / "mosaic.zarr", grid, (256, 256), CLASSES, "labels", {})
+    mosaic.write_block(grid.extent, None, part)
+    path = folder / {"parquet": "polygons.parquet", "geojson": "polygons.geojson", "gpkg": "polygons.gpkg"}[form]
+    report = vectorize(mosaic, {form: path}, Classes.of_card(CLASSES), VectorOptions())
+    pixels = {info.name: int((part == i).sum()) for i, info in enumerate(CLASSES)}
+    found = {"polygons": report.counts, "pixels": pixels, "blocks": 1, "outputs": {form: str(path)}}
+    summary = {
+        "report": found, "written": "2026-01-02T03:04:05+00:00", "scene": {"path": f"{folder.name}.tif"},
+        "model": {"name": "tiny", "sha256": "0" * 64},
+        "versions": dict.fromkeys(("tileseg", "keras", "tensorflow"), "1"),
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def of_class(frame: geopandas.GeoDataFrame, name: str) -> geopandas.GeoDataFrame:
+    return frame[frame["class_name"] == name]
+
+
+def check(merged: geopandas.GeoDataFrame, whole: geopandas.GeoDataFrame, blur: float = 0.0) -> None:
+    """The same polygons, up to the order of vertices; ``blur``: metres by which borders may differ."""
+    for name in ("roof", "water"):
+        ours, theirs = of_class(merged, name), of_class(whole, name)
+        difference = shapely.union_all(ours.geometry).symmetric_difference(shapely.union_all(theirs.geometry))
+        assert difference.area <= 1e-6 + blur * theirs.length.sum()
+        assert len(ours) == len(theirs)
+        np.testing.assert_allclose(sorted(ours.area), sorted(theirs.area), atol=1e-6 + blur * 400)
+        np.testing.assert_allclose(sorted(ours.area_m2), sorted(theirs.area_m2), rtol=1e-3 + blur)
+        assert ours.pixels.sum() == pytest.approx(theirs.pixels.sum(), abs=len(ours))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> geopandas.GeoDataFrame:
+    folder = make_run(tmp_path_factory.mktemp("whole") / "whole.tileseg", picture(), Window(0, 0, HEIGHT, WIDTH))
+    return geopandas.read_parquet(folder / "polygons.parquet")
+
+
+TILES = {
+    "abutting": [Window(0, 0, 80, 110), Window(0, 110, 80, 120), Window(80, 0, 90, 110), Window(80, 110, 90, 120)],
+    "overlapping": [Window(0, 0, 100, 130), Window(0, 97, 100, 133), Window(70, 0, 100, 130), Window(70, 97, 100, 133)],
+    "one inside": [Window(0, 0, HEIGHT, WIDTH), Window(30, 50, 60, 90)],
+    "twice the same": [Window(0, 0, HEIGHT, WIDTH), Window(0, 0, HEIGHT, WIDTH)],
+}
+
+
+@pytest.mark.parametrize("tiling", TILES)
+def test_scenes_merge_into_the_polygons_of_the_whole(tmp_path, whole, tiling) -> None:
+    for i, window in enumerate(TILES[tiling]):
+        make_run(tmp_path / f"{i}.tileseg", picture(), window)
+    report = merge(tmp_path, tmp_path / "all.parquet")
+    merged = geopandas.read_parquet(tmp_path / "all.parquet")
+    check(merged, whole)
+    assert (report.scenes, report.polygons) == (len(TILES[tiling]), len(merged))
+    assert merged.crs.to_epsg() == 32637
+    assert list(merged.id) == list(range(1, len(merged) + 1))
+    assert (report.cut > 0) == (tiling != "abutting")
+
+
+def test_where_one_has_no_data_the_other_counts(tmp_path, whole) -> None:
+    left, right = picture(), picture()
+    left[20:90, 60:140] = 255  # in the left scene's own half, too
+    make_run(tmp_path / "a.tileseg", left, Window(0, 0, HEIGHT, 150))
+    make_run(tmp_path / "b.tileseg", right, Window(0, 40, HEIGHT, WIDTH - 40))
+    merge(tmp_path, tmp_path / "all.gpkg")
+    check(geopandas.read_file(tmp_path / "all.gpkg"), whole)
+
+
+def test_geojson_s_centimetres_do_not_matter(tmp_path, whole) -> None:
+    for i, window in enumerate(TILES["overlapping"]):
+        make_run(tmp_path / f"{i}.tileseg", picture(), window, "geojson")
+    merge(tmp_path, tmp_path / "all.fgb")
+    check(geopandas.read_file(tmp_path / "all.fgb"), whole, blur=0.03)
+
+
+def test_disagreement_leaves_no_ground_twice(tmp_path) -> None:
+    for i, window in enumerate(TILES["overlapping"]):
+        make_run(tmp_path / f"{i}.tileseg", picture(seed=i), window)
+    merge(tmp_path, tmp_path / "all.parquet")
+    merged = geopandas.read_parquet(tmp_path / "all.parquet")
+    assert shapely.union_all(merged.geometry).area == pytest.approx(merged.area.sum(), rel=1e-6)
+    assert merged.geometry.is_valid.all()
+
+
+def test_other_systems_meet_in_degrees(tmp_path) -> None:
+    make_run(tmp_path / "a.tileseg", picture(), Window(0, 0, 80, 110))
+    make_run(tmp_path / "b.tileseg", picture(), Window(0, 0, 80, 110), crs="EPSG:32638")
+    assert merge(tmp_path, tmp_path / "all.parquet").crs == "WGS 84"
+    merged = geopandas.read_parquet(tmp_path / "all.parquet")
+    assert merged.total_bounds[2] - merged.total_bounds[0] == pytest.approx(6, abs=0.1)
+
+
+def test_mistakes(tmp_path) -> None:
+    with pytest.raises(UsageError, match="no finished runs"):
+        merge(tmp_path, tmp_path / "all.parquet")
+    folder = make_run(tmp_path / "a.tileseg", picture(), Window(0, 0, 80, 110))
+    with pytest.raises(UsageError, match=r"\.parquet, \.gpkg, \.fgb"):
+        merge(tmp_path, tmp_path / "all.shp")
+    with pytest.raises(UsageError, match="--crs nowhere"):
+        merge(tmp_path, tmp_path / "all.parquet", "nowhere")
+    (folder / "polygons.parquet").unlink()
+    with pytest.raises(InputError, match="no polygons there"):
+        merge(tmp_path, tmp_path / "all.parquet")

@@ -1,0 +1,110 @@
+"""Which scenes a batch is about."""
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import pystac
+import pytest
+
+from tileseg.batch.sources import read_sources, shard
+from tileseg.errors import UsageError
+
+
+@pytest.fixture
+def archive(tmp_path) -> Path:
+    folder = tmp_path / "in"
+    for name in ("b/x.tif", "a/x.tif", "a/y.JP2", "a/notes.txt", ".hidden/z.tif", "old.tileseg/labels.tif", "w.tif"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def names(entries, root: Path) -> list[str]:
+    return [str(Path(entry.scene).relative_to(root)) for entry in entries]
+
+
+def test_folders_give_rasters_and_nothing_that_tileseg_wrote(archive) -> None:
+    assert names(read_sources([archive]), archive) == ["a/x.tif", "a/y.JP2", "b/x.tif", "w.tif"]
+
+
+def test_globs_are_sorted_and_scenes_come_once(archive) -> None:
+    entries = read_sources([f"{archive}/**/x.tif", archive / "w.tif", f"{archive}/w*"])
+    assert names(entries, archive) == ["a/x.tif", "b/x.tif", "w.tif"]
+
+
+def test_folders_of_equal_stems_differ_and_stay(archive) -> None:
+    first = read_sources([archive])
+    assert [entry.folder for entry in first][:2] == ["x.tileseg", "y.tileseg"]
+    assert len({entry.folder for entry in first}) == 4
+    assert [entry.folder for entry in read_sources([archive])] == [entry.folder for entry in first]
+
+
+def test_lists_are_relative_to_themselves(archive) -> None:
+    (archive / "a" / "list.txt").write_text("# comment\nx.tif\n\n../w.tif\n")
+    entries = read_sources([archive / "a" / "list.txt"])
+    assert [Path(entry.scene).resolve() for entry in entries] == [archive / "a" / "x.tif", archive / "w.tif"]
+
+
+def test_tables_bring_options_of_scenes(archive) -> None:
+    (archive / "t.csv").write_text('scene,bands,min-area,datetime\na/x.tif,"3,2,1",,2024-05-06T00:00:00Z\nw.tif,,25,\n')
+    first, second = read_sources([archive / "t.csv"])
+    assert (first.options, first.taken) == ({"bands": "3,2,1"}, "2024-05-06T00:00:00Z")
+    assert (second.options, second.taken) == ({"min_area": "25"}, None)
+    (archive / "t.csv").write_text("scene,out\nw.tif,there\n")
+    with pytest.raises(UsageError, match="'out' is no option of a scene"):
+        read_sources([archive / "t.csv"])
+    (archive / "t.csv").write_text("name\nw.tif\n")
+    with pytest.raises(UsageError, match="no column of scenes"):
+        read_sources([archive / "t.csv"])
+
+
+def item(name: str, assets: dict[str, pystac.Asset]) -> pystac.Item:
+    when = dt.datetime(2024, 5, 6, tzinfo=dt.UTC)
+    made = pystac.Item(name, {"type": "Point", "coordinates": [0, 0]}, [0, 0, 0, 0], when, {})
+    for key, asset in assets.items():
+        made.add_asset(key, asset)
+    return made
+
+
+def raster(href: str, *roles: str) -> pystac.Asset:
+    return pystac.Asset(href, media_type="image/tiff; application=geotiff", roles=list(roles))
+
+
+def test_stac_catalogs_are_followed_and_assets_chosen(archive) -> None:
+    catalog = pystac.Catalog("root", "scenes")
+    for name in ("one", "two"):
+        assets = {"visual": raster(f"./{name}.tif", "visual"), "thumb": raster("./thumb.png", "thumbnail")}
+        catalog.add_item(item(name, assets))
+    catalog.normalize_and_save(str(archive / "cat"), pystac.CatalogType.SELF_CONTAINED)
+    entries = read_sources([archive / "cat" / "catalog.json"])
+    assert names(entries, archive / "cat") == ["one/one.tif", "two/two.tif"]
+    assert {entry.taken for entry in entries} == {"2024-05-06T00:00:00Z"}
+    assert names(read_sources([archive / "cat" / "catalog.json"], "visual"), archive / "cat")[0] == "one/one.tif"
+    with pytest.raises(UsageError, match=r"no asset with the key or role 'nir'; --asset: one of visual, thumb"):
+        read_sources([archive / "cat" / "catalog.json"], "nir")
+
+
+def test_stac_item_collections(archive) -> None:
+    both = {"red": raster("red.tif", "data"), "nir": raster("nir.tif", "data")}
+    (archive / "items.json").write_text(json.dumps(pystac.ItemCollection([item("one", both)]).to_dict()))
+    with pytest.raises(UsageError, match="2 assets for a raster"):
+        read_sources([archive / "items.json"])
+    assert names(read_sources([archive / "items.json"], "nir"), archive) == ["nir.tif"]
+
+
+def test_shards_are_disjoint_and_complete(archive) -> None:
+    entries = read_sources([archive])
+    parts = [shard(entries, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(e.scene for part in parts for e in part) == sorted(e.scene for e in entries)
+    for wrong in ("0/3", "4/3", "x", "1", "1/0"):
+        with pytest.raises(UsageError, match="--shard"):
+            shard(entries, wrong)
+
+
+@pytest.mark.parametrize("source", ["nowhere.tif", "nothing*.tif", "empty"])
+def test_sources_that_are_none(tmp_path, source) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=source.replace("*", r"\*")):
+        read_sources([tmp_path / source])

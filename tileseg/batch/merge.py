@@ -1,0 +1,272 @@
+"""One layer of the polygons of many scenes: every piece of ground once, objects whole across scenes.
+
+Where scenes overlap, a piece of ground belongs to the scene with the nearest centre, of those that have data there: the
+line runs through the middle of the overlap, far from the edges, where networks see least. Polygons are cut along it.
+Then polygons of the same class from different scenes that share more of their border than a corner become one.
+All polygons are in memory while that is done.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio  # before TensorFlow: see tileseg.publish.vectors
+import shapely
+from shapely import Polygon
+
+from tileseg.batch.outputs import Finished, finished_in, write_frame
+from tileseg.errors import InputError, UsageError
+from tileseg.grid import Grid
+from tileseg.mosaic import Mosaic
+from tileseg.vectorize import Classes, VectorOptions, vectorize
+from tileseg.window import Window
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+    from pyproj import CRS
+
+ENDINGS = (".parquet", ".gpkg", ".fgb")
+_FORMATS = ("parquet", "gpkg", "fgb", "geojsonseq", "geojson")
+"""Best first: GeoJSON's coordinates are rounded to about a centimetre."""
+_EXACT, _ROUNDED = 1 / 100, 1 / 10
+"""Share of a pixel by which borders of neighbours may differ and still be one."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge gave."""
+
+    scenes: int
+    polygons: int
+    joined: int
+    """Polygons that were made from those of several scenes."""
+    cut: int
+    """Polygons that lay partly or wholly on ground that belongs to another scene."""
+    crs: str
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A scene in the common coordinate reference system."""
+
+    run: Finished
+    area: Any
+    """Ground that it has data of (a polygon or several)."""
+    centre: npt.NDArray[np.float64]
+    tolerance: float
+
+    def yields_to(self, other: _Placed, first: bool) -> Any:
+        """The ground of both that belongs to the other; ``first``: this one comes first, which decides a tie."""
+        both = shapely.intersection(self.area, other.area)
+        if both.is_empty or not both.area:
+            return Polygon()
+        way = other.centre - self.centre
+        length = float(np.hypot(*way))
+        if length < self.tolerance:
+            return Polygon() if first else both
+        far = 4 * float(np.hypot(*(np.array(both.bounds[2:]) - both.bounds[:2]))) + 4 * length
+        along, across = way / length * far, np.array([-way[1], way[0]]) / length * far
+        middle = (self.centre + other.centre) / 2
+        return shapely.intersection(
+            both, Polygon([middle - across, middle + across, middle + across + along, middle - across + along])
+        )
+
+
+def merge(folder: Path, out: Path, crs: str | None = None) -> MergeReport:
+    """Write the polygons of all finished runs below a folder as one layer.
+
+    ``crs``: of the result; by default that of the scenes where all share it, else WGS 84. Raises UsageError for an
+    unknown ending or system, InputError where a scene has no coordinate reference system or no polygons.
+    """
+    import geopandas
+    import pandas as pd
+
+    if out.suffix not in ENDINGS:
+        raise UsageError(f"{out}: expected one of {', '.join(ENDINGS)}")
+    runs = list(finished_in(folder))
+    if not runs:
+        raise UsageError(f"{folder}: no finished runs there (expected folders with summary.json)")
+    target = _target(runs, crs)
+    placed = [_place(run, target.to_wkt()) for run in runs]
+    frames, cut = [], 0
+    tree = shapely.STRtree([scene.area for scene in placed])
+    for i, scene in enumerate(placed):
+        others = sorted(int(j) for j in tree.query(scene.area, predicate="intersects") if j != i)
+        lost = shapely.union_all([scene.yields_to(placed[j], first=i < j) for j in others])
+        frame, number = _without(_read(scene.run, target), lost, scene.tolerance)
+        frame["scene"], frame["_scene"] = scene.run.name, i
+        frames.append(frame)
+        cut += number
+    frame = geopandas.GeoDataFrame(pd.concat(frames, ignore_index=True), crs=target)
+    frame, joined = _joined(frame, max(scene.tolerance for scene in placed))
+    _measure(frame, target)
+    frame["id"] = np.arange(1, len(frame) + 1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_frame(frame.drop(columns=["_scene", "_open", "_changed"]), out, "polygons")
+    return MergeReport(len(runs), len(frame), joined, cut, target.name)
+
+
+def _target(runs: Sequence[Finished], wanted: str | None) -> CRS:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    for run in runs:
+        if run.grid.crs is None:
+            raise InputError(f"{run.folder}: the scene has no coordinate reference system, so it has no neighbours")
+    if wanted is not None:
+        try:
+            return CRS.from_user_input(wanted)
+        except CRSError as error:
+            raise UsageError(f"--crs {wanted}: not a coordinate reference system") from error
+    first = runs[0].grid.crs
+    assert first is not None
+    return first if all(run.grid.crs == first for run in runs) else CRS.from_epsg(4326)
+
+
+def _place(run: Finished, crs: str) -> _Placed:
+    outline = run.outline(crs)
+    assert outline is not None
+    pixel = float(np.sqrt(outline.area / (run.grid.height * run.grid.width)))
+    rounded = _source(run)[0].startswith("geojson")
+    full = sum(run.summary["report"]["pixels"].values()) == run.grid.height * run.grid.width
+    area = outline if full else _valid_area(run, crs)
+    centre = np.array([outline.centroid.x, outline.centroid.y])
+    return _Placed(run, area, centre, pixel * (_ROUNDED if rounded else _EXACT))
+
+
+@dataclass(frozen=True)
+class _Valid:
+    """A mosaic's pixels with data, as labels: 1 and 0."""
+
+    mosaic: Mosaic
+
+    @property
+    def grid(self) -> Grid:
+        return self.mosaic.grid
+
+    @property
+    def nodata(self) -> int:
+        return 0
+
+    def read_labels(self, window: Window) -> npt.NDArray[np.uint8]:
+        return (self.mosaic.read_labels(window) != self.mosaic.nodata).astype(np.uint8)
+
+    def read_confidence(self, window: Window) -> None:
+        del window
+
+
+def _valid_area(run: Finished, crs: str) -> Any:
+    """Where a scene has data."""
+    import geopandas
+
+    with tempfile.TemporaryDirectory(prefix="tileseg-") as temporary:
+        path = Path(temporary) / "valid.parquet"
+        vectorize(_Valid(run.mosaic), {"parquet": path}, Classes({1: "valid"}), VectorOptions())
+        frame = geopandas.read_parquet(path)
+    return shapely.make_valid(shapely.union_all(frame.to_crs(crs).geometry.to_numpy()))
+
+
+def _source(run: Finished) -> tuple[str, Path]:
+    outputs = run.outputs
+    for form in _FORMATS:
+        if form in outputs:
+            return form, outputs[form]
+    raise InputError(f"{run.folder}: no polygons there")
+
+
+def _read(run: Finished, crs: CRS) -> GeoDataFrame:
+    import geopandas
+
+    form, path = _source(run)
+    frame = geopandas.read_parquet(path) if form == "parquet" else pyogrio.read_dataframe(path)
+    frame = frame.to_crs(crs).astype({"id": "int64", "class": "int32", "pixels": "int64"})
+    frame["_open"] = frame["touches_edge"] | frame["touches_nodata"]
+    frame["_changed"] = False
+    return frame
+
+
+def _without(frame: GeoDataFrame, lost: Any, tolerance: float) -> tuple[GeoDataFrame, int]:
+    """A scene's polygons without the ground that belongs to others; how many that concerned."""
+    if lost.is_empty:
+        return frame, 0
+    shapes = frame.geometry.to_numpy()
+    shapely.prepare(lost)
+    near = np.flatnonzero(shapely.intersects(lost, shapes))
+    frame = frame.copy()
+    frame.loc[frame.index[near], "_open"] = True
+    hit = near[_has_width(shapely.intersection(shapes[near], lost), tolerance)]
+    frame["_density"] = frame["pixels"] / frame.geometry.area
+    frame.loc[frame.index[hit], "geometry"] = shapely.difference(shapes[hit], lost)
+    frame.loc[frame.index[hit], "_changed"] = True
+    parts = frame[~frame.geometry.is_empty].explode(index_parts=False, ignore_index=True)
+    changed = parts["_changed"].to_numpy()
+    parts = parts[~changed | _has_width(parts.geometry.to_numpy(), tolerance)].reset_index(drop=True)
+    rows = np.flatnonzero(parts["_changed"].to_numpy())
+    areas = parts.geometry.area.to_numpy()[rows]
+    parts.loc[rows, "pixels"] = np.rint(areas * parts["_density"].to_numpy()[rows]).astype(np.int64)
+    return parts.drop(columns="_density"), len(hit)
+
+
+def _has_width(shapes: npt.NDArray[Any], tolerance: float) -> npt.NDArray[np.bool_]:
+    """Whether they are more than the slivers that rounded coordinates leave along a line."""
+    return np.asarray(~shapely.is_empty(shapely.buffer(shapes, -tolerance)))
+
+
+def _joined(frame: GeoDataFrame, tolerance: float) -> tuple[GeoDataFrame, int]:
+    """Polygons of one class that touch across scenes as one; how many there are of those."""
+    import geopandas
+    import pandas as pd
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = np.flatnonzero(frame["_open"].to_numpy())
+    shapes = frame.geometry.to_numpy()[rows]
+    scenes, names = frame["_scene"].to_numpy()[rows], frame["class_name"].to_numpy()[rows]
+    a, b = shapely.STRtree(shapes).query(shapes, predicate="dwithin", distance=tolerance)
+    wanted = (a < b) & (scenes[a] != scenes[b]) & (names[a] == names[b])
+    a, b = a[wanted], b[wanted]
+    # More than a corner: the strips along both borders share more than the square that two corners share.
+    wide = shapely.buffer(shapes, tolerance, join_style="mitre")
+    shared = shapely.area(shapely.intersection(wide[a], wide[b])) > 8 * tolerance**2
+    a, b = a[shared], b[shared]
+    links = coo_array((np.ones(len(a)), (a, b)), shape=(len(rows), len(rows)))
+    group = connected_components(links, directed=False)[1]
+    together = np.flatnonzero(np.bincount(group, minlength=1)[group] > 1) if len(rows) else rows
+    made = []
+    for _, members in pd.Series(together).groupby(group[together]):
+        part = frame.iloc[rows[members.to_numpy()]]
+        largest = part.geometry.area.to_numpy().argmax()
+        row = part.iloc[largest].copy()
+        row["geometry"] = shapely.union_all(part.geometry.to_numpy(), grid_size=2 * tolerance)
+        row["pixels"] = int(part["pixels"].sum())
+        if "mean_probability" in part:
+            weights = np.maximum(part["pixels"].to_numpy(), 1)
+            row["mean_probability"] = float(np.average(part["mean_probability"], weights=weights))
+            row["min_probability"] = float(part["min_probability"].min())
+        row["touches_edge"], row["touches_nodata"] = (
+            bool(part["touches_edge"].any()),
+            bool(part["touches_nodata"].any()),
+        )
+        row["_changed"] = True
+        made.append(row)
+    alone = frame.drop(index=frame.index[rows[together]])
+    if made:
+        alone = pd.concat([alone, geopandas.GeoDataFrame(made, crs=frame.crs)], ignore_index=True)
+    return geopandas.GeoDataFrame(alone.astype(frame.dtypes.drop("geometry").to_dict()), crs=frame.crs), len(made)
+
+
+def _measure(frame: GeoDataFrame, crs: CRS) -> None:
+    """Areas and perimeters, on the ellipsoid, of the polygons that are not as their run left them."""
+    geod, rows = crs.get_geod(), np.flatnonzero(frame["_changed"].to_numpy())
+    if geod is None or not len(rows):
+        return
+    degrees = frame.geometry.iloc[rows].to_crs(crs.geodetic_crs)
+    found = [geod.geometry_area_perimeter(shape) for shape in degrees]
+    frame.loc[frame.index[rows], "area_m2"] = [abs(area) for area, _ in found]
+    frame.loc[frame.index[rows], "perimeter_m"] = [length for _, length in found]

@@ -1,0 +1,100 @@
+"""The finished runs of a folder, as their summaries tell of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from tileseg.batch.archive import SOURCE
+from tileseg.errors import InputError
+from tileseg.grid import Grid
+from tileseg.mosaic import Mosaic
+from tileseg.pipeline import STATE
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+_SIDE = 16
+"""Points on each side of a footprint: straight lines of one projection are curves of another."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its folder, without ending."""
+        return self.folder.name.removesuffix(".tileseg")
+
+    @cached_property
+    def mosaic(self) -> Mosaic:
+        """Its mosaic."""
+        return Mosaic(self.folder / "mosaic.zarr")
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Where the scene lies."""
+        return self.mosaic.grid
+
+    @cached_property
+    def source(self) -> dict[str, Any]:
+        """What a batch noted of the scene; empty if it was a single run."""
+        try:
+            return dict(json.loads((self.folder / STATE / SOURCE).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """Name -> file or folder, of those that are there."""
+        named = {key: self.folder / Path(path).name for key, path in self.summary["report"]["outputs"].items()}
+        return {key: path for key, path in named.items() if path.exists()}
+
+    def outline(self, crs: str) -> shapely.Polygon | None:
+        """The scene's border in a coordinate reference system (x, y); None where the scene has none itself."""
+        if self.grid.crs is None:
+            return None
+        from pyproj import Transformer
+
+        share = np.arange(_SIDE) / _SIDE
+        across = np.concatenate([share, np.ones(_SIDE), 1 - share, np.zeros(_SIDE)]) * self.grid.width
+        down = np.concatenate([np.zeros(_SIDE), share, np.ones(_SIDE), 1 - share]) * self.grid.height
+        a, b, c, d, e, f = tuple(self.grid.transform)[:6]
+        to = Transformer.from_crs(self.grid.crs, crs, always_xy=True)
+        x, y = to.transform(a * across + b * down + c, d * across + e * down + f)
+        return shapely.orient_polygons(shapely.Polygon(np.column_stack([x, y])))
+
+
+def finished_in(folder: Path) -> Iterator[Finished]:
+    """All finished runs directly below a folder, by name. Raises InputError where a summary is damaged."""
+    for path in sorted(folder.glob("*/summary.json")):
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: damaged; run its scene again with --overwrite") from error
+        yield Finished(path.parent, summary)
+
+
+def write_frame(frame: GeoDataFrame, path: Path, layer: str) -> None:
+    """Write a table with geometries as GeoPackage, FlatGeobuf or GeoParquet; it appears complete or not at all."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")  # GDAL goes by the ending
+    partial.unlink(missing_ok=True)
+    try:
+        if path.suffix == ".parquet":
+            frame.to_parquet(partial)
+        else:
+            frame.to_file(partial, layer=layer, engine="pyogrio")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
