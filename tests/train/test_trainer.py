@@ -293,7 +293,7 @@ def test_interrupted_from_the_keyboard_keeps_the_best_model(dataset, tmp_path) -
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "goes on" in told
     load_bundle(tmp_path / "m")
