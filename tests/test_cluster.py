@@ -291,3 +291,12 @@ def test_a_run_may_go_on_elsewhere(tmp_path) -> None:
     here = prepare(RunSpec(scene=file, workers=1))
     there = prepare(RunSpec(scene=file, scheduler="tcp://a:1"))
     assert there.identity == here.identity
+
+
+@pytest.mark.slow
+def test_local_workers_share_out_the_devices() -> None:
+    with cluster.local_cluster(3, 2, 1, devices=("GPU-a", "GPU-b")) as client:
+        assert client.slots == 6
+        client.wait_for_workers(3)
+        seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+        assert sorted(seen.values()) == ["GPU-a", "GPU-a", "GPU-b"]

@@ -118,14 +118,13 @@ class Setup(WorkerPlugin):
             os._exit(0)
 
 
-def process_environment(compute_threads: int, device: str | None) -> dict[str, str]:
-    """Variables of a worker process before it starts. ``device``: CUDA_VISIBLE_DEVICES, None: as it is.
+def process_environment(compute_threads: int) -> dict[str, str]:
+    """Variables that a worker process must have before it starts.
 
     ``compute_threads`` is what OpenMP may use; Dask's own default of 1 would starve the network.
     """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(compute_threads))
-    visible = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-    return {**SETTINGS["distributed.nanny.pre-spawn-environ"], **threads, **visible}
+    return {**SETTINGS["distributed.nanny.pre-spawn-environ"], **threads}
 
 
 class _OneDeviceEach(LocalCluster):
@@ -151,7 +150,7 @@ def local_cluster(workers: int, threads: int, compute_threads: int, devices: Seq
 
     ``compute_threads``: see :func:`process_environment`. ``devices``: GPUs that the workers share out, one each.
     """
-    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": process_environment(compute_threads, None)}
+    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": process_environment(compute_threads)}
     options: dict[str, Any] = {
         "threads_per_worker": threads,
         "processes": True,

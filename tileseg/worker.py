@@ -63,7 +63,7 @@ def serve(options: WorkerOptions) -> str:
     gpus = machine.gpus if hardware.backend_has_cuda() else ()
     devices = devices_of(options.device, gpus)
     threads = options.threads or max(1, machine.cpu.cores // len(devices))
-    settings: dict[str, Any] = dict(SETTINGS)
+    settings: dict[str, Any] = {**SETTINGS, "distributed.nanny.pre-spawn-environ": process_environment(threads)}
     if options.memory is not None:
         settings["distributed.worker.memory.terminate"] = _TERMINATE
     address = options.scheduler or address_in(options.scheduler_file, time.monotonic() + _CONNECT_SECONDS)
@@ -85,21 +85,19 @@ async def _serve(options: WorkerOptions, address: str, devices: tuple[str, ...],
     async with AsyncExitStack() as stack:
         nannies = []
         for index, device in enumerate(devices):
-            settings = {"distributed.nanny.pre-spawn-environ": {
-                **process_environment(threads, device), COMPUTE_THREADS: str(threads),
-            }}  # fmt: skip
-            with dask.config.set(settings):
-                nanny = Nanny(
-                    address,
-                    nthreads=IN_FLIGHT,
-                    name=options.name if len(devices) == 1 or options.name is None else f"{options.name}-{index}",
-                    memory_limit=options.memory or 0,
-                    resources={RESOURCE: IN_FLIGHT},
-                    death_timeout=_CONNECT_SECONDS,
-                    security=security,
-                    silence_logs=logging.WARNING,
-                    plugins=(Setup(None, quick=False),),
-                )
+            nanny = Nanny(
+                address,
+                nthreads=IN_FLIGHT,
+                name=options.name if len(devices) == 1 or options.name is None else f"{options.name}-{index}",
+                memory_limit=options.memory or 0,
+                resources={RESOURCE: IN_FLIGHT},
+                death_timeout=_CONNECT_SECONDS,
+                security=security,
+                silence_logs=logging.WARNING,
+                plugins=(Setup(None, quick=False),),
+                # Not among the settings: variables of this process would win over those.
+                env={"CUDA_VISIBLE_DEVICES": device, COMPUTE_THREADS: str(threads)},
+            )
             try:
                 nannies.append(await stack.enter_async_context(nanny))
             except (OSError, TimeoutError, RuntimeError, ValueError) as error:
