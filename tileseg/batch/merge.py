@@ -155,7 +155,7 @@ class _Valid:
         return 0
 
     def read_labels(self, window: Window) -> npt.NDArray[np.uint8]:
-        return (self.mosaic.read_labels(window) != self.mosaic.nodata).astype(np.uint8)
+        return np.asarray(self.mosaic.read_labels(window) != self.mosaic.nodata, np.uint8)
 
     def read_confidence(self, window: Window) -> None:
         del window

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from tileseg.errors import InputError, UsageError
@@ -167,7 +167,10 @@ def _stac(source: str, asset: str | None) -> Iterator[Entry]:
                     item.set_self_href(str(Path(source).absolute()))
         else:
             root = pystac.read_file(source)
-            items = [root] if isinstance(root, pystac.Item) else list(root.get_items(recursive=True))
+            if isinstance(root, pystac.Item):
+                items = [root]
+            else:
+                items = list(cast(pystac.Catalog, root).get_items(recursive=True))
     except (OSError, ValueError, KeyError, pystac.STACError) as error:
         raise UsageError(f"{source}: not a STAC item, collection or catalog that can be read: {error}") from error
     for item in items:

@@ -93,16 +93,13 @@ def _batch(  # noqa: PLR0913 - one parameter per option of the command
 
 def _with_options_of_run(function: Any) -> Any:
     """Give a command the parameters of ``tileseg run`` instead of ``**given``, as Typer reads them."""
-    ours, theirs = inspect.signature(function), inspect.signature(run.command)
-    passed = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in theirs.parameters.items()
-        if name not in _OWN
-    ]
-    own = [parameter for name, parameter in ours.parameters.items() if name != "given"]
-    function.__signature__ = ours.replace(parameters=[*own, *passed])
+    passed = [name for name in inspect.signature(run.command).parameters if name not in _OWN]
+    own = [name for name in inspect.signature(function).parameters if name != "given"]
     hints = {**get_type_hints(run.command, include_extras=True), **get_type_hints(function, include_extras=True)}
-    function.__annotations__ = {name: hints[name] for name in (*function.__signature__.parameters, "return")}
+    known = {**inspect.signature(run.command).parameters, **inspect.signature(function).parameters}
+    parameters = [known[name].replace(annotation=hints[name]) for name in (*own, *passed)]
+    function.__signature__ = inspect.Signature(parameters, return_annotation=None)
+    function.__annotations__ = {name: hints[name] for name in (*own, *passed, "return")}
     return function
 
 
@@ -145,7 +142,8 @@ class _Lines:
     def scene(self, result: SceneResult) -> None:
         """What became of a scene."""
         self._seen.add(result.folder)
-        what = f"{result.status}: {result.message}" if result.message else result.status
+        reason = result.message.removeprefix(f"{result.scene}: ")
+        what = f"{result.status}: {reason}" if reason else result.status
         if result.status == "done":
             what = f"done, {result.blocks} block(s), {result.polygons} polygon(s), {result.seconds:.1f} s"
         style = {"failed": "red", "unusable": "red", "locked": "yellow"}.get(result.status)
