@@ -1,0 +1,38 @@
+"""``tileseg batch`` as a user meets it."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+from tileseg.cli import batch, run
+from tileseg.cli.main import app
+
+
+def test_every_option_of_a_run_is_one_of_a_batch() -> None:
+    wanted = set(inspect.signature(run.command).parameters) - {"scene"}
+    assert wanted <= set(inspect.signature(batch.command).parameters)
+    options = {name for param in typer.main.get_command(app).commands["batch"].params for name in param.opts}
+    assert {"--out", "--shard", "--flips", "--format", "--max-memory", "--scheduler", "--verbose"} <= options
+
+
+def test_a_dry_run_lists_scenes_and_folders(tmp_path) -> None:
+    for name in ("b.tif", "a.tif"):
+        (tmp_path / name).touch()
+    told = CliRunner().invoke(app, ["batch", str(tmp_path), "--out", "res", "--shard", "2/2", "--dry-run"])
+    assert told.exit_code == 0
+    assert told.stdout == f"{tmp_path / 'b.tif'} -> {Path('res') / 'b.tileseg'}\n"
+
+
+def test_unusable_scenes_alone_exit_42_and_are_listed(tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "text.tif").write_text("not a raster")
+    command = [sys.executable, "-m", "tileseg", "batch", "in", "--out", "res", "--workers", "0", "--json"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert told.returncode == 42, told.stderr
+    assert json.loads(told.stdout)["counts"]["unusable"] == 1
+    assert json.loads((tmp_path / "res" / "batch.json").read_text())["scenes"][0]["code"] == 42
