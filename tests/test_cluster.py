@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -193,7 +193,7 @@ def test_no_worker_comes(scheduler, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_dies_ends_the_run_in_one_line(tmp_path, monkeypatch) -> None:
+def test_workers_are_replaced_and_a_scheduler_that_dies_ends_the_run_in_one_line(tmp_path, monkeypatch) -> None:
     def endless(job: SimpleNamespace, index: int) -> None:
         (job.folder / f"{index}.begun").touch()
         time.sleep(600)
@@ -205,13 +205,24 @@ def test_a_scheduler_that_dies_ends_the_run_in_one_line(tmp_path, monkeypatch) -
     job, told = SimpleNamespace(key="k", folder=tmp_path), []
     # Not one of tileseg's own workers: any that has it installed will do.
     worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "5"]
-    with ended(start_scheduler(file)) as dying, ended(subprocess.Popen([*worker, "--no-nanny", "--no-dashboard"])):
+    with ExitStack() as processes:
+
+        def start_worker() -> subprocess.Popen[bytes]:
+            return processes.enter_context(ended(subprocess.Popen([*worker, "--no-nanny", "--no-dashboard"])))
+
+        dying, first = processes.enter_context(ended(start_scheduler(file))), start_worker()
         place = ClusterSpec(scheduler_file=file, wait=200)
         with connect(place, needs, told.append) as client:
             assert client.slots == 2  # of its five threads
             assert told[-1].startswith("workers: 1 on ")
 
             def kill() -> None:
+                # First the only worker: another one gets its blocks.
+                wait_for((tmp_path / "1.begun").exists)
+                for begun in tmp_path.glob("*.begun"):
+                    begun.unlink()
+                first.kill()
+                start_worker()
                 wait_for((tmp_path / "1.begun").exists)
                 dying.kill()
 

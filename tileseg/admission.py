@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import importlib.metadata
+import math
 import os
 import platform
 import signal
@@ -108,6 +109,7 @@ class Admission:
         self._resource = resource_of(client)
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._per_host = 1
+        self._last_there = math.inf  # when a worker was last there: nobody has been missed before one has come
         self.answers: dict[str, Answer] = {}
         """By the worker's address."""
         self.admitted: dict[str, int] = {}
@@ -127,22 +129,19 @@ class Admission:
 
     async def watch(self) -> None:
         """Ask every worker that comes, until cancelled. Gives up blocks in flight that nobody will compute any more."""
-        last_there = time.monotonic()
-        started = False
         while True:
             problem = "the scheduler does not answer"
             with suppress(OSError):  # of which TimeoutError is one
                 async with asyncio.timeout(_LOST_SECONDS):
                     self._look_at(list(await self._client.nthreads()))
                 problem = "all workers have gone, and none has come back"
-                started = started or bool(self.admitted)
                 if self.admitted:
-                    last_there = time.monotonic()
-            if started and time.monotonic() - last_there > _LOST_SECONDS:
+                    self._last_there = time.monotonic()
+            if time.monotonic() - self._last_there > _LOST_SECONDS:
                 self.given_up = f"{problem} within {_LOST_SECONDS:.0f} s"
                 for state in list(self._client.futures.values()):
                     state.cancel()
-                last_there = time.monotonic()
+                self._last_there = math.inf
             await asyncio.sleep(1.0 if self.admitted else 0.2)
 
     def _look_at(self, present: list[str]) -> None:
@@ -196,6 +195,8 @@ class Admission:
         return UsageError(f"has {', '.join(lacking)}; install the same versions there") if lacking else None
 
     async def _let_in(self, address: str, slots: int) -> None:
+        # Dask looks at blocks that nobody could take again only when a worker comes, and then it has no resource yet.
+        stranded = [] if self.admitted else list(self._client.futures.values())
         try:
             async with asyncio.timeout(self._patience):
                 await self._call(address, let_in, self._resource, slots, self._ours, self._per_host)
@@ -204,6 +205,9 @@ class Admission:
             self.answers[address] = _refusal(address, problem)
         else:
             self.admitted[address] = slots
+            for state in stranded:
+                state.cancel()  # it is submitted again
+            self._last_there = time.monotonic()
 
     async def release(self) -> None:
         """Take the resource back from the workers that are there."""

@@ -24,7 +24,7 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from distributed.security import Security
 from distributed.versions import VersionMismatchWarning
 
-from tileseg.admission import Admission, Needs, left_behind, resource_of
+from tileseg.admission import RESOURCE, Admission, Needs, left_behind, resource_of
 from tileseg.errors import InputError, TilesegError, UsageError
 from tileseg.segment import warm_up
 from tileseg.spec import ClusterSpec
@@ -77,7 +77,7 @@ class Workers(Client):
     @property
     def slot(self) -> dict[str, float]:
         """Dask resources that a block asks for."""
-        return {resource_of(self): 1}
+        return {RESOURCE if self.admission is None else resource_of(self): 1}
 
     @property
     def slots(self) -> int:
@@ -85,10 +85,11 @@ class Workers(Client):
         return self.own_slots if self.admission is None else max(1, sum(self.admission.admitted.values()))
 
     @property
-    def trouble(self) -> str:
-        """Why blocks in flight were given up."""
-        told = None if self.admission is None else self.admission.given_up
-        return told or "the connection to the scheduler was lost"
+    def trouble(self) -> str | None:
+        """Why no block can be computed any more, or None."""
+        if self.admission is not None and self.admission.given_up is not None:
+            return self.admission.given_up
+        return None if self.status == "running" else "the connection to the scheduler was lost"
 
 
 class Setup(WorkerPlugin):
@@ -96,18 +97,17 @@ class Setup(WorkerPlugin):
 
     name = "tileseg-setup"
 
-    def __init__(self, resource: str | None, *, quick: bool) -> None:
-        """``resource``: what blocks ask for. ``quick``: end at once when told to end."""
-        self._resource, self._quick = resource, quick
+    def __init__(self, *, quick: bool) -> None:
+        """``quick``: end at once when told to end."""
+        self._quick = quick
 
-    async def setup(self, worker: Worker) -> None:
+    def setup(self, worker: Worker) -> None:
         """Runs in the worker's main thread, in restarted workers too."""
+        del worker
         # Ctrl-C reaches the whole process group, but only the driver decides what stops when.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Beside the loading of the network, which is the longer of the two.
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
-        if self._resource is not None:
-            await worker.set_resources(**{self._resource: worker.state.nthreads})
 
     def teardown(self, worker: Worker) -> None:
         """Runs when the worker is told to end: all that it did is on disk, and taking TensorFlow apart is work."""
@@ -154,6 +154,7 @@ def local_cluster(workers: int, threads: int, compute_threads: int, devices: Seq
     options: dict[str, Any] = {
         "threads_per_worker": threads,
         "processes": True,
+        "resources": {RESOURCE: threads},
         "memory_limit": None,
         "dashboard_address": ":0",
         "silence_logs": logging.CRITICAL,
@@ -167,7 +168,7 @@ def local_cluster(workers: int, threads: int, compute_threads: int, devices: Seq
             cluster = stack.enter_context(LocalCluster(n_workers=workers, **options))
         client = stack.enter_context(Workers(cluster, set_as_default=False))
         client.own_slots = workers * threads
-        client.register_plugin(Setup(resource_of(client), quick=True))
+        client.register_plugin(Setup(quick=True))
         yield client
 
 

@@ -6,6 +6,7 @@ import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from distributed import Future, as_completed
@@ -106,23 +107,28 @@ def run_feed(
     where the scheduler or all workers are lost.
     """
     task_of: dict[Any, tuple[Job, int, int]] = {}
+    serial = count()
 
     def submit(job: Job, index: int, tries: int) -> Future[BlockRecord]:
-        key = f"{job.key}-{index}-{tries}"
+        key = f"{job.key}-{index}-{next(serial)}"
         future = client.submit(segment_block, job, index, key=key, pure=False, resources=client.slot)
         task_of[future.key] = (job, index, tries)
         return future
 
-    def more(count: int) -> Iterator[Future[BlockRecord]]:
-        while count > 0 and not stop.is_set() and (task := next(feed, None)) is not None:
+    def more(number: int) -> Iterator[Future[BlockRecord]]:
+        while number > 0 and not stop.is_set() and (task := next(feed, None)) is not None:
             yield submit(*task, 1)
-            count -= 1
+            number -= 1
 
     running = as_completed(list(more(client.slots * _AHEAD)), loop=client.loop)
     for future in running:
-        if future.cancelled():
-            raise TilesegError(f"{client.trouble}; finished blocks are kept: run the same command again to go on")
         job, index, tries = task_of.pop(future.key)
+        if future.cancelled():
+            if (trouble := client.trouble) is not None:
+                raise TilesegError(f"{trouble}; finished blocks are kept: run the same command again to go on")
+            if not stop.is_set():
+                running.add(submit(job, index, tries))
+            continue
         error = future.exception()
         if error is None:
             on_done(job, future.result())

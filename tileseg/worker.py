@@ -94,7 +94,7 @@ async def _serve(options: WorkerOptions, address: str, devices: tuple[str, ...],
                 death_timeout=_CONNECT_SECONDS,
                 security=security,
                 silence_logs=logging.WARNING,
-                plugins=(Setup(None, quick=False),),
+                plugins=(Setup(quick=False),),
                 # Not among the settings: variables of this process would win over those.
                 env={"CUDA_VISIBLE_DEVICES": device, COMPUTE_THREADS: str(threads)},
             )
