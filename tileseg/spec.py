@@ -221,7 +221,9 @@ class RunSpec(BaseModel):
         try:
             return cls.model_validate(options)
         except ValidationError as error:
-            raise UsageError(f"--{first_problem(error).replace('_', '-', 1)}") from error
+            name, colon, problem = first_problem(error).partition(": ")
+            told = f"{name.replace('_', '-')}{colon}{problem.removeprefix('Value error, ')}"
+            raise UsageError(f"--{told}") from error
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
