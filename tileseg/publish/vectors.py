@@ -350,7 +350,7 @@ def _span(xy: Array, low: int, high: int) -> tuple[float, float]:
 
 
 @compiled
-def _put_number(out: Array, n: int, value: int, decimals: int, least: int) -> int:
+def _put_number(out: Array, n: int, value: int | np.int64, decimals: int, least: int) -> int:
     """Write an integer that counts units of 10^-``decimals`` as ASCII; return the position after it.
 
     It gets as many decimals as it needs, and ``least`` at the least.
