@@ -38,17 +38,13 @@ def scene(sample_rasters) -> rasterio.DatasetReader:
         yield file
 
 
-def test_the_embedded_model_sees_the_settlement(outputs, sample_rasters) -> None:
+def test_the_embedded_model_finds_the_buildings_of_the_settlement(outputs, sample_rasters) -> None:
     with (
         rasterio.open(sample_rasters / "settlement_labels.tif") as truth,
         rasterio.open(outputs / "labels.tif") as made,
     ):
-        expected, found = truth.read(1), made.read(1)
-    assert (expected == found).mean() > 0.7
-    for name, index in (("building", 1), ("vegetation", 3), ("water", 4)):
-        both = np.logical_and(expected == index, found == index).sum()
-        either = np.logical_or(expected == index, found == index).sum()
-        assert both / either > 0.5, name
+        expected, found = truth.read(1) == 1, made.read(1) == 1
+    assert (expected & found).sum() / (expected | found).sum() > 0.55
 
 
 def test_labels_are_a_valid_cog_on_the_scenes_grid(outputs, scene) -> None:
@@ -62,7 +58,7 @@ def test_labels_are_a_valid_cog_on_the_scenes_grid(outputs, scene) -> None:
 
 def test_xarray_puts_the_mosaic_where_the_scene_is(outputs, scene) -> None:
     data = xr.open_zarr(outputs / "mosaic.zarr")
-    assert data.logits.shape == (5, *scene.shape)
+    assert data.logits.shape == (2, *scene.shape)
     assert data.labels.rio.crs == scene.crs
     assert data.labels.rio.transform().almost_equals(scene.transform)
     assert data.labels.rio.bounds() == pytest.approx(tuple(scene.bounds))
