@@ -9,6 +9,7 @@ batches, and the validation windows. So both sides see the same bytes, and neith
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import statistics
 import sys
@@ -102,8 +103,15 @@ def follow(make: Any, stream: BinaryIO) -> dict[str, Any]:
     }
 
 
+def _write(stream: BinaryIO, array: npt.NDArray[Any]) -> None:
+    # With its length before it: NumPy reads and writes files on its own, and a pipe is none.
+    held = io.BytesIO()
+    np.save(held, array, allow_pickle=False)
+    stream.write(held.tell().to_bytes(8) + held.getvalue())
+
+
 def _read(stream: BinaryIO) -> Any:
-    return np.lib.format.read_array(stream)
+    return np.load(io.BytesIO(stream.read(int.from_bytes(stream.read(8)))), allow_pickle=False)
 
 
 def feed(asked: argparse.Namespace, stream: BinaryIO) -> None:
@@ -157,7 +165,7 @@ def feed(asked: argparse.Namespace, stream: BinaryIO) -> None:
             yield from (values.to_unit(pixels)[None], labels[None])
 
     for array in all_arrays():
-        np.lib.format.write_array(stream, np.ascontiguousarray(array))
+        _write(stream, np.ascontiguousarray(array))
     stream.flush()
 
 
