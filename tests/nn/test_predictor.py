@@ -211,6 +211,19 @@ def test_other_pixel_types_are_normalised_alike(scene: npt.NDArray[np.uint8], dt
     )
 
 
+def test_a_window_of_values_is_clipped_and_mapped(scene: npt.NDArray[np.uint8]) -> None:
+    small = scene[:60, :90].astype(np.int16) * 8 - 1000
+    window = Scaling(kind="window", center=40, width=400, mean=(0.3, 0.4, 0.5), std=(0.2, 0.25, 0.3))
+    unit = (np.clip(small, -160, 240) + 160) / 400
+    assert (unit == 0).any()
+    assert (unit == 1).any()
+    seen = ((unit - window.mean) / window.std).astype(np.float32)
+    model = network()
+    expected = tiled_logits(model, seen, ONE, "none", scaling=Scaling())
+    found = tiled_logits(model, small, ONE, "none", scaling=window)
+    assert np.abs(found - expected).max() <= 1e-5 * expected.std()
+
+
 def test_half_precision_is_near_and_hands_back_float16(scene: npt.NDArray[np.uint8]) -> None:
     model = network("transpose")
     full = tiled_logits(model, scene, ONE, "none")
@@ -266,6 +279,22 @@ def test_only_true_infinities_leave_as_infinities(flips: Flips) -> None:
     assert (found[0, 1], found[0, 2]) == (60000, -60000)
     assert np.isfinite(found[1, 3])
     assert not np.isfinite([found[0, 3], found[1, 0], found[1, 1]]).any()
+
+
+def test_a_window_brings_infinities_to_its_ends_but_hides_no_nan() -> None:
+    image = keras.Input((None, None, 1))
+    head = keras.layers.Conv2D(2, 1)
+    model = keras.Model(image, head(image))
+    head.set_weights([np.array([[[[1.0, -1.0]]]]), np.zeros(2)])
+    card = card_of(model, 2).model_copy(update={"bands": ("density",)})
+    predictor = Predictor(
+        model, card, core=(1, 5), margin=0, batch=1, views=views(ONE, "none"), merge="logits",
+        precision="float32", halo=None, scaling=Scaling(kind="window", center=40, width=400), output="float32",
+    )  # fmt: skip
+    tile = np.array([-np.inf, -1000, 40, np.inf, np.nan], np.float32).reshape(1, 1, 5, 1)
+    found = predictor(tile)[0, 0, 0]
+    assert found[:4] == pytest.approx([0, 0, 0.5, 1])
+    assert np.isnan(found[4])
 
 
 def test_sizes_that_cannot_be_are_refused(scene: npt.NDArray[np.uint8]) -> None:
