@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 import typer
 
 from tileseg.cli import run
-from tileseg.cli.run import drain_on_interrupt
+from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
 
 if TYPE_CHECKING:
     from tileseg.batch.report import BatchReport, SceneResult
@@ -79,7 +79,7 @@ def _batch(  # noqa: PLR0913 - one parameter per option of the command
     from tileseg.batch.archive import BatchSpec, run_batch
 
     spec = BatchSpec(entries, out, {**options, "overwrite": overwrite}, retries, max_failures, stem)
-    with _Lines(quiet=quiet or as_json, verbose=verbose) as lines, drain_on_interrupt(lines) as stop:
+    with _Lines(quiet=quiet or as_json, verbose=verbose) as lines, stop_on_interrupt(lines, *BLOCKS) as stop:
         report = run_batch(spec, lines, stop)
         if catalogue:
             _catalogue(out, lines)

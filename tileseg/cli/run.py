@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
 
 if TYPE_CHECKING:
     from tileseg.pipeline import RunReport
@@ -145,7 +140,7 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
         else:
             print_plan(prepared)
         return
-    with Progress(quiet=quiet or as_json, verbose=verbose) as progress, drain_on_interrupt(progress) as stop:
+    with Progress(quiet=quiet or as_json, verbose=verbose) as progress, stop_on_interrupt(progress, *BLOCKS) as stop:
         report = run(spec, progress, stop)
     _print(report, as_json=as_json, quiet=quiet, print_report=print_report)
 
@@ -155,28 +150,3 @@ def _print(report: RunReport, *, as_json: bool, quiet: bool, print_report: Any) 
         typer.echo(json.dumps(report.to_json(), indent=2))
     elif not quiet:
         print_report(report)
-
-
-@contextmanager
-def drain_on_interrupt(progress: Any) -> Iterator[threading.Event]:
-    """The first Ctrl-C (or SIGTERM) finishes the blocks in flight; the second stops at once."""
-    stop = threading.Event()
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            from tileseg.errors import Interrupted
-
-            progress.close()
-            sys.stderr.write("tileseg: stopped at once; finished blocks are kept\n")
-            sys.stderr.flush()
-            # Workers watch this process and end with it.
-            os._exit(Interrupted.exit_code)
-        stop.set()
-        progress.notice("stopping: finishing the blocks in flight (Ctrl-C again stops at once)")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

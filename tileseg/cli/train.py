@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
+
+from tileseg.cli.interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
     from tileseg.train.checkpoint import Progress
@@ -143,7 +140,8 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     spec = TrainSpec.parse(options)
     from tileseg.train.trainer import train
 
-    with TrainingProgress(quiet=quiet or as_json) as progress, _stop_on_interrupt(progress) as stop:
+    ending, kept = "saving the state and the best model", "the last saved state is kept"
+    with TrainingProgress(quiet=quiet or as_json) as progress, stop_on_interrupt(progress, ending, kept) as stop:
         report = train(spec, progress, stop)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
@@ -169,6 +167,10 @@ class TrainingProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the live line."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -227,25 +229,6 @@ class TrainingProgress:
         """The network was validated."""
         each = ", ".join(f"{name} {value:.3f}" for name, value in score.iou.items())
         self._console.print(f"step {progress.step}: IoU {each}{' (best)' if best else ''}")
-
-
-@contextmanager
-def _stop_on_interrupt(progress: TrainingProgress) -> Iterator[threading.Event]:
-    """Ctrl-C (or SIGTERM) ends the training after the step in progress; the second time, at once."""
-    stop = threading.Event()
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        progress.notice("stopping: saving the state and the best model (Ctrl-C again stops at once)")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _span(seconds: float) -> str:
