@@ -104,8 +104,7 @@ class Scene:
         """
         if self.grid.extent.intersection(window) != window:
             raise UsageError(f"{window} is not inside the scene of {self.grid.height} x {self.grid.width} pixels")
-        with _reading(self.path, window):
-            handle = _handle(self)
+        with _reading(self.path, window), _handle(self) as handle:
             pixels, valid = handle.read(window, (window.height, window.width))
         if fill is not None and not valid.all():
             pixels[~valid] = np.asarray(fill, pixels.dtype)
@@ -223,8 +222,9 @@ def overview_rgb(scene: Scene, max_size: int) -> npt.NDArray[np.uint8]:
     longest = max(height, width)
     # Every n-th pixel, about twice as many as wanted, then averaged: GDAL's own averaging is five times slower.
     sampled = _scaled(height, width, min(1.0, 2 * max_size / longest))
-    with _reading(scene.path, scene.grid.extent):
-        pixels, valid = _handle(scene).read(scene.grid.extent, sampled)
+    # Every stored tile is looked at once: none is worth keeping, but for the row of them at hand.
+    with _reading(scene.path, scene.grid.extent), rasterio.Env(GDAL_CACHEMAX=64 << 20), _handle(scene) as handle:
+        pixels, valid = handle.read(scene.grid.extent, sampled)
     shown = pixels[..., [0, 1, 2] if pixels.shape[-1] >= 3 else [0, 0, 0]]
     picture = shown if shown.dtype == np.uint8 else np.zeros(shown.shape, np.uint8)
     for band in range(3 if shown.dtype != np.uint8 and valid.any() else 0):
@@ -333,12 +333,21 @@ class _Handle:
         self.scene = scene
         self.base = _open(scene.source)
         self.dataset = self.base if scene.warp_to is None else _warped(self.base, scene.warp_to)
+        self.files = _state_of(scene.source)
         if _identity(scene.source, self.dataset) != scene.identity:
-            raise InputError(f"{scene.path}: has changed since the run began; start it anew with --overwrite")
+            raise _changed(scene)
         self.lut = _lut(self.dataset, scene.bands[0]) if scene.palette else None
 
     def read(self, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
         """Pixels (y, x, band) and valid (y, x) of a window; every n-th of them if ``shape`` is smaller."""
+        try:
+            return self._read(window, shape)
+        finally:
+            # What is written over while it is open gives complaints of all kinds, or some old pixels and some new.
+            if _state_of(self.scene.source) != self.files:
+                raise _changed(self.scene)
+
+    def _read(self, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
         scene = self.scene
         frame = rasterio.windows.Window(window.col_off, window.row_off, window.width, window.height)
         if self.lut is not None:
@@ -394,8 +403,9 @@ def _in_type(value: float, dtype: np.dtype[np.generic]) -> float:
 _local = threading.local()
 
 
-def _handle(scene: Scene) -> _Handle:
-    """This thread's open file of the scene; the least recently used of several is closed."""
+@contextmanager
+def _handle(scene: Scene) -> Iterator[_Handle]:
+    """This thread's open file of the scene, closed after a failure; the least recently used of several is closed."""
     handles: OrderedDict[tuple[object, ...], _Handle] = getattr(_local, "handles", None) or OrderedDict()
     _local.handles = handles
     key = (scene.source.name, scene.identity, scene.bands, scene.palette, scene.warp_to)
@@ -404,7 +414,11 @@ def _handle(scene: Scene) -> _Handle:
         while len(handles) > _OPEN_FILES:
             handles.popitem(last=False)[1].close()
     handles.move_to_end(key)
-    return handles[key]
+    try:
+        yield handles[key]
+    except Exception:
+        handles.pop(key).close()  # the next attempt sees the file as it is by then
+        raise
 
 
 @contextmanager
@@ -603,9 +617,23 @@ def _grid(dataset: DatasetReader) -> Grid:
     return Grid(dataset.height, dataset.width, Affine(*tuple(dataset.transform)[:6]), wkt)
 
 
+def _state_of(source: Source) -> list[tuple[int, int]]:
+    """Size and time of change (nanoseconds) of the files. Raises InputError where one is gone."""
+    try:
+        return [(found.st_size, found.st_mtime_ns) for found in (file.stat() for file in source.files)]
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read any more: {error.strerror}") from error
+
+
+def _changed(scene: Scene) -> InputError:
+    return InputError(
+        f"{scene.path}: has changed since the run began; put it back as it was, or start anew with --overwrite"
+    )
+
+
 def _identity(source: Source, dataset: DatasetReader) -> str:
     facts = [
-        *((file.stat().st_size, file.stat().st_mtime_ns) for file in source.files),
+        *_state_of(source),
         (dataset.height, dataset.width, dataset.count, dataset.dtypes, tuple(dataset.transform)[:6]),
         dataset.crs.to_wkt() if dataset.crs else None,
     ]

@@ -207,6 +207,8 @@ def test_a_training_may_start_from_a_model(dataset, tmp_path) -> None:
     go(spec_of(dataset, tmp_path / "second", steps=1, rate=1e-9, init=tmp_path / "first"))
     (one, card), (other, second) = load_bundle(tmp_path / "first"), load_bundle(tmp_path / "second")
     assert second.scaling == card.scaling
+    # A card is given to others: it does not tell where things lie here.
+    assert second.training["spec"]["init"] == "first"
     for a, b in zip(one.trainable_variables, other.trainable_variables, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
     with pytest.raises(InputError, match="none of its layers fits"):

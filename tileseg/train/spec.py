@@ -187,6 +187,12 @@ class TrainSpec(BaseModel):
         """The options that decide what comes out, as JSON values: trainings that differ here share no folder."""
         return self.model_dump(mode="json", exclude={"dataset", "out", "name", "threads", "panel_every", "overwrite"})
 
+    def told(self) -> dict[str, Any]:
+        """The choices as a model's card tells them: files and folders by their names, as cards are given to others."""
+        paths = {name: value.name for name, value in self if isinstance(value, Path)}
+        choices = self.choices()
+        return choices | {name: told for name, told in paths.items() if name in choices}
+
 
 def _told(error: ValidationError) -> str:
     """The first problem, its option written as on the command line."""

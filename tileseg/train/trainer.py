@@ -398,7 +398,7 @@ class _Training:
             dtypes=(dataset.dtype,),
             ground_sample_distance=_ground_sample_distance(dataset),
             credits=dataset.credits,
-            training={**_facts(progress, score), "finished": done, "spec": spec.choices()},
+            training={**_facts(progress, score), "finished": done, "spec": spec.told()},
         )
 
     def _draw_panel(self, path: Path) -> None:
