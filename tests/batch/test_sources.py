@@ -7,7 +7,7 @@ from pathlib import Path
 import pystac
 import pytest
 
-from tileseg.batch.sources import read_sources, shard
+from tileseg.batch.sources import read_sources, shard, storage
 from tileseg.errors import UsageError
 
 
@@ -108,3 +108,11 @@ def test_sources_that_are_none(tmp_path, source) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=source.replace("*", r"\*")):
         read_sources([tmp_path / source])
+
+
+def test_storages_are_file_systems_servers_and_buckets(archive) -> None:
+    assert storage(str(archive / "a" / "x.tif")) == storage(str(archive / "b" / "x.tif"))
+    assert storage(str(archive / "w.tif")) != storage("/proc/version")
+    assert storage("s3://one/a/x.tif") == storage("s3://one/b/y.tif") != storage("s3://two/a/x.tif")
+    assert storage("https://host.example/x.tif") != storage("https://other.example/x.tif")
+    assert storage("/vsis3/one/x.tif") == storage("/vsis3/one/a/y.tif") != storage("/vsis3/two/x.tif")

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
@@ -75,6 +76,24 @@ def shard(entries: Sequence[Entry], part: str) -> tuple[Entry, ...]:
     if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
         raise UsageError(f"--shard {part}: expected i/n with i from 1 to n, such as 2/8")
     return tuple(entries[int(number) - 1 :: int(count)])
+
+
+def storage(scene: str) -> str:
+    """What has to be reachable for a scene to be read: a file system, or a server and a bucket of it."""
+    if "://" in scene:
+        address = urlsplit(scene)
+        return f"{address.scheme}://{address.netloc}"
+    if scene.startswith("/vsi"):
+        return "/".join(scene.split("/")[:3])
+    return _device(str(Path(scene).absolute().parent))
+
+
+@cache
+def _device(folder: str) -> str:
+    try:
+        return f"device {Path(folder).stat().st_dev}"
+    except OSError:
+        return folder
 
 
 def _entries(source: str, asset: str | None) -> Iterator[Entry]:
