@@ -52,8 +52,72 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# What the three extensions say of their fields (their README, "Fields"). Their own schemas are on the web only, and no
+# package brings them; a prefix is an extension's own, so fields that it does not know are mistakes.
+TEXT, COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
+NUMBERS = {"type": "array", "items": {"type": "number"}}
+CLASS = {
+    "type": "object",
+    "required": ["value", "name"],
+    "properties": {
+        "value": {"type": "integer"},
+        "name": {"type": "string", "pattern": "^[0-9A-Za-z_-]+$"},
+        "title": TEXT,
+        "description": TEXT,
+        "color_hint": {"type": "string", "pattern": "^[0-9A-F]{6}$"},
+        "nodata": {"type": "boolean"},
+        "percentage": {"type": "number", "minimum": 0, "maximum": 100},
+        "count": COUNT,
+    },
+    "additionalProperties": False,
+}
+FIELDS = {
+    "processing:v1.2.0": {
+        "processing:expression": {"type": "object", "required": ["format", "expression"]},
+        "processing:lineage": TEXT,
+        "processing:level": TEXT,
+        "processing:facility": TEXT,
+        "processing:version": TEXT,
+        "processing:datetime": {"type": "string", "format": "date-time"},
+        "processing:software": {"type": "object", "additionalProperties": TEXT},
+    },
+    "classification:v2.0.0": {
+        "classification:classes": {"type": "array", "minItems": 1, "uniqueItems": True, "items": CLASS},
+        "classification:bitfields": {"type": "array", "minItems": 1},
+    },
+    "projection:v2.0.0": {
+        "proj:code": {"type": ["string", "null"], "pattern": "^[A-Za-z]+:[0-9A-Za-z]+$"},
+        "proj:wkt2": {"type": ["string", "null"]},
+        "proj:projjson": {"type": ["object", "null"]},
+        "proj:geometry": {"type": "object"},
+        "proj:bbox": {**NUMBERS, "oneOf": [{"minItems": n, "maxItems": n} for n in (4, 6)]},
+        "proj:centroid": {"type": "object", "required": ["lat", "lon"]},
+        "proj:shape": {"type": "array", "items": COUNT, "minItems": 2, "maxItems": 2},
+        "proj:transform": {**NUMBERS, "oneOf": [{"minItems": n, "maxItems": n} for n in (6, 9)]},
+    },
+}
+
+
+def validate_extensions(item: dict) -> None:
+    """The fields of extensions, in an item and in its assets; and that it names those that it uses, in that version."""
+    named = set(item["stac_extensions"])
+    for extension, fields in FIELDS.items():
+        name, _, version = extension.partition(":")
+        prefix = next(iter(fields)).partition(":")[0]
+        schema = {"properties": fields, "patternProperties": {f"^(?!{prefix}:)": {}}, "additionalProperties": False}
+        check = jsonschema.Draft7Validator(schema)
+        used = False
+        for values in (item["properties"], *item["assets"].values()):
+            check.validate(values)
+            used = used or any(key.startswith(f"{prefix}:") for key in values)
+        uri = f"https://stac-extensions.github.io/{name}/{version}/schema.json"
+        assert (uri in named) == used
+        named.discard(uri)
+    assert not named
+
+
 def validate(values: dict, kind: str) -> None:
-    """By STAC's core schemas; those of the extensions are on the web only."""
+    """By STAC's core schemas."""
     known = get_local_schema_cache()
     registry = Registry().with_resources([(uri, Resource.from_contents(schema)) for uri, schema in known.items()])
     schema = known[f"https://schemas.stacspec.org/v{pystac.get_stac_version()}/{kind}-spec/json-schema/{kind}.json"]
@@ -67,6 +131,29 @@ def test_everything_is_valid_stac(archive) -> None:
     broken = json.loads((archive / "a.tileseg" / "item.json").read_text())
     with pytest.raises(jsonschema.ValidationError):
         validate({**broken, "assets": [1]}, "item")
+
+
+def test_fields_of_extensions_are_as_they_specify(archive) -> None:
+    for path in archive.glob("*/item.json"):
+        item = json.loads(path.read_text())
+        validate_extensions(item)
+        where, classes = item["properties"], item["assets"]["labels"]["classification:classes"]
+        for spoiled in (
+            {**item, "properties": {**where, "proj:shape": [60.5, 100]}},
+            {**item, "properties": {**where, "proj:epsg": 32637}},
+            {**item, "properties": {**where, "processing:software": "tileseg 1"}},
+            {**item, "assets": {"labels": {"classification:classes": [{**classes[0], "name": "two words"}]}}},
+            {**item, "assets": {"labels": {"classification:classes": [{**classes[0], "color_hint": "#C8B48C"}]}}},
+        ):
+            with pytest.raises(jsonschema.ValidationError):
+                validate_extensions(spoiled)
+        # They say more than a schema can: sizes are rows before columns, the transform leads to their projection.
+        (height, width), (a, b, c, d, e, f) = where["proj:shape"], where["proj:transform"]
+        corners = [(a * x + b * y + c, d * x + e * y + f) for x, y in ((0, 0), (width, height))]
+        (left, top), (right, bottom) = corners
+        found = geopandas.GeoSeries([shape(item["geometry"])], crs=4326).to_crs(where["proj:code"]).total_bounds
+        assert found == pytest.approx([left, bottom, right, top], abs=0.01)
+        assert pystac.Item.from_dict(item).ext.proj.code == "EPSG:32637"
 
 
 def test_links_lead_from_the_collection_to_the_files_and_back(archive) -> None:
