@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := demo/settlement.tileseg
 PYTEST_ARGS ?=
+# Tests of one file stay together: they share models and runs. 0: one after the other in one process, as --pdb needs it.
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 BENCH_ARGS ?=
 
 # The first interpreter that fits. TensorFlow's wheels, not tileseg, set the upper end.
@@ -17,7 +20,7 @@ FITS := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	"$$python" -c '$(FITS)' >/dev/null 2>&1 && { command -v "$$python"; break; }; done)
 
-.PHONY: help demo test coverage lint format bench clean
+.PHONY: help demo test faults coverage lint format bench clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,10 +40,13 @@ demo: $(VENV)/run.stamp ## Segment a sample raster with the embedded model; says
 	  'All options:                    $(BIN)/tileseg run --help'
 
 test: $(VENV)/test.stamp ## Run the tests (PYTEST_ARGS="-k polygons" for some of them).
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+faults: $(VENV)/test.stamp ## Kill, stop and starve processes on purpose; prints the rows of benchmarks/RELIABILITY.md.
+	$(BIN)/python -m pytest tests/faults -m 'faults or not faults' $(PYTEST_ARGS)
 
 coverage: $(VENV)/test.stamp ## Run the tests and report the lines that none of them reaches.
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## Check style, types and the layers of the imports.
 	@status=0; \

@@ -37,12 +37,14 @@ SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.terminate": False,
     # Spawn, never fork, after TensorFlow.
     "distributed.worker.multiprocessing-method": "spawn",
-    # A block whose worker died is tried again on a fresh one; it is the block's fault only after several.
-    "distributed.scheduler.allowed-failures": 5,
+    # A block whose worker died is tried again on a fresh one; after several, alone.
+    "distributed.scheduler.allowed-failures": 2,
     "distributed.scheduler.work-stealing": False,
     # When all workers are gone and none comes back, blocks fail instead of waiting for ever.
     "distributed.scheduler.no-workers-timeout": "120s",
     "distributed.worker.profile.enabled": False,
+    # Of the last messages on every connection, which Dask keeps for its developers: with a run in each of them.
+    "distributed.admin.low-level-log-length": 20,
     "distributed.comm.timeouts.connect": "60s",
     "distributed.nanny.pre-spawn-environ": {
         # Keep freed memory: blocks are alike, and faulting their pages in anew took more time than computing on them.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class TilesegError(Exception):
     """The run failed, and running it again may help. The message is one line, written for the user."""
@@ -39,3 +41,8 @@ class BlocksFailed(TilesegError):
     def __init__(self, message: str, *, hopeless: bool) -> None:
         super().__init__(message)
         self.exit_code = InputError.exit_code if hopeless else TilesegError.exit_code
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether whatever is written next would fail too, and only the user can help."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

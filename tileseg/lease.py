@@ -124,7 +124,11 @@ def _take(folder: Path, *, kernel: bool) -> _Lease:
     if after is not None and after.number > mine.number:
         mine.path.unlink(missing_ok=True)
         raise _locked(folder)
-    _write(mine.path, _me())
+    try:
+        _write(mine.path, _me())
+    except OSError:
+        mine.path.unlink(missing_ok=True)  # without an owner's name it would have to expire
+        raise
     for lease in _leases(folder):
         if lease.number < mine.number:
             lease.path.unlink(missing_ok=True)
@@ -136,13 +140,17 @@ def _expired(folder: Path, lease: _Lease) -> bool:
     """Whether a lease's owner is dead. Where it seems so, watches it for some seconds to be sure."""
     try:
         look = _look_at(lease)
-        if (_now(folder) - look.time) / 1e9 <= EXPIRES:
+        age = (_now(folder) - look.time) / 1e9
+        if -BEAT <= age <= EXPIRES:
             return False
-        time.sleep(max(0.0, _WATCH - look.still))
-        moved = _look_at(lease).moved
+        # A time to come is that of another clock, or of this one before it was set back: it tells nothing.
+        enough = _WATCH if age > 0 else EXPIRES
+        while not look.moved and look.still < enough:
+            time.sleep(min(1.0, enough - look.still))
+            look = _look_at(lease)
     except FileNotFoundError:
         return False  # somebody was quicker
-    return not moved
+    return not look.moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +204,8 @@ class _Heart:
         if self.lost:
             other = _name(_highest(folder))
             raise LockedError(f"{folder.parent}: {other} took over while this process stood still") from error
-        _write(self._lease.path, {**_me(), "released": True})
+        with suppress(OSError):  # on a full disk; the kernel, or time, releases it as well
+            _write(self._lease.path, {**_me(), "released": True})
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
@@ -206,7 +215,10 @@ class _Heart:
                     self._tell()
                 return
             with suppress(OSError):  # a file server that stalls: the next beat may reach it
-                os.utime(self._lease.path)
+                self._renew()
+
+    def _renew(self) -> None:
+        os.utime(self._lease.path)
 
     def _look(self) -> None:
         with suppress(OSError):
@@ -226,8 +238,11 @@ def _highest(folder: Path) -> _Lease | None:
 
 def _write(path: Path, value: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(value), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _me() -> dict[str, Any]:

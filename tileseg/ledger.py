@@ -1,8 +1,9 @@
 """Which blocks are done, who works on the folder, and with what options: what makes a run resumable.
 
 ``.state/`` beside the mosaic holds ``lock`` and ``lease-<number>`` (:mod:`tileseg.lease`), ``run.json``
-(fingerprint), ``done/<thousand>/<block>.json`` (a block's record, written last and atomically) and ``fragments/``
-(polygons of single blocks). Safe against killed processes; not against a power cut: nothing is forced to disk.
+(fingerprint, and which beginning this is), ``done/<thousand>/<block>.json`` (a block's record, written last and
+atomically) and ``fragments/`` (polygons of single blocks). Safe against killed processes; not against a power cut:
+nothing is forced to disk.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tileseg.errors import TilesegError
 from tileseg.lease import hold
+
+
+class Superseded(TilesegError):
+    """The folder belongs to a run that began later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class Ledger:
     """The state folder of one run; picklable."""
 
     root: Path
+    begun: str = ""
+    """Which beginning of the run in this folder is meant: ``begun`` of ``run.json``. Another one is none of ours."""
 
     @property
     def run_file(self) -> Path:
@@ -50,7 +58,8 @@ class Ledger:
         return self.root / "done" / f"{index // 1000:06d}" / f"{index:09d}.json"
 
     def finish(self, record: BlockRecord) -> None:
-        """Note a block as done: atomic, and after everything else of the block is written."""
+        """Note a block as done: atomic, and after everything else of the block is written. Raises Superseded."""
+        self.check()
         path = self._record(record.index)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(asdict(record)))
@@ -58,6 +67,13 @@ class Ledger:
     def done(self) -> set[int]:
         """Indices of the finished blocks: one listing per thousand, no file is opened."""
         return {int(path.stem) for path in (self.root / "done").glob("*/*.json")}
+
+    def take_back(self) -> None:
+        """Remove the records of blocks whose polygons are gone, so that they are computed again."""
+        kept = {int(path.stem) for path in (self.root / "fragments").glob("*/*.npz")}
+        for index in self.done() - kept:
+            if (record := self.record(index)) is not None and record.valid:
+                self._record(index).unlink(missing_ok=True)
 
     def records(self) -> Iterator[BlockRecord]:
         """All records, by index."""
@@ -77,6 +93,14 @@ class Ledger:
             return json.loads(self.run_file.read_text())  # type: ignore[no-any-return]
         except (OSError, ValueError):
             return None
+
+    def check(self) -> None:
+        """Raise Superseded if the folder was begun anew: a worker may outlive its driver by a block."""
+        begun = ""
+        with suppress(FileNotFoundError):
+            begun = json.loads(self.run_file.read_text()).get("begun", "")
+        if begun != self.begun:
+            raise Superseded(f"{self.root.parent}: was begun anew by another process")
 
     def lock(self, lost: Callable[[], None] | None = None) -> AbstractContextManager[None]:
         """Hold the folder for this process: see :func:`tileseg.lease.hold`. Raises LockedError."""

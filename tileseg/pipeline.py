@@ -10,7 +10,7 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,12 +18,13 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
 from tileseg import hardware
-from tileseg.errors import BlocksFailed, InputError, Interrupted, UsageError
+from tileseg.errors import BlocksFailed, InputError, Interrupted, UsageError, disk_full
 from tileseg.ledger import BlockRecord, Ledger, write_atomic
 from tileseg.nn.card import ModelCard, Scaling, check_archive, file_sha256, load_card, resolve_model
 from tileseg.plan import Plan, make_plan
@@ -55,6 +56,10 @@ _QUICKLOOK_PIXELS = 900
 
 _DEFAULT_MEMORY = 5 * _GIB
 """Allowed per worker where the user does not say: room for the largest window of a network as large as the embedded."""
+_LARGER_MEMORY = 8 * _GIB
+"""The same for networks that would see too small windows: of a full VGG16-Unet, 5 GiB hold 1312 pixels, 8 hold 1700."""
+_SMALL_WINDOW = 1536
+"""Pixels on a side, below which much of the network's work is at the edges of its windows, and cropped away."""
 
 _SAME_SIZE = 1.2
 """Factor up to which pixels are taken to be as large as those that the model was trained on."""
@@ -210,8 +215,11 @@ def prepare(spec: RunSpec) -> Prepared:
     # One worker per GPU; without any, one has all cores: a network uses them better than several smaller ones would.
     here = spec.remote is None
     workers = (max(1, len(machine.gpus)) if here else 1) if spec.workers is None else spec.workers
-    usual = _DEFAULT_MEMORY * max(1, workers)
-    max_memory = int(spec.max_memory or (min(machine.memory.available // 2, usual) if here else usual))
+    usual, most = (
+        min(memory * max(1, workers), machine.memory.available // 2) if here else memory * max(1, workers)
+        for memory in (_DEFAULT_MEMORY, _LARGER_MEMORY)
+    )
+    max_memory = int(spec.max_memory or usual)
     choose = partial(
         make_plan,
         (scene.grid.height, scene.grid.width),
@@ -233,6 +241,10 @@ def prepare(spec: RunSpec) -> Prepared:
         threads=1 if workers == 0 else _THREADS,
     )
     plan = choose(max_memory=max_memory)
+    small = plan.tile_count > 1 and max(plan.window_at(max(plan.scales))) < _SMALL_WINDOW
+    if spec.max_memory is None and small and most > usual:
+        max_memory = most
+        plan = choose(max_memory=max_memory)
     if spec.max_memory is not None and (wished := choose()).tile != plan.tile:
         notices.append(
             f"tiles of {plan.tile[1]}x{plan.tile[0]} instead of {wished.tile[1]}x{wished.tile[0]} pixels, to stay "
@@ -396,7 +408,8 @@ def begin(prepared: Prepared, ledger: Ledger) -> Begun:
 
     Raises UsageError where the folder was made with other options.
     """
-    prepared = _claim(prepared, ledger)
+    prepared, ledger = _claim(prepared, ledger)
+    ledger.take_back()
     preview = _in_background(partial(_get_ready, prepared))
     done = ledger.done()
     pending = tuple(i for i in range(prepared.plan.blocks) if i not in done)
@@ -404,17 +417,19 @@ def begin(prepared: Prepared, ledger: Ledger) -> Begun:
 
 
 def _check_writable(folder: Path) -> None:
-    """Make the folder. Raises InputError where it cannot be written."""
+    """Make the folder. Raises InputError where it cannot be written, OSError where the disk is full."""
     try:
         (folder / STATE).mkdir(parents=True, exist_ok=True)
         with (folder / STATE / "lock").open("a"):
             pass
     except OSError as error:
+        if disk_full(error):
+            raise
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from error
 
 
-def _claim(prepared: Prepared, ledger: Ledger) -> Prepared:
-    """The run with the sizes that it is computed with; an empty mosaic if it begins anew."""
+def _claim(prepared: Prepared, ledger: Ledger) -> tuple[Prepared, Ledger]:
+    """The run with the sizes that it is computed with, and its ledger; an empty mosaic if it begins anew."""
     from tileseg.mosaic import Mosaic, create_mosaic
 
     folder, plan = prepared.folder, prepared.plan
@@ -424,17 +439,15 @@ def _claim(prepared: Prepared, ledger: Ledger) -> Prepared:
         chosen = earlier["plan"]
         Mosaic(folder / _MOSAIC).remove_partial()
         # Given by the user or chosen by the first call: the same sizes, so that the result is byte-identical.
-        return replace(
-            prepared,
-            plan=replace(
-                plan,
-                block=tuple(chosen["block"]),
-                tile=tuple(chosen["tile"]),
-                step=tuple(chosen["step"]),
-                batch=chosen["batch"],
-                precision=chosen["precision"],
-            ),
+        plan = replace(
+            plan,
+            block=tuple(chosen["block"]),
+            tile=tuple(chosen["tile"]),
+            step=tuple(chosen["step"]),
+            batch=chosen["batch"],
+            precision=chosen["precision"],
         )
+        return replace(prepared, plan=plan), replace(ledger, begun=earlier.get("begun", ""))
     _clear(folder)
     create_mosaic(
         folder / _MOSAIC,
@@ -446,8 +459,9 @@ def _claim(prepared: Prepared, ledger: Ledger) -> Prepared:
     )
     chosen = {name: getattr(plan, name) for name in ("block", "tile", "step", "batch", "precision")}
     ledger.run_file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(ledger.run_file, json.dumps({"identity": prepared.identity, "plan": chosen}))
-    return prepared
+    ledger = replace(ledger, begun=uuid4().hex)
+    write_atomic(ledger.run_file, json.dumps({"identity": prepared.identity, "plan": chosen, "begun": ledger.begun}))
+    return prepared, ledger
 
 
 def _clear(folder: Path) -> None:
@@ -491,7 +505,7 @@ def make_job(begun: Begun) -> Job:
         scaling=_scaling(prepared),
         merge=prepared.spec.merge,
         mosaic=Mosaic((prepared.folder / _MOSAIC).resolve()),
-        ledger=Ledger(begun.ledger.root.resolve()),
+        ledger=replace(begun.ledger, root=begun.ledger.root.resolve()),
         aoi=prepared.aoi,
         ignore=prepared.ignore,
         connectivity=prepared.spec.connectivity,
@@ -500,10 +514,11 @@ def make_job(begun: Begun) -> Job:
 
 
 @contextlib.contextmanager
-def connected(prepared: Prepared, blocks: int, listener: Listener) -> Iterator[Workers]:
+def connected(prepared: Prepared, blocks: int, listener: Listener, others: Sequence[Scene] = ()) -> Iterator[Workers]:
     """The workers for at most ``blocks`` blocks: on this machine, or where the spec says. The folder is held.
 
-    Raises UsageError, InputError or TilesegError where no worker can compute them.
+    ``others``: scenes that workers on other machines must be able to read as well. Raises UsageError, InputError or
+    TilesegError where no worker can compute them.
     """
     from tileseg.admission import Needs
     from tileseg.cluster import connect, dashboard, local_cluster, performance_report
@@ -517,9 +532,8 @@ def connected(prepared: Prepared, blocks: int, listener: Listener) -> Iterator[W
             client = stack.enter_context(local_cluster(count, plan.threads, compute_threads(prepared) or 1, devices))
         else:
             state = (prepared.folder / STATE).resolve()
-            needs = Needs(
-                (prepared.scene,), prepared.model.resolve(), prepared.card.sha256, state, plan.memory.worker, remote.gpu
-            )
+            scenes, model = (prepared.scene, *others), prepared.model.resolve()
+            needs = Needs(scenes, model, prepared.card.sha256, state, plan.memory.worker, remote.gpu)
             client = stack.enter_context(connect(remote, needs, listener.notice))
         if address := dashboard(client):
             listener.notice(f"dashboard: {address}")
@@ -579,10 +593,12 @@ def check_complete(begun: Begun, computed: int, failures: Sequence[BlockFailure]
         reasons = list(dict.fromkeys(map(str, failures)))  # an unreadable model fails all blocks alike
         listed = "\n".join(f"  {reason}" for reason in reasons[:5])
         more = f"\n  and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        untried = len(begun.pending) - computed - len(failures)
+        also = f" and {untried} were not tried" if untried else ""
         raise BlocksFailed(
-            f"{begun.prepared.spec.scene}: {len(failures)} of {blocks} blocks could not be computed; the others are "
-            f"kept, and running the command again tries only these:\n{listed}{more}",
-            hopeless=all(failure.hopeless for failure in failures),
+            f"{begun.prepared.spec.scene}: {len(failures)} of {blocks} blocks could not be computed{also}; the others "
+            f"are kept, and running the command again tries only these:\n{listed}{more}",
+            hopeless=all(failure.hopeless for failure in failures) and not untried,
         )
     if computed < len(begun.pending):
         raise Interrupted(
@@ -635,9 +651,11 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
     mosaic = Mosaic(folder / _MOSAIC)
     mosaic.remove_partial()
     stages: dict[str, float] = {}
-    empty = 0
+    ledger.check()
+    empty = set()
     for record in ledger.records():
-        empty += record.valid == 0
+        if record.valid == 0:
+            empty.add(record.index)
         for stage, spent in record.seconds.items():
             stages[f"blocks: {stage}"] = stages.get(f"blocks: {stage}", 0.0) + spent
     listener.stage("labels, quicklook and polygons")
@@ -645,7 +663,7 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
     with ThreadPoolExecutor(2) as pool:
         labels = pool.submit(_timed, stages, "labels.tif", partial(_label_cog, prepared, mosaic))
         picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, prepared, mosaic, begun.preview))
-        vectors = _timed(stages, "polygons", partial(_vectors, prepared, ledger))
+        vectors = _timed(stages, "polygons", partial(_vectors, prepared, ledger, empty))
         pixels = labels.result()
         picture.result()
     clock.lap("finish")
@@ -662,7 +680,7 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
         outputs=outputs,
         blocks=plan.blocks,
         computed=computed,
-        empty=empty,
+        empty=len(empty),
         polygons=vectors,
         pixels=pixels,
         seconds={stage: round(spent, 3) for stage, spent in {**clock.seconds, **stages}.items()},
@@ -672,19 +690,19 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
         projected_memory=plan.memory.total,
         notices=prepared.notices,
     )
+    ledger.check()
     write_atomic(folder / _SUMMARY, json.dumps(_summary(prepared, report), indent=2) + "\n")
     shutil.rmtree(ledger.root / "fragments", ignore_errors=True)
     return report
 
 
-def _vectors(prepared: Prepared, ledger: Ledger) -> dict[str, int]:
-    """Polygons of all blocks, joined and written; how many of each class."""
+def _vectors(prepared: Prepared, ledger: Ledger, empty: Container[int]) -> dict[str, int]:
+    """Polygons of all blocks, joined and written; how many of each class. ``empty``: blocks without any."""
     from tileseg.polygons.fragment import Fragment
     from tileseg.vectorize import finish, vector_paths
 
     def load(index: int) -> Fragment | None:
-        path = ledger.fragment(index)
-        return Fragment.load(path) if path.exists() else None
+        return None if index in empty else Fragment.load(ledger.fragment(index))
 
     return finish(
         [block.core for block in prepared.plan],

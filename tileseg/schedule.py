@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from functools import lru_cache, partial
+from itertools import count, islice
 from typing import Any
 
 from distributed import Future, as_completed
+from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker
 
 from tileseg.cluster import Workers
-from tileseg.errors import InputError, TilesegError
+from tileseg.errors import InputError, TilesegError, disk_full
 from tileseg.ledger import BlockRecord
 from tileseg.segment import Job, segment_block
 from tileseg.window import Window
@@ -21,8 +24,19 @@ from tileseg.window import Window
 _AHEAD = 2
 """Blocks submitted per block in flight: the next is at hand when one is done, and little is lost on Ctrl-C."""
 
+_LEAD_SECONDS = 0.5
+"""Blocks that are done in less time than this: as many are submitted as are done in it. Talking to the scheduler takes
+some ten milliseconds, however many blocks it is about."""
+
 _TRIES = 3
-"""Attempts at a block whose failure may pass: a dead worker, a full disk, a network share that stalls."""
+"""Attempts at a block whose failure may pass, such as a network share that stalls."""
+
+_ALONE = _TRIES + 1
+"""From this attempt on nothing else is computed: workers died, or had no memory left."""
+
+
+class WorkersGone(TilesegError):
+    """All workers went away while a block was to be computed; now there are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +54,16 @@ class BlockFailure:
 
     def __str__(self) -> str:
         error = self.error
-        if isinstance(error, KilledWorker):
-            return f"block at {self.core}: its worker died {_TRIES} times over (out of memory? see --max-memory)"
+        if isinstance(error, KilledWorker | WorkersGone):
+            times = error.allowed_failures + 1 if isinstance(error, KilledWorker) else _TRIES
+            return (
+                f"block at {self.core}: its worker died {times} times, though nothing else was computed "
+                "(out of memory? see --max-memory)"
+            )
+        if isinstance(error, MemoryError):
+            return f"block at {self.core}: out of memory, though nothing else was computed; see --max-memory"
+        if disk_full(error):
+            return f"block at {self.core}: the disk is full: make space first"
         told = isinstance(error, TilesegError)
         return str(error) if told else f"block at {self.core}: {type(error).__name__}: {first_line(error)}"
 
@@ -56,19 +78,19 @@ def run_serially(
 ) -> list[BlockFailure]:
     """Compute the blocks of one run one by one in this process, until all are done or ``stop`` is set."""
     failures: list[BlockFailure] = []
-    feed = ((job, index) for index in pending)
+    feed = iter([(job, pending)])
     run_feed_serially(feed, lambda _, record: on_done(record), lambda _, failure: failures.append(failure), stop)
     return failures
 
 
 def run_feed_serially(
-    feed: Iterator[tuple[Job, int]],
+    feed: Iterator[tuple[Job, Iterable[int]]],
     on_done: Callable[[Job, BlockRecord], None],
     on_failure: Callable[[Job, BlockFailure], None],
     stop: threading.Event,
 ) -> None:
     """Compute the blocks of any number of runs one by one in this process."""
-    for job, index in feed:
+    for job, index in ((job, index) for job, blocks in feed for index in blocks):
         if stop.is_set():
             break
         try:
@@ -89,61 +111,124 @@ def run_on_cluster(
     When ``stop`` is set nothing more is submitted, and what runs is waited for.
     """
     failures: list[BlockFailure] = []
-    feed = ((job, index) for index in pending)
+    feed = iter([(job, pending)])
     run_feed(client, feed, lambda _, record: on_done(record), lambda _, failure: failures.append(failure), stop)
     return failures
 
 
 def run_feed(
     client: Workers,
-    feed: Iterator[tuple[Job, int]],
+    feed: Iterator[tuple[Job, Iterable[int]]],
     on_done: Callable[[Job, BlockRecord], None],
     on_failure: Callable[[Job, BlockFailure], None],
     stop: threading.Event,
 ) -> None:
     """Compute the blocks of any number of runs, in the order in which they are fed: one goes on where another ends.
 
+    A block whose workers die again and again, or have no memory left, is tried once more when nothing else is computed:
+    memory may do for one, and those that were only beside it are not to blame.
+
     When ``stop`` is set, or a disk is full, nothing more is submitted, and what runs is waited for. Raises TilesegError
     where the scheduler or all workers are lost.
     """
-    task_of: dict[Any, tuple[Job, int, int]] = {}
-    serial = count()
-
-    def submit(job: Job, index: int, tries: int) -> Future[BlockRecord]:
-        key = f"{job.key}-{index}-{next(serial)}"
-        future = client.submit(segment_block, job, index, key=key, pure=False, resources=client.slot)
-        task_of[future.key] = (job, index, tries)
-        return future
-
-    def more(number: int) -> Iterator[Future[BlockRecord]]:
-        while number > 0 and not stop.is_set() and (task := next(feed, None)) is not None:
-            yield submit(*task, 1)
-            number -= 1
-
-    running = as_completed(list(more(client.slots * _AHEAD)), loop=client.loop)
-    for future in running:
-        job, index, tries = task_of.pop(future.key)
-        if future.cancelled():
-            if (trouble := client.trouble) is not None:
-                raise TilesegError(f"{trouble}; finished blocks are kept: run the same command again to go on")
-            if not stop.is_set():
-                running.add(submit(job, index, tries))
-            continue
-        error = future.exception()
-        if error is None:
-            on_done(job, future.result())
-        elif isinstance(error, TilesegError) or tries >= _TRIES or stop.is_set() or disk_full(error):
-            on_failure(job, BlockFailure(index, job.plan[index].core, error))
-            if disk_full(error):
-                stop.set()
-        else:
-            running.add(submit(job, index, tries + 1))
-            continue
-        # More than one where workers have come, none where some have gone.
-        for new in more(client.slots * _AHEAD - len(task_of)):
-            running.add(new)
+    flight = _InFlight(client, feed, stop)
+    running = as_completed(flight.more(), loop=client.loop)
+    for landed in running.batches():
+        records = _records(client, landed)
+        for future in landed:
+            job, index, tries = flight.land(future)
+            record = records.get(future.key)
+            if record is None and future.cancelled():
+                if (trouble := client.trouble) is not None:
+                    raise _lost(trouble)
+                if not stop.is_set():
+                    running.update(flight.submit(job, [index], tries))
+                continue
+            error = future.exception() if record is None else None
+            if error is None:
+                on_done(job, record or future.result())
+            elif isinstance(error, KilledWorker | MemoryError) and tries < _ALONE:
+                flight.suspects.append((job, index))
+            elif isinstance(error, TilesegError) or tries >= _TRIES or stop.is_set() or disk_full(error):
+                on_failure(job, BlockFailure(index, job.plan[index].core, error))
+                if disk_full(error):
+                    stop.set()
+            else:
+                running.update(flight.submit(job, [index], tries + 1))
+        running.update(flight.more())
 
 
-def disk_full(error: BaseException) -> bool:
-    """Whether every further block would fail too, and only the user can help."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+def _records(client: Workers, futures: Iterable[Future[BlockRecord]]) -> dict[Any, BlockRecord | None]:
+    """What finished blocks report, by task, fetched in one go; None where that has failed meanwhile."""
+    finished = {future.key: future for future in futures if future.status == "finished"}
+    try:
+        return dict(client.gather(finished, errors="skip")) if finished else {}
+    except OSError as error:
+        raise _lost(client.trouble or f"the scheduler does not answer ({first_line(error)})") from error
+
+
+def _lost(trouble: str) -> TilesegError:
+    return TilesegError(f"{trouble}; finished blocks are kept: run the same command again to go on")
+
+
+class _InFlight:
+    """The blocks that workers have been given, and what they are given next."""
+
+    def __init__(self, client: Workers, feed: Iterator[tuple[Job, Iterable[int]]], stop: threading.Event) -> None:
+        self._client, self._feed, self._stop = client, feed, stop
+        self._next: tuple[Job, Iterator[int]] | None = next(((job, iter(blocks)) for job, blocks in feed), None)
+        self._task_of: dict[Any, tuple[Job, int, int]] = {}
+        self._landed: deque[float] = deque()
+        self._serial = count()
+        self.suspects: deque[tuple[Job, int]] = deque()
+        """Blocks whose workers died or had no memory left."""
+
+    def submit(self, job: Job, blocks: Sequence[int], tries: int) -> list[Future[BlockRecord]]:
+        """Have blocks computed; this is the ``tries``-th time."""
+        keys = [f"{job.key}-{index}-{next(self._serial)}" for index in blocks]
+        # Pickled here, once for all: a run is larger than all else that is said of a block.
+        compute = partial(_compute, bytes(pickle.dumps(partial(segment_block, job))))
+        futures: list[Future[BlockRecord]] = self._client.map(
+            compute, blocks, key=keys, pure=False, resources=self._client.slot
+        )
+        self._task_of.update((key, (job, index, tries)) for key, index in zip(keys, blocks, strict=True))
+        return futures
+
+    def land(self, future: Future[BlockRecord]) -> tuple[Job, int, int]:
+        """What was submitted; it is in flight no more."""
+        self._landed.append(time.monotonic())
+        return self._task_of.pop(future.key)
+
+    def more(self) -> list[Future[BlockRecord]]:
+        """Submit what may be: more than one block where workers have come, none where some have gone."""
+        futures: list[Future[BlockRecord]] = []
+        if self.suspects:
+            if not self._task_of and not self._stop.is_set():
+                job, index = self.suspects.popleft()
+                futures += self.submit(job, [index], _ALONE)
+            return futures
+        while self._next is not None and (room := self._room()) > 0 and not self._stop.is_set():
+            job, blocks = self._next
+            if some := list(islice(blocks, room)):
+                futures += self.submit(job, some, 1)
+            else:
+                # This may wait for the next run to be ready, so what there is has been submitted.
+                self._next = next(((job, iter(blocks)) for job, blocks in self._feed), None)
+        return futures
+
+    def _room(self) -> int:
+        """How many blocks may be submitted now."""
+        while self._landed and self._landed[0] < time.monotonic() - _LEAD_SECONDS:
+            self._landed.popleft()
+        return max(self._client.slots * _AHEAD, len(self._landed)) - len(self._task_of)
+
+
+@lru_cache(maxsize=4)
+def _opened(sealed: bytes) -> Callable[[int], BlockRecord]:
+    """On a worker: what was sealed. Threads share it, and with it what they have opened of the run's files."""
+    return pickle.loads(sealed)  # type: ignore[no-any-return]
+
+
+def _compute(sealed: bytes, index: int) -> BlockRecord:
+    """What workers are asked for."""
+    return _opened(sealed)(index)

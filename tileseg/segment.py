@@ -77,7 +77,8 @@ def warm_up() -> None:
 def segment_block(job: Job, index: int) -> BlockRecord:
     """Compute, write, trace and record one block. Running it again gives the same files.
 
-    Raises InputError where the scene cannot be read, NonFiniteLogits, DeviceMemory, OSError where the disk is full.
+    Raises InputError where the scene cannot be read, NonFiniteLogits, DeviceMemory, OSError where the disk is full,
+    Superseded where the folder belongs to another run by now.
     """
     if (before := job.ledger.record(index)) is not None:
         # Its worker died between finishing it and saying so.
@@ -127,6 +128,7 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
             connectivity=job.connectivity, ignore=job.ignore | {NODATA}, nodata=NODATA,
         )  # fmt: skip
     with clock("write"):
+        job.ledger.check()
         job.mosaic.write_block(core, None if plan.keep == "labels" else logits, labels)
         path = job.ledger.fragment(index)
         path.parent.mkdir(parents=True, exist_ok=True)

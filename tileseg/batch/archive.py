@@ -15,17 +15,17 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tileseg import hardware, lease
 from tileseg.batch.report import BatchReport, SceneResult, Status
-from tileseg.batch.sources import Entry
-from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, TilesegError, UsageError
+from tileseg.batch.sources import Entry, storage
+from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, TilesegError, UsageError, disk_full
 from tileseg.ledger import BlockRecord, write_atomic
 from tileseg.pipeline import (
     STATE,
@@ -44,7 +44,8 @@ from tileseg.pipeline import (
     make_job,
     prepare,
 )
-from tileseg.schedule import BlockFailure, disk_full, first_line, run_feed, run_feed_serially
+from tileseg.scene import Scene
+from tileseg.schedule import BlockFailure, first_line, run_feed, run_feed_serially
 from tileseg.segment import Job
 from tileseg.spec import RunSpec
 
@@ -127,12 +128,16 @@ def run_batch(
         write_atomic(spec.out / f".{spec.stem}-writable", "")
         (spec.out / f".{spec.stem}-writable").unlink()
     except OSError as error:
+        if disk_full(error):
+            raise
         raise InputError(f"{spec.out}: cannot be written: {error.strerror or error}; choose another --out") from error
     with ExitStack() as workers, hardware.PeakMemory() as memory:
         batch = _Batch(spec, listener or Quiet(), stop or threading.Event(), memory, workers)
-        batch.go()
-    report = batch.report()
-    report.write(spec.stem)
+        try:
+            batch.go()
+        finally:  # of use where the cluster was lost, too
+            report = batch.report()
+            report.write(spec.stem)
     return report
 
 
@@ -160,6 +165,15 @@ class _Active:
     submitted: int = 0
     computed: int = 0
     failures: list[BlockFailure] = field(default_factory=list)
+
+    def blocks(self) -> Iterator[int]:
+        """Those to compute, until another process takes the folder."""
+        for index in self.begun.pending:
+            if self.lost.is_set():
+                self.wanted = self.submitted
+                return
+            self.submitted += 1
+            yield index
 
     @property
     def settled(self) -> bool:
@@ -297,7 +311,7 @@ class _Batch:
 
     def _feed(
         self, ready: queue.Queue[_Active | SceneResult | None], finisher: ThreadPoolExecutor
-    ) -> Iterator[tuple[Job, int]]:
+    ) -> Iterator[tuple[Job, Iterable[int]]]:
         """The blocks of one scene after the other."""
         while (found := ready.get()) is not None:
             if isinstance(found, SceneResult):
@@ -308,16 +322,16 @@ class _Batch:
             active.clock.lap("start")
             for notice in active.begun.prepared.notices:
                 self._listener.notice(f"{active.entry.scene}: {notice}")
-            for index in active.begun.pending if job is not None else ():
-                if active.lost.is_set():
-                    active.wanted = active.submitted
-                    break
-                active.submitted += 1
-                assert job is not None
-                yield job, index
+            if job is not None:
+                yield job, active.blocks()
             self._settle(active, finisher)
 
-    def _compute(self, first: tuple[Job, int], feed: Iterator[tuple[Job, int]], finisher: ThreadPoolExecutor) -> None:
+    def _compute(
+        self,
+        first: tuple[Job, Iterable[int]],
+        feed: Iterator[tuple[Job, Iterable[int]]],
+        finisher: ThreadPoolExecutor,
+    ) -> None:
         def on_done(job: Job, record: BlockRecord) -> None:
             active = self._active[job.key]
             active.computed += 1
@@ -332,18 +346,31 @@ class _Batch:
             self._gave_up = self._gave_up or disk_full(failure.error)
             self._settle(active, finisher)
 
-        def all_of_it() -> Iterator[tuple[Job, int]]:
+        def all_of_it() -> Iterator[tuple[Job, Iterable[int]]]:
             yield first
             yield from feed
 
-        prepared = self._active[first[0].key].begun.prepared
+        active = self._active[first[0].key]
+        prepared = active.begun.prepared
         if prepared.plan.workers == 0:
             run_feed_serially(all_of_it(), on_done, on_failure, self._stop)
             return
         if self._client is None:
             blocks = prepared.plan.workers * len(self._spec.entries) + prepared.plan.blocks
-            self._client = self._workers.enter_context(connected(prepared, blocks, _Notices(self._listener)))
+            others = () if prepared.spec.remote is None else self._of_other_storages(active.entry)
+            self._client = self._workers.enter_context(connected(prepared, blocks, _Notices(self._listener), others))
         run_feed(self._client, all_of_it(), on_done, on_failure, self._stop)
+
+    def _of_other_storages(self, first: Entry) -> tuple[Scene, ...]:
+        """A scene from every other file system or server of this batch: workers must reach all of them."""
+        known, found = {storage(first.scene)}, []
+        for entry in self._spec.entries:
+            where = storage(entry.scene)
+            if where not in known:
+                with suppress(InputError, UsageError):  # told of when it is its turn; another one may do
+                    found.append(prepare(_spec_of(self._spec, entry)).scene)
+                    known.add(where)
+        return tuple(found)
 
     def _settle(self, active: _Active, finisher: ThreadPoolExecutor) -> None:
         """Have the outputs written once all blocks are through."""

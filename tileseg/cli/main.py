@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tileseg.cli import batch, dataset, doctor, evaluate, merge, model, run, train, vectorize, worker
-from tileseg.errors import Interrupted, TilesegError
+from tileseg.errors import Interrupted, TilesegError, disk_full
 
 app = typer.Typer(
     name="tileseg",
@@ -62,7 +61,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk_full(error):
             raise
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_tell(error, f"{where}the disk is full; make space and run the same command again to go on", 1))

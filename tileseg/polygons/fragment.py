@@ -118,7 +118,7 @@ class Fragment:
     """Whether the sums mean anything."""
 
     def save(self, path: Path) -> None:
-        """Write to a temporary name and rename. The same fragment gives the same bytes. Raises TilesegError."""
+        """Write to a temporary name and rename. The same fragment gives the same bytes. Raises OSError."""
         arrays = {".".join(key): np.ascontiguousarray(value) for key, value in _flatten(self)}
         header: list[tuple[str, str, tuple[int, ...], int]] = []
         position = 0
@@ -135,12 +135,9 @@ class Fragment:
                     file.write(array.data)
                     file.write(b"\0" * (-array.nbytes % _ALIGN))
             temporary.replace(path)
-        except OSError as error:
+        except OSError:
             temporary.unlink(missing_ok=True)
-            raise TilesegError(
-                f"{path}: polygons of a block cannot be written: {error.strerror or error}; "
-                "make space or choose another folder, then run the same command again"
-            ) from error
+            raise
 
     @staticmethod
     def load(path: Path) -> Fragment:

@@ -1,0 +1,91 @@
+"""Workers that outlive their run, and polygons of blocks that are lost: neither spoils a result in silence."""
+
+from pathlib import Path
+
+import pytest
+from fakes import save_tiny, smooth_noise, write_scene
+from faults.bed import digest, records
+
+from tileseg.errors import TilesegError
+from tileseg.ledger import BlockRecord, Superseded
+from tileseg.pipeline import Silent, begin, hold, make_job, prepare, run
+from tileseg.segment import segment_block
+from tileseg.spec import RunSpec
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bed")
+    save_tiny(folder / "tiny")
+    write_scene(folder / "scene.tif", smooth_noise(300, 500, 3))
+    run(spec(folder, "undisturbed"))
+    return folder
+
+
+def spec(folder: Path, out: str, **more: object) -> RunSpec:
+    return RunSpec.parse(
+        {"scene": folder / "scene.tif", "model": str(folder / "tiny"), "out": folder / out, "block": 128, "workers": 0,
+         "precision": "float32", "formats": "geojson,gpkg", **more}
+    )  # fmt: skip
+
+
+def test_a_worker_of_an_earlier_run_writes_nothing_into_a_later_one(bed) -> None:
+    earlier = prepare(spec(bed, "orphan", keep="probabilities"))
+    with hold(earlier, lambda: None) as ledger:
+        orphan = make_job(begin(earlier, ledger))
+        segment_block(orphan, 0)
+    later = prepare(spec(bed, "orphan", overwrite=True))
+    with hold(later, lambda: None) as ledger:
+        begun = begin(later, ledger)
+        before = sorted((bed / "orphan").rglob("*"))
+        with pytest.raises(Superseded, match="orphan: was begun anew by another process"):
+            segment_block(orphan, 1)
+        with pytest.raises(Superseded):
+            orphan.ledger.finish(BlockRecord(1, 1))
+        assert sorted((bed / "orphan").rglob("*")) == before
+        segment_block(make_job(begun), 1)
+    again = prepare(spec(bed, "orphan"))
+    with hold(again, lambda: None) as ledger:
+        assert begin(again, ledger).ledger.begun == begun.ledger.begun  # going on is no new beginning
+    run(spec(bed, "orphan"))
+    assert digest(bed / "orphan") == digest(bed / "undisturbed")
+
+
+class StopsAfter(Silent):
+    """Fails after some blocks."""
+
+    def __init__(self, blocks: int) -> None:
+        self.left = blocks
+
+    def block(self, record: BlockRecord, pixels: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_blocks_whose_polygons_are_gone_are_computed_again(bed) -> None:
+    out = bed / "gone"
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(bed, out.name), StopsAfter(7))
+    before = records(out)
+    (out / ".state" / "fragments" / "000000" / "000000003.npz").unlink()
+    report = run(spec(bed, out.name))
+    assert report.computed == report.blocks - 6
+    now = records(out)
+    assert {i for i, facts in before.items() if now[i] != facts} == {3}
+    assert digest(out) == digest(bed / "undisturbed")
+
+
+def test_polygons_that_vanish_at_the_end_are_an_error(bed, monkeypatch) -> None:
+    """As when another machine took the folder over and finished it, while this process stood still."""
+    out = bed / "vanished"
+
+    class Vanish(Silent):
+        def stage(self, name: str) -> None:
+            (out / ".state" / "fragments" / "000000" / "000000003.npz").unlink()
+
+    with pytest.raises(TilesegError, match=r"000000003\.npz"):
+        run(spec(bed, out.name), Vanish())
+    assert not (out / "polygons.geojson").exists()
+    assert run(spec(bed, out.name)).computed == 1
+    assert digest(out) == digest(bed / "undisturbed")
