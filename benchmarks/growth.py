@@ -2,13 +2,15 @@
 
     python benchmarks/growth.py scheduling [--blocks 100000] [--ledger]
     python benchmarks/growth.py finish [--blocks 1000,10000,100000]
+    python benchmarks/growth.py catalogue [--scenes 100,1000,4000]
     python benchmarks/growth.py workers [--seconds 2,0.45] [--numbers 1,2,4,8,16,32,64,128,256]
     python benchmarks/growth.py pair [--repeat 3]
 
 scheduling: blocks that do nothing, fed by tileseg's own loop through Dask's scheduler to worker processes; what the
 driver takes for each, in time and memory, tenth by tenth. finish: what is done once per run, by the number of blocks.
-workers: workers that sleep instead of computing, on the real scheduler; the ideal time over the real one. pair: a
-scene with two workers and with one, on this machine, in turns.
+catalogue: what is done once per batch, by the number of scenes. workers: workers that sleep instead of computing, on
+the real scheduler; the ideal time over the real one. pair: a scene with two workers and with one, on this machine, in
+turns.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import functools
 import itertools
 import logging
 import multiprocessing
+import shutil
 import statistics
 import sys
 import tempfile
@@ -42,7 +45,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from fakes import smooth_noise, write_scene
 
-from tileseg import RunSpec, hardware, schedule
+from tileseg import RunSpec, hardware, run, schedule
 from tileseg.admission import RESOURCE
 from tileseg.cluster import SETTINGS, Workers, local_cluster
 from tileseg.labels import NODATA
@@ -167,8 +170,8 @@ def _resident(process: psutil.Process) -> int:
 def finishing(told: argparse.Namespace) -> None:
     """Seconds of what the driver does once per run, by the number of blocks."""
     print("| blocks | MPix | polygons | look for done blocks | read all records | join and write polygons "
-          "| all of the finish | ms per block |")  # fmt: skip
-    print("| --- |" + " --- |" * 7)
+          "| all of the finish | ms per block | files per block |")  # fmt: skip
+    print("| --- |" + " --- |" * 8)
     for blocks in told.blocks:
         with tempfile.TemporaryDirectory(prefix="tileseg-growth-") as name:
             _finish(Path(name), blocks)
@@ -182,6 +185,7 @@ def _finish(folder: Path, blocks: int) -> None:
         with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
             deque(pool.map(_drawn, *zip(*parts, strict=True)), maxlen=0)
         ledger = begun.ledger
+        files = sum(path.is_file() for path in begun.prepared.folder.rglob("*")) / plan.blocks
         listing = _seconds(ledger.done)
         reading = _seconds(lambda: sum(record.valid for record in ledger.records()))
         clock = Stopwatch(time.perf_counter())
@@ -192,7 +196,7 @@ def _finish(folder: Path, blocks: int) -> None:
     print(
         f"| {plan.blocks} | {plan.scene[0] * plan.scene[1] / 1e6:.0f} | {sum(report.polygons.values())} "
         f"| {listing:.3f} s | {reading:.2f} s | {seconds['finish: polygons']:.2f} s | {seconds['finish']:.2f} s "
-        f"| {1e3 * seconds['finish'] / plan.blocks:.2f} |",
+        f"| {1e3 * seconds['finish'] / plan.blocks:.2f} | {files:.1f} |",
         flush=True,
     )
 
@@ -220,6 +224,34 @@ def _seconds(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
+
+
+# --- catalogue ------------------------------------------------------------------------------------------------------
+
+
+def catalogue(told: argparse.Namespace) -> None:
+    """Seconds and bytes of the catalogue of an archive, by the number of its scenes: copies of one small run."""
+    from tileseg.batch.catalogue import write_catalogue
+
+    print("| scenes | write the catalogue | ms per scene | collection.json, KiB | item.json, KiB | index.gpkg, KiB |")
+    print("| --- |" + " --- |" * 5)
+    with tempfile.TemporaryDirectory(prefix="tileseg-growth-") as name:
+        folder = Path(name)
+        model = save_cheap(folder / "model")
+        scene = write_scene(folder / "scene.tif", smooth_noise(200, 300, 3))
+        given = {"scene": scene, "model": str(model), "out": folder / "one", "workers": 0}
+        one = run(RunSpec.parse(given)).folder
+        for scenes in told.scenes:
+            archive = folder / f"archive-{scenes}"
+            for i in range(scenes):
+                shutil.copytree(one, archive / f"scene{i:06d}.tileseg")
+            spent = _seconds(functools.partial(write_catalogue, archive))
+            sizes = [
+                (archive / name).stat().st_size / 1024
+                for name in ("collection.json", "scene000000.tileseg/item.json", "index.gpkg")
+            ]
+            told_sizes = " | ".join(f"{size:.1f}" for size in sizes)
+            print(f"| {scenes} | {spent:.1f} s | {1e3 * spent / scenes:.1f} | {told_sizes} |", flush=True)
 
 
 # --- workers --------------------------------------------------------------------------------------------------------
@@ -318,9 +350,9 @@ def pair(told: argparse.Namespace) -> None:
         for _ in range(told.repeat):
             for number in (1, 2):
                 options = ("--workers", str(number), "--gsd", "native", "--block", "1024", "--window", "1312")
-                run = tileseg_run(scene, folder / "out", *options)
-                walls[number].append(run.wall)
-                steady[number].append(run.report["seconds"]["blocks"])
+                measured = tileseg_run(scene, folder / "out", *options)
+                walls[number].append(measured.wall)
+                steady[number].append(measured.report["seconds"]["blocks"])
     print("| | one worker | two workers | two over one |")
     print("| --- | --- | --- | --- |")
     pixels = told.side * (told.side * 5 // 4) / 1e6
@@ -348,6 +380,9 @@ def main() -> None:
     one = commands.add_parser("finish")
     one.add_argument("--blocks", type=_numbers, default=[1000, 10_000, 100_000])
     one.set_defaults(run=finishing)
+    one = commands.add_parser("catalogue")
+    one.add_argument("--scenes", type=_numbers, default=[100, 1000, 4000])
+    one.set_defaults(run=catalogue)
     one = commands.add_parser("workers")
     one.add_argument("--seconds", type=_decimals, default=[2.0])
     one.add_argument("--numbers", type=_numbers, default=[1, 2, 4, 8, 16, 32, 64, 128, 256])

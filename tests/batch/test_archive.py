@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import threading
 import time
@@ -17,6 +18,7 @@ from tileseg.batch.report import BatchReport, SceneResult
 from tileseg.batch.sources import read_sources
 from tileseg.errors import UsageError
 from tileseg.ledger import BlockRecord, Ledger
+from tileseg.segment import Job
 
 SIZES = [(90, 140), (150, 70), (90, 140), (64, 200)]
 OPTIONS = {"block": 64, "workers": 0, "precision": "float32"}
@@ -225,13 +227,49 @@ def test_mistakes_in_options_show_before_anything_begins(whole, model, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+def timed(job: Job, index: int) -> BlockRecord:
+    """A block that takes a while, and notes from when to when (all processes of a machine share that clock)."""
+    begun = time.monotonic()
+    time.sleep(0.25)
+    record = segment.segment_block(job, index)
+    with (job.ledger.root.parent.parent / "times").open("a") as file:
+        file.write(f"{job.ledger.root.parent.name} {begun} {time.monotonic()}\n")
+    return record
+
+
+def test_workers_elsewhere_must_reach_every_storage_of_the_batch(model, tmp_path, monkeypatch) -> None:
+    scenes = archive(tmp_path / "scenes", [(64, 70)] * 4)
+    (scenes / "scene1.tif").write_text("not a raster")
+    places = {"scene0": "here", "scene1": "a share", "scene2": "a share", "scene3": "a bucket"}
+    monkeypatch.setattr("tileseg.batch.archive.storage", lambda scene: places[Path(scene).stem])
+    asked = []
+
+    def connected(prepared, blocks, listener, others) -> None:
+        asked.extend(Path(scene.path).stem for scene in (prepared.scene, *others))
+        raise UsageError("no worker reads all of them")
+
+    monkeypatch.setattr("tileseg.batch.archive.connected", connected)
+    elsewhere = {**OPTIONS, "workers": None, "model": model, "scheduler": "tcp://127.0.0.1:1"}
+    with pytest.raises(UsageError, match="no worker reads"):
+        run_batch(BatchSpec(read_sources([scenes]), tmp_path / "out", elsewhere))
+    assert asked == ["scene0", "scene2", "scene3"]
+
+
 @pytest.mark.slow
-def test_on_a_cluster_scenes_overlap(whole, model, tmp_path) -> None:
+def test_on_a_cluster_scenes_overlap(whole, model, tmp_path, monkeypatch) -> None:
     scenes, undisturbed = whole
-    notes = Notes()
-    report = run_batch(spec(scenes, tmp_path / "out", model, workers=1), notes)
+    monkeypatch.setattr("tileseg.schedule.segment_block", timed)
+    report = run_batch(spec(scenes, tmp_path / "out", model, workers=1))
     assert statuses(report) == ["done"] * 4
-    order = [scene for scene, _ in notes.blocks]
-    assert order != sorted(order) or len(set(order)) == 4
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for line in (tmp_path / "out" / "times").read_text().splitlines():
+        folder, begun, ended = line.split()
+        spans.setdefault(folder, []).append((float(begun), float(ended)))
+    order = [spans[result.folder] for result in report.results]
+    assert [len(blocks) for blocks in order] == [6, 6, 6, 4]
+    for scene, following in itertools.pairwise(order):
+        # One after the other, but for the last block of the one and the first of the other.
+        assert min(following)[0] < max(ended for _, ended in scene)
+        assert sorted(scene)[-2] < min(following)
     for result in report.results:
         assert delivered(report.folder / result.folder) == delivered(undisturbed.folder / result.folder)
