@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
@@ -12,6 +13,7 @@ import typer
 
 from tileseg.cli import run
 from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
+from tileseg.cli.option import option
 
 if TYPE_CHECKING:
     from tileseg.batch.report import BatchReport, SceneResult
@@ -23,8 +25,7 @@ _OWN = {"scene", "out", "dry_run", "overwrite", "config", "as_json", "quiet", "v
 """Parameters of ``tileseg run`` that a batch has in its own way."""
 
 
-def _option(text: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=_PANEL, metavar=metavar, show_default=False)
+_option = partial(option, _PANEL)
 
 
 def _batch(  # noqa: PLR0913 - one parameter per option of the command

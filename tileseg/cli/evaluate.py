@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tileseg.cli.option import option
+
 if TYPE_CHECKING:
     from tileseg.evaluate.evaluate import EvaluateSpec, Split
     from tileseg.evaluate.results import Evaluation
@@ -23,34 +25,30 @@ _SIDE_BY_SIDE = 6
 _TELLING = ("iou", "precision", "sensitivity", "boundary_iou", "hausdorff95_px", "hausdorff95_m")
 
 
-def _option(panel: str, text: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
-
-
 def command(  # noqa: PLR0913 - one parameter per option of the command
     dataset: Annotated[
         Path | None, typer.Argument(help="With --model: labelled scenes, as for `tileseg train`.", show_default=False)
     ] = None,
     labels: Annotated[
         tuple[Path, Path] | None,
-        _option(_WHAT, "Existing labels: rasters, vector files or run folders.", metavar="PRED TRUTH"),
+        option(_WHAT, "Existing labels: rasters, vector files or run folders.", metavar="PRED TRUTH"),
     ] = None,
-    model: Annotated[str | None, _option(_WHAT, "Run this model on DATASET: 'embedded' or a model folder.")] = None,
+    model: Annotated[str | None, option(_WHAT, "Run this model on DATASET: 'embedded' or a model folder.")] = None,
     split: Annotated[
-        str, _option(_WHAT, "Scenes of DATASET; default validate.", metavar="validate|train|all")
+        str, option(_WHAT, "Scenes of DATASET; default validate.", metavar="validate|train|all")
     ] = "validate",
     image: Annotated[
-        Path | None, _option(_WHAT, "With --labels: image shown in the report; gives polygons their pixels.")
+        Path | None, option(_WHAT, "With --labels: image shown in the report; gives polygons their pixels.")
     ] = None,
     pixel: Annotated[
-        float | None, _option(_WHAT, "Metres per pixel, where both sides are polygons and there is no --image.")
+        float | None, option(_WHAT, "Metres per pixel, where both sides are polygons and there is no --image.")
     ] = None,
     out: Annotated[
-        Path, _option(_CONTROL, "Output folder; default 'evaluation' in the current folder.", "--out", "-o")
+        Path, option(_CONTROL, "Output folder; default 'evaluation' in the current folder.", "--out", "-o")
     ] = Path("evaluation"),
     mapping: Annotated[
         list[str] | None,
-        _option(
+        option(
             _MEANING,
             "What a predicted class counts as: building=1, *=0 for all others, road=ignore; may be repeated.",
             "--map",
@@ -59,35 +57,35 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     ] = None,
     map_truth: Annotated[
         list[str] | None,
-        _option(_MEANING, "The same for the truth: 255=1, 0=ignore; may be repeated.", metavar="TRUE=CLASS"),
+        option(_MEANING, "The same for the truth: 255=1, 0=ignore; may be repeated.", metavar="TRUE=CLASS"),
     ] = None,
-    classes: Annotated[str | None, _option(_MEANING, "Names of the classes, by id from 0.", metavar="LIST")] = None,
+    classes: Annotated[str | None, option(_MEANING, "Names of the classes, by id from 0.", metavar="LIST")] = None,
     attribute: Annotated[
-        str | None, _option(_MEANING, "Column of vector files that says the class; default class_name.")
+        str | None, option(_MEANING, "Column of vector files that says the class; default class_name.")
     ] = None,
     boundary: Annotated[
         str | None,
-        _option(
+        option(
             _MEASURES,
             "Width of the boundary IoU's band: 0.5 (metres) or 3px; default 2 % of the diagonal, at most 15px.",
             metavar="LENGTH",
         ),
     ] = None,
     min_area: Annotated[
-        str | None, _option(_MEASURES, "Leave smaller polygons out of the matching: 25 or 50px.", metavar="AREA")
+        str | None, option(_MEASURES, "Leave smaller polygons out of the matching: 25 or 50px.", metavar="AREA")
     ] = None,
-    distances: Annotated[bool, _option(_MEASURES, "Measure Hausdorff distances.", "--distances/--no-distances")] = True,
-    polygons: Annotated[bool, _option(_MEASURES, "Match polygons.", "--polygons/--no-polygons")] = True,
-    scales: Annotated[str | None, _option(_RUN, "As for `tileseg run`.", metavar="LIST")] = None,
-    flips: Annotated[str | None, _option(_RUN, "As for `tileseg run`.", metavar="none|h|v|hv|d4")] = None,
-    precision: Annotated[str | None, _option(_RUN, "As for `tileseg run`.")] = None,
-    workers: Annotated[int | None, _option(_RUN, "As for `tileseg run`.")] = None,
-    max_memory: Annotated[str | None, _option(_RUN, "As for `tileseg run`.", metavar="SIZE")] = None,
-    gsd: Annotated[str | None, _option(_RUN, "As for `tileseg run`.", metavar="auto|native|METRES")] = None,
-    overwrite: Annotated[bool, _option(_CONTROL, "Replace an earlier evaluation in --out.", "--overwrite")] = False,
-    as_json: Annotated[bool, _option(_CONTROL, "Print the metrics as JSON.", "--json")] = False,
-    quiet: Annotated[bool, _option(_CONTROL, "Print errors only.", "--quiet", "-q")] = False,
-    verbose: Annotated[bool, _option(_CONTROL, "Print tracebacks, and each block.", "--verbose", "-v")] = False,
+    distances: Annotated[bool, option(_MEASURES, "Measure Hausdorff distances.", "--distances/--no-distances")] = True,
+    polygons: Annotated[bool, option(_MEASURES, "Match polygons.", "--polygons/--no-polygons")] = True,
+    scales: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="LIST")] = None,
+    flips: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="none|h|v|hv|d4")] = None,
+    precision: Annotated[str | None, option(_RUN, "As for `tileseg run`.")] = None,
+    workers: Annotated[int | None, option(_RUN, "As for `tileseg run`.")] = None,
+    max_memory: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="SIZE")] = None,
+    gsd: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="auto|native|METRES")] = None,
+    overwrite: Annotated[bool, option(_CONTROL, "Replace an earlier evaluation in --out.", "--overwrite")] = False,
+    as_json: Annotated[bool, option(_CONTROL, "Print the metrics as JSON.", "--json")] = False,
+    quiet: Annotated[bool, option(_CONTROL, "Print errors only.", "--quiet", "-q")] = False,
+    verbose: Annotated[bool, option(_CONTROL, "Print tracebacks, and each block.", "--verbose", "-v")] = False,
 ) -> None:
     """Score a model on a DATASET, or existing labels: overlap, borders, calibration, polygons; a table and a page."""
     from tileseg.errors import UsageError
@@ -137,7 +135,7 @@ def _refuse(spec: EvaluateSpec) -> None:
     """Options that a dataset has said already."""
     from tileseg.errors import UsageError
 
-    for option, value in (
+    for name, value in (
         ("--map-truth", spec.map_truth),
         ("--classes", spec.classes),
         ("--attribute", spec.attribute),
@@ -145,7 +143,7 @@ def _refuse(spec: EvaluateSpec) -> None:
         ("--pixel", spec.pixel),
     ):
         if value:
-            raise UsageError(f"{option} is for --labels: with --model, the dataset says it")
+            raise UsageError(f"{name} is for --labels: with --model, the dataset says it")
 
 
 def _files(labels: tuple[Path, Path], spec: EvaluateSpec, *, quiet: bool, verbose: bool) -> Evaluation:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
+from tileseg.cli.option import option
 
 if TYPE_CHECKING:
     from tileseg.pipeline import RunReport
@@ -17,26 +18,22 @@ _MODEL, _VIEWS, _SIZES = "Model", "Views and stitching", "Sizes and resources"
 _SCENE, _VECTORS, _CONTROL = "Scene", "Polygons", "Control"
 
 
-def _option(panel: str, text: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
-
-
 def command(  # noqa: PLR0913 - one parameter per option of the command
     scene: Annotated[Path | None, typer.Argument(help="Any raster that GDAL reads.", show_default=False)] = None,
     out: Annotated[
-        Path | None, _option(_CONTROL, "Output folder; default <stem>.tileseg in the current folder.", "--out", "-o")
+        Path | None, option(_CONTROL, "Output folder; default <stem>.tileseg in the current folder.", "--out", "-o")
     ] = None,
-    model: Annotated[str | None, _option(_MODEL, "'embedded' (default) or a model folder.")] = None,
+    model: Annotated[str | None, option(_MODEL, "'embedded' (default) or a model folder.")] = None,
     precision: Annotated[
         str | None,
-        _option(_MODEL, "auto (default), float32, bfloat16 or float16.", metavar="auto|float32|bfloat16|float16"),
+        option(_MODEL, "auto (default), float32, bfloat16 or float16.", metavar="auto|float32|bfloat16|float16"),
     ] = None,
     scales: Annotated[
-        str | None, _option(_VIEWS, "Exact fractions or decimals, such as 1/2,1,3/2; default 1.", metavar="LIST")
+        str | None, option(_VIEWS, "Exact fractions or decimals, such as 1/2,1,3/2; default 1.", metavar="LIST")
     ] = None,
     gsd: Annotated[
         str | None,
-        _option(
+        option(
             _VIEWS,
             "Metres per pixel that the model is to see; auto (default): its own, where the scene's differ by more than "
             "a fifth; native: the scene's.",
@@ -44,75 +41,73 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
         ),
     ] = None,
     flips: Annotated[
-        str | None, _option(_VIEWS, "none (default), h, v, hv or d4: 1, 2, 2, 4, 8 views.", metavar="none|h|v|hv|d4")
+        str | None, option(_VIEWS, "none (default), h, v, hv or d4: 1, 2, 2, 4, 8 views.", metavar="none|h|v|hv|d4")
     ] = None,
-    merge: Annotated[str | None, _option(_VIEWS, "What views average: logits (default) or probabilities.")] = None,
+    merge: Annotated[str | None, option(_VIEWS, "What views average: logits (default) or probabilities.")] = None,
     stitch: Annotated[
         str | None,
-        _option(_VIEWS, "exact (default), or blend windows with hann or gaussian.", metavar="exact|hann|gaussian"),
+        option(_VIEWS, "exact (default), or blend windows with hann or gaussian.", metavar="exact|hann|gaussian"),
     ] = None,
     overlap: Annotated[
-        float | None, _option(_VIEWS, "Overlap of blended windows, a share of their size; default 0.5.")
+        float | None, option(_VIEWS, "Overlap of blended windows, a share of their size; default 0.5.")
     ] = None,
     halo: Annotated[
-        str | None, _option(_VIEWS, "Context in pixels; auto (default) derives it from the model.", metavar="auto|N")
+        str | None, option(_VIEWS, "Context in pixels; auto (default) derives it from the model.", metavar="auto|N")
     ] = None,
-    block: Annotated[int | None, _option(_SIZES, "Side of a block: one task, one shard.")] = None,
-    window: Annotated[int | None, _option(_SIZES, "Side of the network's input, halo included.")] = None,
-    batch: Annotated[int | None, _option(_SIZES, "Windows in one call of the network.")] = None,
-    workers: Annotated[int | None, _option(_SIZES, "Worker processes; 0 computes in this process; default 1.")] = None,
+    block: Annotated[int | None, option(_SIZES, "Side of a block: one task, one shard.")] = None,
+    window: Annotated[int | None, option(_SIZES, "Side of the network's input, halo included.")] = None,
+    batch: Annotated[int | None, option(_SIZES, "Windows in one call of the network.")] = None,
+    workers: Annotated[int | None, option(_SIZES, "Worker processes; 0 computes in this process; default 1.")] = None,
     scheduler: Annotated[
         str | None,
-        _option(_SIZES, "Compute on the workers of this Dask scheduler, tcp:// or tls://.", metavar="ADDRESS"),
+        option(_SIZES, "Compute on the workers of this Dask scheduler, tcp:// or tls://.", metavar="ADDRESS"),
     ] = None,
     scheduler_file: Annotated[
-        Path | None, _option(_SIZES, "The same, by the file in which the scheduler wrote its address.", metavar="FILE")
+        Path | None, option(_SIZES, "The same, by the file in which the scheduler wrote its address.", metavar="FILE")
     ] = None,
     cluster: Annotated[
-        Path | None, _option(_SIZES, "Compute on the cluster that this file describes.", metavar="SPEC.yaml")
+        Path | None, option(_SIZES, "Compute on the cluster that this file describes.", metavar="SPEC.yaml")
     ] = None,
     performance_report: Annotated[
-        Path | None, _option(_CONTROL, "Write Dask's report of the run.", metavar="FILE.html")
+        Path | None, option(_CONTROL, "Write Dask's report of the run.", metavar="FILE.html")
     ] = None,
     max_memory: Annotated[
-        str | None, _option(_SIZES, "Most memory over all processes, such as 8GiB.", metavar="SIZE")
+        str | None, option(_SIZES, "Most memory over all processes, such as 8GiB.", metavar="SIZE")
     ] = None,
     bands: Annotated[
-        str | None, _option(_SCENE, "1-based bands in the model's order, such as 4,3,2.", metavar="LIST")
+        str | None, option(_SCENE, "1-based bands in the model's order, such as 4,3,2.", metavar="LIST")
     ] = None,
-    aoi: Annotated[Path | None, _option(_SCENE, "Vector file: compute only what it touches, clip to it.")] = None,
-    warp: Annotated[
-        bool | None, _option(_SCENE, "Warp a scene that has only control points or RPCs.", "--warp")
-    ] = None,
+    aoi: Annotated[Path | None, option(_SCENE, "Vector file: compute only what it touches, clip to it.")] = None,
+    warp: Annotated[bool | None, option(_SCENE, "Warp a scene that has only control points or RPCs.", "--warp")] = None,
     keep: Annotated[
         str | None,
-        _option(_CONTROL, "What the mosaic keeps besides labels.", metavar="logits|probabilities|labels"),
+        option(_CONTROL, "What the mosaic keeps besides labels.", metavar="logits|probabilities|labels"),
     ] = None,
     classes: Annotated[
-        str | None, _option(_VECTORS, "Names or ids to vectorise; default all but background.", metavar="LIST")
+        str | None, option(_VECTORS, "Names or ids to vectorise; default all but background.", metavar="LIST")
     ] = None,
     formats: Annotated[
         str | None,
-        _option(_VECTORS, "geojson (default), geojsonseq, gpkg, parquet, fgb.", "--format", metavar="LIST"),
+        option(_VECTORS, "geojson (default), geojsonseq, gpkg, parquet, fgb.", "--format", metavar="LIST"),
     ] = None,
     min_area: Annotated[
-        str | None, _option(_VECTORS, "Drop smaller polygons: 25 (square metres) or 50px.", metavar="AREA")
+        str | None, option(_VECTORS, "Drop smaller polygons: 25 (square metres) or 50px.", metavar="AREA")
     ] = None,
-    fill_holes: Annotated[str | None, _option(_VECTORS, "Fill smaller holes; as above.", metavar="AREA")] = None,
+    fill_holes: Annotated[str | None, option(_VECTORS, "Fill smaller holes; as above.", metavar="AREA")] = None,
     simplify: Annotated[
-        str | None, _option(_VECTORS, "Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
+        str | None, option(_VECTORS, "Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
     ] = None,
     connectivity: Annotated[
-        int | None, _option(_VECTORS, "4 (default) or 8: whether corners connect.", metavar="4|8")
+        int | None, option(_VECTORS, "4 (default) or 8: whether corners connect.", metavar="4|8")
     ] = None,
-    dry_run: Annotated[bool, _option(_CONTROL, "Print the plan and stop.", "--dry-run")] = False,
-    overwrite: Annotated[bool | None, _option(_CONTROL, "Start anew in the output folder.", "--overwrite")] = None,
+    dry_run: Annotated[bool, option(_CONTROL, "Print the plan and stop.", "--dry-run")] = False,
+    overwrite: Annotated[bool | None, option(_CONTROL, "Start anew in the output folder.", "--overwrite")] = None,
     config: Annotated[
-        Path | None, _option(_CONTROL, "Options from a TOML file; the command line wins.", metavar="FILE.toml")
+        Path | None, option(_CONTROL, "Options from a TOML file; the command line wins.", metavar="FILE.toml")
     ] = None,
-    as_json: Annotated[bool, _option(_CONTROL, "Print the report (or plan) as JSON.", "--json")] = False,
-    quiet: Annotated[bool, _option(_CONTROL, "Print errors only.", "--quiet", "-q")] = False,
-    verbose: Annotated[bool, _option(_CONTROL, "Print tracebacks, and each block.", "--verbose", "-v")] = False,
+    as_json: Annotated[bool, option(_CONTROL, "Print the report (or plan) as JSON.", "--json")] = False,
+    quiet: Annotated[bool, option(_CONTROL, "Print errors only.", "--quiet", "-q")] = False,
+    verbose: Annotated[bool, option(_CONTROL, "Print tracebacks, and each block.", "--verbose", "-v")] = False,
 ) -> None:
     """Segment SCENE: a mosaic of logits, a label COG, polygons, a quicklook and a summary in one folder."""
     given = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from tileseg.cli.interrupt import stop_on_interrupt
+from tileseg.cli.option import option
 
 if TYPE_CHECKING:
     from tileseg.train.checkpoint import Progress
@@ -23,97 +24,93 @@ _PLAIN_SECONDS = 10.0
 """Between two plain lines where there is no terminal."""
 
 
-def _option(panel: str, text: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
-
-
 def command(  # noqa: PLR0913 - one parameter per option of the command
     dataset: Annotated[
         Path | None, typer.Argument(help="TOML that lists scenes and labels.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, _option(_CONTROL, "Model folder to make.", "--out", "-o")] = None,
-    name: Annotated[str | None, _option(_CONTROL, "Of the model; default the folder's name.")] = None,
+    out: Annotated[Path | None, option(_CONTROL, "Model folder to make.", "--out", "-o")] = None,
+    name: Annotated[str | None, option(_CONTROL, "Of the model; default the folder's name.")] = None,
     network: Annotated[
         str | None,
-        _option(_NETWORK, "Options, such as width=0.25,batch_norm=true,encoder=mobile.", metavar="NAME=VALUE,..."),
+        option(_NETWORK, "Options, such as width=0.25,batch_norm=true,encoder=mobile.", metavar="NAME=VALUE,..."),
     ] = None,
     encoder_weights: Annotated[
-        str | None, _option(_NETWORK, "What the VGG16 encoder starts from.", metavar="imagenet|FILE")
+        str | None, option(_NETWORK, "What the VGG16 encoder starts from.", metavar="imagenet|FILE")
     ] = None,
-    init: Annotated[Path | None, _option(_NETWORK, "Model folder whose weights the network starts from.")] = None,
+    init: Annotated[Path | None, option(_NETWORK, "Model folder whose weights the network starts from.")] = None,
     gsd: Annotated[
-        str | None, _option(_DATA, "Metres per pixel to resample to; default the dataset's.", metavar="native|METRES")
+        str | None, option(_DATA, "Metres per pixel to resample to; default the dataset's.", metavar="native|METRES")
     ] = None,
-    crop: Annotated[int | None, _option(_DATA, "Side of a patch in pixels; default 256.")] = None,
-    batch: Annotated[int | None, _option(_DATA, "Patches per step; default 8.")] = None,
+    crop: Annotated[int | None, option(_DATA, "Side of a patch in pixels; default 256.")] = None,
+    batch: Annotated[int | None, option(_DATA, "Patches per step; default 8.")] = None,
     balance: Annotated[
-        float | None, _option(_DATA, "Share of patches drawn where rare classes are; default 0.5.")
+        float | None, option(_DATA, "Share of patches drawn where rare classes are; default 0.5.")
     ] = None,
     scaling: Annotated[
-        str | None, _option(_DATA, "How values become the network's input.", metavar="dataset|unit")
+        str | None, option(_DATA, "How values become the network's input.", metavar="dataset|unit")
     ] = None,
     value_window: Annotated[
-        str | None, _option(_DATA, "Values that matter, as in radiology; others are clipped.", metavar="CENTRE,WIDTH")
+        str | None, option(_DATA, "Values that matter, as in radiology; others are clipped.", metavar="CENTRE,WIDTH")
     ] = None,
     augment: Annotated[
         str | None,
-        _option(_DATA, "Strengths, such as hue=0.1,cutmix=0.3,elastic=0; or none.", metavar="none|NAME=VALUE,..."),
+        option(_DATA, "Strengths, such as hue=0.1,cutmix=0.3,elastic=0; or none.", metavar="none|NAME=VALUE,..."),
     ] = None,
-    threads: Annotated[int | None, _option(_DATA, "Threads that read and augment ahead; default 2.")] = None,
-    steps: Annotated[int | None, _option(_LENGTH, "Steps in all; default 2000.")] = None,
+    threads: Annotated[int | None, option(_DATA, "Threads that read and augment ahead; default 2.")] = None,
+    steps: Annotated[int | None, option(_LENGTH, "Steps in all; default 2000.")] = None,
     minutes: Annotated[
-        float | None, _option(_LENGTH, "Wall-clock limit; schedules follow it (then not exactly repeatable).")
+        float | None, option(_LENGTH, "Wall-clock limit; schedules follow it (then not exactly repeatable).")
     ] = None,
     steps_per_epoch: Annotated[
-        int | None, _option(_LENGTH, "Steps between two validations and checkpoints; default 100.")
+        int | None, option(_LENGTH, "Steps between two validations and checkpoints; default 100.")
     ] = None,
     validation_share: Annotated[
-        float | None, _option(_LENGTH, "Work of validating over that of training, at most; default 0.05.")
+        float | None, option(_LENGTH, "Work of validating over that of training, at most; default 0.05.")
     ] = None,
-    patience: Annotated[int | None, _option(_LENGTH, "Stop after so many validations without a better one.")] = None,
+    patience: Annotated[int | None, option(_LENGTH, "Stop after so many validations without a better one.")] = None,
     loss: Annotated[
-        str | None, _option(_LOSS, "Sum of ce, dice, focal, tversky, boundary; default ce+dice.", metavar="SUM")
+        str | None, option(_LOSS, "Sum of ce, dice, focal, tversky, boundary; default ce+dice.", metavar="SUM")
     ] = None,
     class_weights: Annotated[
-        str | None, _option(_LOSS, "One weight per class in cross-entropy.", metavar="balanced|LIST")
+        str | None, option(_LOSS, "One weight per class in cross-entropy.", metavar="balanced|LIST")
     ] = None,
-    label_smoothing: Annotated[float | None, _option(_LOSS, "Of cross-entropy; default 0.")] = None,
-    focal_alpha: Annotated[float | None, _option(_LOSS, "Weight of the foreground in the focal loss.")] = None,
-    focal_gamma: Annotated[float | None, _option(_LOSS, "Of the focal loss; default 2.")] = None,
-    tversky_beta: Annotated[float | None, _option(_LOSS, "Weight of false negatives; default 0.7.")] = None,
-    optimizer: Annotated[str | None, _option(_LEARNING, "adamw (default) or adam.", metavar="adamw|adam")] = None,
-    rate: Annotated[float | None, _option(_LEARNING, "Highest learning rate; default 0.001.")] = None,
-    encoder_rate: Annotated[float | None, _option(_LEARNING, "Rate of the encoder, as a share; default 1.")] = None,
+    label_smoothing: Annotated[float | None, option(_LOSS, "Of cross-entropy; default 0.")] = None,
+    focal_alpha: Annotated[float | None, option(_LOSS, "Weight of the foreground in the focal loss.")] = None,
+    focal_gamma: Annotated[float | None, option(_LOSS, "Of the focal loss; default 2.")] = None,
+    tversky_beta: Annotated[float | None, option(_LOSS, "Weight of false negatives; default 0.7.")] = None,
+    optimizer: Annotated[str | None, option(_LEARNING, "adamw (default) or adam.", metavar="adamw|adam")] = None,
+    rate: Annotated[float | None, option(_LEARNING, "Highest learning rate; default 0.001.")] = None,
+    encoder_rate: Annotated[float | None, option(_LEARNING, "Rate of the encoder, as a share; default 1.")] = None,
     schedule: Annotated[
-        str | None, _option(_LEARNING, "cosine (default), plateau, step, constant.", metavar="NAME")
+        str | None, option(_LEARNING, "cosine (default), plateau, step, constant.", metavar="NAME")
     ] = None,
-    warmup: Annotated[int | None, _option(_LEARNING, "Steps over which the rate rises; default 50.")] = None,
-    step_epochs: Annotated[int | None, _option(_LEARNING, "Epochs between falls of 'step'; default 10.")] = None,
+    warmup: Annotated[int | None, option(_LEARNING, "Steps over which the rate rises; default 50.")] = None,
+    step_epochs: Annotated[int | None, option(_LEARNING, "Epochs between falls of 'step'; default 10.")] = None,
     plateau_epochs: Annotated[
-        int | None, _option(_LEARNING, "Validations without a better one before 'plateau' falls; default 3.")
+        int | None, option(_LEARNING, "Validations without a better one before 'plateau' falls; default 3.")
     ] = None,
-    fall: Annotated[float | None, _option(_LEARNING, "What a fall leaves of the rate; default 0.3.")] = None,
-    weight_decay: Annotated[float | None, _option(_LEARNING, "Of kernels, decoupled; default 0.01.")] = None,
-    clip: Annotated[float | None, _option(_LEARNING, "Largest norm of all gradients; default 1.")] = None,
-    accumulate: Annotated[int | None, _option(_LEARNING, "Batches per update; default 1.")] = None,
+    fall: Annotated[float | None, option(_LEARNING, "What a fall leaves of the rate; default 0.3.")] = None,
+    weight_decay: Annotated[float | None, option(_LEARNING, "Of kernels, decoupled; default 0.01.")] = None,
+    clip: Annotated[float | None, option(_LEARNING, "Largest norm of all gradients; default 1.")] = None,
+    accumulate: Annotated[int | None, option(_LEARNING, "Batches per update; default 1.")] = None,
     ema: Annotated[
-        float | None, _option(_LEARNING, "Decay of the weights' running mean, which is then saved; default 0: none.")
+        float | None, option(_LEARNING, "Decay of the weights' running mean, which is then saved; default 0: none.")
     ] = None,
     unfreeze: Annotated[
-        int | None, _option(_LEARNING, "Epochs between two encoder blocks that begin to learn; default 0: all learn.")
+        int | None, option(_LEARNING, "Epochs between two encoder blocks that begin to learn; default 0: all learn.")
     ] = None,
     precision: Annotated[
-        str | None, _option(_LEARNING, "Of the layers; default float32.", metavar="float32|bfloat16|float16")
+        str | None, option(_LEARNING, "Of the layers; default float32.", metavar="float32|bfloat16|float16")
     ] = None,
-    seed: Annotated[int | None, _option(_CONTROL, "Of everything random; default 1.")] = None,
-    panel_every: Annotated[int | None, _option(_CONTROL, "Validations between panels of examples; default 5.")] = None,
+    seed: Annotated[int | None, option(_CONTROL, "Of everything random; default 1.")] = None,
+    panel_every: Annotated[int | None, option(_CONTROL, "Validations between panels of examples; default 5.")] = None,
     config: Annotated[
-        Path | None, _option(_CONTROL, "Options from a TOML file; the command line wins.", metavar="FILE.toml")
+        Path | None, option(_CONTROL, "Options from a TOML file; the command line wins.", metavar="FILE.toml")
     ] = None,
-    overwrite: Annotated[bool | None, _option(_CONTROL, "Start anew in the folder.", "--overwrite")] = None,
-    as_json: Annotated[bool, _option(_CONTROL, "Print the report as JSON.", "--json")] = False,
-    quiet: Annotated[bool, _option(_CONTROL, "Print errors only.", "--quiet", "-q")] = False,
-    verbose: Annotated[bool, _option(_CONTROL, "Print tracebacks.", "--verbose", "-v")] = False,
+    overwrite: Annotated[bool | None, option(_CONTROL, "Start anew in the folder.", "--overwrite")] = None,
+    as_json: Annotated[bool, option(_CONTROL, "Print the report as JSON.", "--json")] = False,
+    quiet: Annotated[bool, option(_CONTROL, "Print errors only.", "--quiet", "-q")] = False,
+    verbose: Annotated[bool, option(_CONTROL, "Print tracebacks.", "--verbose", "-v")] = False,
 ) -> None:
     """Train a network on DATASET and write a model folder. The same command goes on with a training that stopped."""
     del verbose  # read by main
