@@ -3,7 +3,8 @@
 import errno
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from tileseg import schedule
 from tileseg.cluster import local_cluster
 from tileseg.errors import InputError
 from tileseg.ledger import BlockRecord
-from tileseg.schedule import run_on_cluster, run_serially
+from tileseg.schedule import run_feed, run_on_cluster, run_serially
 from tileseg.window import Window
 
 
@@ -98,6 +99,45 @@ def test_all_blocks_once(client, tmp_path, monkeypatch, serial) -> None:
     failures, done, tries = run(None if serial else client, fine, tmp_path, monkeypatch)
     assert (failures, done) == ([], list(range(12)))
     assert set(tries.values()) == {1}
+
+
+def quick(job: SimpleNamespace, index: int) -> BlockRecord:
+    return BlockRecord(index, len(job.plan))
+
+
+def test_short_blocks_are_submitted_many_at_a_time(client, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(schedule, "segment_block", quick)
+    submit, sizes, made, records = client.map, [], job(tmp_path, 500), []
+    monkeypatch.setattr(
+        client, "map", lambda work, blocks, **how: sizes.append(len(blocks)) or submit(work, blocks, **how)
+    )
+    assert run_on_cluster(client, made, range(500), records.append, threading.Event()) == []
+    assert sorted(record.index for record in records) == list(range(500))
+    assert sizes[0] == 2 * client.slots  # until it is known that they are short
+    assert max(sizes) > 2 * client.slots
+    assert sum(sizes) == 500
+
+
+def test_what_is_ready_is_computed_while_the_next_run_is_waited_for(client, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(schedule, "segment_block", fine)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first, second = job(tmp_path / "first", 3), job(tmp_path / "second", 2)
+    done: list[tuple[str, int]] = []
+
+    def feed() -> Iterator[tuple[SimpleNamespace, Sequence[int]]]:
+        yield first, range(3)
+        end = time.monotonic() + 60
+        while len(list(first.folder.glob("*.tries"))) < 3:
+            assert time.monotonic() < end, "they wait for the second run"
+            time.sleep(0.02)
+        yield second, range(2)
+
+    def on_done(job: SimpleNamespace, record: BlockRecord) -> None:
+        done.append((job.folder.name, record.index))
+
+    run_feed(client, feed(), on_done, lambda *failure: pytest.fail(str(failure)), threading.Event())
+    assert sorted(done) == [("first", 0), ("first", 1), ("first", 2), ("second", 0), ("second", 1)]
 
 
 def test_passing_trouble_is_tried_again(client, tmp_path, monkeypatch) -> None:

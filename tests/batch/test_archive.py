@@ -4,6 +4,7 @@ import csv
 import hashlib
 import itertools
 import json
+import os
 import threading
 import time
 from dataclasses import replace
@@ -206,6 +207,39 @@ def test_a_scene_that_somebody_else_works_on_is_left_to_them(whole, model, tmp_p
     assert statuses(report) == ["done", "done", "locked", "done"]
     assert report.exit_code == 1
     assert time.monotonic() - begun < 60
+
+
+def test_what_somebody_held_who_died_meanwhile_is_taken_over(whole, model, tmp_path, monkeypatch) -> None:
+    scenes, undisturbed = whole
+    for name, seconds in (("BEAT", 0.1), ("EXPIRES", 2.0), ("_WATCH", 0.4)):
+        monkeypatch.setattr(f"tileseg.lease.{name}", seconds)
+    folder = tmp_path / "out" / "scene1.tileseg"
+    held = folder / ".state" / "lease-000003"
+    held.parent.mkdir(parents=True)
+    held.write_text(json.dumps({"process": 7, "host": "elsewhere", "boot": "another"}))
+    died = threading.Event()
+
+    class Witness(Notes):
+        def scene(self, result: SceneResult) -> None:
+            super().scene(result)
+            if result.status == "locked" and not died.is_set():
+                time.sleep(0.3)  # it lives on for a while after it was seen
+                died.set()
+
+    def live() -> None:
+        while not died.wait(0.05):
+            os.utime(held)
+
+    owner, notes = threading.Thread(target=live), Witness()
+    owner.start()
+    try:
+        report = run_batch(spec(scenes, tmp_path / "out", model), notes)
+    finally:
+        died.set()
+        owner.join()
+    assert next(result.status for result in notes.results if "scene1" in result.scene) == "locked"
+    assert statuses(report) == ["done"] * 4
+    assert delivered(folder) == delivered(undisturbed.folder / "scene1.tileseg")
 
 
 def test_other_options_are_refused_unless_told(whole, model, tmp_path) -> None:

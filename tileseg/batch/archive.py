@@ -236,6 +236,8 @@ class _Batch:
         """Take over what another process held and let go of. One that is alive is left alone."""
         deadline = time.monotonic() + 2 * lease.EXPIRES
         busy: set[str] = set()
+        for entry in self._with_status("locked"):
+            lease.alive(self._spec.out / entry.folder / STATE)  # what moved before now does not say who lives now
         while not self._stop.is_set() and time.monotonic() < deadline:
             locked = [entry for entry in self._with_status("locked") if entry.folder not in busy]
             for entry in locked:
