@@ -106,9 +106,10 @@ def run_feed_serially(
 def run_on_cluster(
     client: Workers, job: Job, pending: Sequence[int], on_done: Callable[[BlockRecord], None], stop: threading.Event
 ) -> list[BlockFailure]:
-    """Compute the blocks of one run on a cluster. At most a few per worker thread are submitted at a time.
+    """Compute the blocks of one run on a cluster.
 
-    When ``stop`` is set nothing more is submitted, and what runs is waited for.
+    At most a few per worker thread are submitted at a time, or as many as are done in half a second. When ``stop`` is
+    set nothing more is submitted, and what runs is waited for.
     """
     failures: list[BlockFailure] = []
     feed = iter([(job, pending)])
