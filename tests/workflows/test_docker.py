@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from archives import delivered, draw_archive
+from distributed import Client
 from fakes import save_tiny
 
 REPOSITORY = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def started(command: list[str], log: Path) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(300)
 
 
 @pytest.mark.slow
@@ -136,10 +136,16 @@ def test_the_commands_of_the_compose_file_compute_scenes(tmp_path) -> None:
         "DASK_SCHEDULER_ADDRESS": f"tcp://127.0.0.1:{port}",
     }
     assert services["tileseg"]["environment"] == {"DASK_SCHEDULER_ADDRESS": "tcp://scheduler:8786"}
+    check = services["worker"]["healthcheck"]["test"][1:]
+    assert f":{8786:04X} 01" in check
+    check = [word.replace(f"{8786:04X}", f"{port:04X}") for word in check]
     with ExitStack() as stack:
         for name in ("scheduler", "worker"):
+            assert subprocess.run(check, check=False).returncode == 1
             stack.enter_context(started(words(services[name], port), tmp_path / f"{name}.log"))
-            time.sleep(0.5)
+        with Client(f"tcp://127.0.0.1:{port}", timeout=300, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=300)
+        assert subprocess.run(check, check=False).returncode == 0  # as healthy as it says
         command = [BESIDE / "tileseg", "batch", *options, "--out", "results"]
         told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     logs = "\n".join((tmp_path / f"{name}.log").read_text()[-3000:] for name in ("scheduler", "worker"))

@@ -33,7 +33,8 @@ def place(tmp_path_factory) -> Path:
 def python(place: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ, "PREFECT_HOME": str(place / "home"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1", "PREFECT_LOGGING_COLORS": "false", "NO_COLOR": "1", "COLUMNS": "400",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300", "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_COLORS": "false", "NO_COLOR": "1", "COLUMNS": "400",
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=place, env=environment, capture_output=True, text=True, check=False
@@ -98,7 +99,7 @@ quick = nightly.segment.with_options(retry_delay_seconds=0)
 def tried():
     return quick(["scenes"], "nowhere", {}, return_state=True)
 
-with prefect_test_harness():
+with prefect_test_harness(server_startup_timeout=300):
     for error in (TilesegError, InputError, UsageError, ZeroDivisionError):
         nightly.run_batch = failing(error)
         assert tried(return_state=True).is_failed()
