@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from tileseg import hardware
 from tileseg.errors import InputError, TilesegError, UsageError
-from tileseg.ledger import write_atomic
 from tileseg.nn.card import check_archive, load_card
+from tileseg.place import Url
 from tileseg.scene import Scene
 from tileseg.segment import COMPUTE_THREADS, warm_up
+from tileseg.storage import at, write_atomic
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Needs:
     model: Path
     sha256: str
     """Of the model's file."""
-    folder: Path
+    folder: Path | Url
     """An output folder that exists, where the driver leaves a file for the workers to find."""
     memory: int
     """Bytes that a worker takes at its peak."""
@@ -84,21 +85,28 @@ def resource_of(client: Client) -> str:
 
 
 @contextmanager
-def left_behind(folder: Path, token: str) -> Iterator[Path]:
+def left_behind(folder: Path | Url, token: str) -> Iterator[Path | Url]:
     """A file in the output folder that workers must find. Raises OSError where it cannot be written."""
     path = folder / f"shared-{token}"
     write_atomic(path, token)
     try:
         yield path
     finally:
-        path.unlink(missing_ok=True)
+        at(path).remove()
 
 
 class Admission:
     """Asks workers as they come, and lets in those that fit. Its coroutines run in the client's event loop."""
 
     def __init__(
-        self, client: Client, needs: Needs, token: Path, *, ours: bool, patience: float, tell: Callable[[str], None]
+        self,
+        client: Client,
+        needs: Needs,
+        token: Path | Url,
+        *,
+        ours: bool,
+        patience: float,
+        tell: Callable[[str], None],
     ) -> None:
         """``ours``: the workers were started for this run, so Ctrl-C is the driver's business and memory is kept.
 
@@ -235,7 +243,7 @@ def _minor(version: str) -> str:
 # --- What follows runs on the workers ------------------------------------------------------------------------------
 
 
-async def look(needs: Needs, token: Path, dask_worker: Any) -> Answer:
+async def look(needs: Needs, token: Path | Url, dask_worker: Any) -> Answer:
     """Look around on this worker: files, memory, GPUs."""
     state = dask_worker.state
     marked = int(state.total_resources.get(RESOURCE, 0))
@@ -244,16 +252,16 @@ async def look(needs: Needs, token: Path, dask_worker: Any) -> Answer:
     return Answer(socket.gethostname(), bool(marked), marked or min(state.nthreads, IN_FLIGHT), gpus, problem)
 
 
-def _problem(needs: Needs, token: Path, gpus: tuple[str, ...]) -> TilesegError | None:
-    if not _found(token):
-        return UsageError(
-            f"{needs.folder}: the output is not shared: what the driver wrote there is not to be seen from here; "
-            "choose an --out that all workers see under the same path"
-        )
+def _problem(needs: Needs, token: Path | Url, gpus: tuple[str, ...]) -> TilesegError | None:
     try:
+        if not _found(token):
+            return UsageError(
+                f"{needs.folder}: the output is not shared: what the driver wrote there is not to be seen from here; "
+                "choose an --out that all workers see under the same path"
+            )
         probe = token.with_name(f"{token.name}-{socket.gethostname()}-{os.getpid()}")
         write_atomic(probe, "")
-        probe.unlink()
+        at(probe).remove()
     except OSError as error:
         return UsageError(f"{needs.folder}: cannot be written from here: {error.strerror or error}")
     try:
@@ -278,9 +286,9 @@ def _problem(needs: Needs, token: Path, gpus: tuple[str, ...]) -> TilesegError |
     return None
 
 
-def _found(token: Path) -> bool:
+def _found(token: Path | Url) -> bool:
     deadline = time.monotonic() + _SHARED_SECONDS
-    while not token.is_file():
+    while not at(token).exists():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)

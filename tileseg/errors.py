@@ -23,6 +23,10 @@ class InputError(TilesegError):
     exit_code = 42
 
 
+class Unreachable(TilesegError, OSError):
+    """A server fails or does not answer: trying again may help."""
+
+
 class LockedError(TilesegError):
     """Another process is working on the same output folder."""
 

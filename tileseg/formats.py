@@ -1,7 +1,8 @@
 """Which raster files may be opened, and by which GDAL driver: decided from the file itself, before GDAL sees it.
 
 GDAL picks a driver by trying them all, so a text file called ``.tif`` may be a virtual raster that reads any file
-or address. Here the first bytes choose the one driver, and a virtual raster may only reach into its own folder.
+or address. Here the first bytes choose the one driver, and a virtual raster may only reach into its own folder. Of
+files on a server, only those that need no other files beside them are read.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from tileseg.errors import InputError
+from tileseg.errors import InputError, Unreachable
+from tileseg.place import Url, is_address
+from tileseg.storage import Refused, Stamp, at
 
 DRIVERS = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "BMP", "WEBP", "HFA", "ENVI", "NITF", "GPKG", "VRT")
 """GDAL drivers that tileseg uses (a Cloud-Optimised GeoTIFF is a GTiff)."""
+_OF_ONE_FILE = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "BMP", "WEBP", "HFA", "NITF")
+"""Those that are used for files on a server."""
+_GDAL_NAMES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
+"""Scheme -> GDAL's file system; web servers are /vsicurl/."""
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"II*\0", "GTiff"),
@@ -46,19 +53,35 @@ class Source:
     """What GDAL is asked to open: an absolute path, or a sub-dataset of one."""
     driver: str
     """The one driver that may open it."""
-    files: tuple[Path, ...]
+    files: tuple[Path | Url, ...]
     """The files that it consists of: itself first, then what a virtual raster refers to."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether it lies on a server."""
+        return isinstance(self.files[0], Url)
 
-def identify(path: str | Path) -> Source:
+    def stamps(self) -> list[Stamp]:
+        """What is different when a file is: size, time of change, ETag. Raises InputError where one is gone."""
+        try:
+            return [at(file).stamp() for file in self.files]
+        except (Refused, Unreachable):
+            raise
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read any more: {error.strerror}") from error
+
+
+def identify(path: str | Path | Url) -> Source:
     """Find the driver of a raster file, or of a sub-dataset such as ``GTIFF_DIR:2:scene.tif``.
 
-    Raises InputError: remote, missing, not a file, not readable, of another format, or a virtual raster that
-    reaches outside its folder.
+    Raises InputError: missing, not a file, not readable, of another format, or a virtual raster that reaches outside
+    its folder; Unreachable where a server fails.
     """
     text = str(path)
+    if isinstance(path, Url) or is_address(text):
+        return _on_server(path)
     if text.startswith(("/vsi", "\\vsi")) or "://" in text:
-        raise InputError(f"{text}: only files on this machine are read; download it first, or mount it")
+        raise InputError(f"{text}: not a path or an address that is read; expected s3://, gs://, az:// or https://")
     match = _SUBDATASET.fullmatch(text)
     if match is None or Path(text).exists():
         file = Path(text).absolute()
@@ -72,6 +95,26 @@ def identify(path: str | Path) -> Source:
         raise InputError(f"{text}: {inner} is no {wanted.removesuffix('_DIR')} file, so it has no such sub-dataset")
     name = f"GTIFF_DIR:{match['page']}:{file}" if match["tif"] else f"GPKG:{file}:{match['table']}"
     return Source(name, driver, files)
+
+
+def _on_server(path: str | Path | Url) -> Source:
+    """A file on an object store or a web server."""
+    url = path if isinstance(path, Url) else Url.parse(str(path))
+    try:
+        head = at(url).read(_HEAD)
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: {error.strerror}; check the address") from None
+    if not head:
+        raise InputError(f"{url}: is empty (0 bytes); expected a raster file")
+    driver = _magic(head)
+    if driver is None or driver not in _OF_ONE_FILE:
+        raise InputError(
+            f"{url}: is no raster that is read from a server; expected a Cloud-Optimised GeoTIFF, or JPEG, PNG, "
+            "JPEG 2000, BMP, WebP, Erdas Imagine or NITF; download or convert it"
+        )
+    if url.scheme in _GDAL_NAMES:
+        return Source(f"{_GDAL_NAMES[url.scheme]}{url.bucket}/{url.key}", driver, (url,))
+    return Source(f"/vsicurl/{url}{'?' if url.query else ''}{url.query}", driver, (url,))
 
 
 def _inspect(file: Path, shown: str, parents: tuple[Path, ...]) -> tuple[str, tuple[Path, ...]]:
@@ -104,14 +147,18 @@ def _head(file: Path, shown: str) -> bytes:
     return head
 
 
-def _signature(file: Path, head: bytes) -> str | None:
+def _magic(head: bytes) -> str | None:
     for magic, driver in _SIGNATURES:
         if head.startswith(magic):
             return driver
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    if b"<VRTDataset" in head:
-        return "VRT"
+    return "VRT" if b"<VRTDataset" in head else None
+
+
+def _signature(file: Path, head: bytes) -> str | None:
+    if (driver := _magic(head)) is not None:
+        return driver
     if file.suffix != ".hdr" and any(_is_envi(h) for h in (Path(f"{file}.hdr"), file.with_suffix(".hdr"))):
         return "ENVI"
     return None

@@ -9,6 +9,9 @@ other machines of it, so the holder also owns a file ``lease-<number>``, whose t
 The highest number holds the folder. Numbers only grow, so whoever was asleep in between finds a higher one and steps
 back. A lease counts as dead when its time is old by the clock of the file system (not that of any machine), and did
 not move while it was watched by the watcher's own clock.
+
+On object stores there are leases only, created and renewed by conditional writes. A holder that died on this machine
+is known by its process number, so that nobody has to wait for its lease.
 """
 
 from __future__ import annotations
@@ -24,8 +27,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tileseg.errors import LockedError
+from tileseg.place import Url
+from tileseg.storage import Stamp, at
 
 BEAT = 10.0
 """Seconds between renewals."""
@@ -36,50 +42,38 @@ _WATCH = 2 * BEAT
 
 _NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
-_seen: dict[Path, tuple[int, float]] = {}
-"""Lease -> its time at the last look, and when it was first seen so by our clock."""
+_seen: dict[Path | Url, tuple[Stamp, float]] = {}
+"""Lease -> its stamp at the last look, and when it was first seen so by our clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    path: Path
+    path: Path | Url
     number: int
 
     @property
     def owner(self) -> dict[str, Any]:
         """Who made it; empty while it is being written."""
         try:
-            return dict(json.loads(self.path.read_text(encoding="utf-8")))
+            return dict(json.loads(at(self.path).read()))
         except (OSError, ValueError):
             return {}
 
-    @property
-    def time(self) -> int:
-        """When it was renewed (nanoseconds, the file system's clock)."""
-        # Opened, because network file systems ask the server only then.
-        with self.path.open("rb") as file:
-            return os.fstat(file.fileno()).st_mtime_ns
-
 
 @contextmanager
-def hold(folder: Path, lost: Callable[[], None] | None = None) -> Iterator[None]:
+def hold(folder: Path | Url, lost: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a folder for this process.
 
     ``lost``: called (in another thread) when somebody else has taken the folder, because this process stood still for
     longer than the lease; then LockedError is raised at the end. Raises LockedError, naming the holder, at once or,
     where the holder seems to be dead, after watching it for some seconds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        mine = _take(folder, kernel=_flock(folder, handle))
-        with _Heart(mine, lost):
-            yield
-    finally:
-        os.close(handle)
+    at(folder).make_folder()
+    with _kernel(folder) as kernel, _Heart(_take(folder, kernel=kernel), lost):
+        yield
 
 
-def alive(folder: Path) -> bool | None:
+def alive(folder: Path | Url) -> bool | None:
     """Whether somebody holds a folder: True if the lease was renewed since the last look, None if that is not sure."""
     lease = _highest(folder)
     if lease is None or lease.owner.get("released"):
@@ -93,8 +87,20 @@ def alive(folder: Path) -> bool | None:
     return False if look.still > EXPIRES + _WATCH else None
 
 
-def _flock(folder: Path, handle: int) -> bool:
+@contextmanager
+def _kernel(folder: Path | Url) -> Iterator[bool]:
     """Whether the kernel keeps the lock. Raises LockedError where another process of this machine has it."""
+    if isinstance(folder, Url):
+        yield False
+        return
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield _flock(folder, handle)
+    finally:
+        os.close(handle)
+
+
+def _flock(folder: Path, handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -106,37 +112,32 @@ def _flock(folder: Path, handle: int) -> bool:
     return True
 
 
-def _take(folder: Path, *, kernel: bool) -> _Lease:
+def _take(folder: Path | Url, *, kernel: bool) -> _Lease:
     """Create the next lease. ``kernel``: flock is ours, so no other process of this machine is alive with it."""
     before = _highest(folder)
     if before is not None:
         owner = before.owner
-        gone = owner.get("released") or (kernel and owner.get("boot") == _boot())
+        gone = owner.get("released") or (kernel and owner.get("boot") == _boot()) or _died(owner)
         if not gone and not _expired(folder, before):
             raise _locked(folder)
     number = 1 if before is None else before.number + 1
     mine = _Lease(folder / f"lease-{number:06d}", number)
     try:
-        os.close(os.open(mine.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        _write(mine.path, {**_me(), "token": uuid4().hex}, new=True)
     except FileExistsError:
         raise _locked(folder) from None
     after = _highest(folder)
     if after is not None and after.number > mine.number:
-        mine.path.unlink(missing_ok=True)
+        at(mine.path).remove()
         raise _locked(folder)
-    try:
-        _write(mine.path, _me())
-    except OSError:
-        mine.path.unlink(missing_ok=True)  # without an owner's name it would have to expire
-        raise
     for lease in _leases(folder):
         if lease.number < mine.number:
-            lease.path.unlink(missing_ok=True)
+            at(lease.path).remove()
             _seen.pop(lease.path, None)
     return mine
 
 
-def _expired(folder: Path, lease: _Lease) -> bool:
+def _expired(folder: Path | Url, lease: _Lease) -> bool:
     """Whether a lease's owner is dead. Where it seems so, watches it for some seconds to be sure."""
     try:
         look = _look_at(lease)
@@ -166,22 +167,22 @@ class _Look:
 
 
 def _look_at(lease: _Lease) -> _Look:
-    now = lease.time
+    stamp = at(lease.path).stamp()
     before = _seen.get(lease.path)
-    if before is None or before[0] != now:
-        _seen[lease.path] = (now, time.monotonic())
-        return _Look(now, 0.0, moved=before is not None)
-    return _Look(now, time.monotonic() - before[1], moved=False)
+    if before is None or before[0] != stamp:
+        _seen[lease.path] = (stamp, time.monotonic())
+        return _Look(stamp[1], 0.0, moved=before is not None)
+    return _Look(stamp[1], time.monotonic() - before[1], moved=False)
 
 
-def _now(folder: Path) -> int:
+def _now(folder: Path | Url) -> int:
     """The file system's clock in nanoseconds: machines may disagree about the time."""
-    probe = folder / f".clock-{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}"
+    probe = at(folder / f".clock-{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}")
     try:
-        with probe.open("wb") as file:
-            return os.fstat(file.fileno()).st_mtime_ns
+        probe.write(b"")
+        return probe.stamp()[1]
     finally:
-        probe.unlink(missing_ok=True)
+        probe.remove()
 
 
 class _Heart:
@@ -191,6 +192,7 @@ class _Heart:
         self._lease, self._tell = lease, tell
         self._stop = threading.Event()
         self.lost = False
+        self._beats = 0
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def __enter__(self) -> None:
@@ -218,7 +220,8 @@ class _Heart:
                 self._renew()
 
     def _renew(self) -> None:
-        os.utime(self._lease.path)
+        self._beats += 1
+        at(self._lease.path).renew(json.dumps({**_me(), "beat": self._beats}).encode())
 
     def _look(self) -> None:
         with suppress(OSError):
@@ -226,27 +229,56 @@ class _Heart:
             self.lost = self.lost or (highest is not None and highest.number > self._lease.number)
 
 
-def _leases(folder: Path) -> Iterator[_Lease]:
-    for path in folder.glob("lease-*"):
-        if (number := path.name.removeprefix("lease-")).isdigit():
-            yield _Lease(path, int(number))
+def _leases(folder: Path | Url) -> Iterator[_Lease]:
+    for name in at(folder).listed()[0]:
+        if name.startswith("lease-") and (number := name.removeprefix("lease-")).isdigit():
+            yield _Lease(folder / name, int(number))
 
 
-def _highest(folder: Path) -> _Lease | None:
+def _highest(folder: Path | Url) -> _Lease | None:
     return max(_leases(folder), key=lambda lease: lease.number, default=None)
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(json.dumps(value), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(path: Path | Url, value: dict[str, Any], *, new: bool = False) -> None:
+    write = at(path).create if new else at(path).write
+    write(json.dumps(value).encode())
 
 
 def _me() -> dict[str, Any]:
-    return {"process": os.getpid(), "host": os.uname().nodename, "boot": _boot()}
+    number = os.getpid()
+    return {
+        "process": number,
+        "host": os.uname().nodename,
+        "boot": _boot(),
+        "namespace": _namespace(),
+        "born": _born(number),
+    }
+
+
+def _died(owner: dict[str, Any]) -> bool:
+    """Whether a lease's owner was a process of this machine that is no more. False where that is not sure."""
+    born = owner.get("born")
+    if born is None or owner.get("boot") != _boot() or owner.get("namespace") != _namespace():
+        return False
+    return bool(_born(owner["process"]) != born)
+
+
+def _born(process: int) -> int | None:
+    """When a process was started (ticks since the kernel was): numbers are used again. None where there is none."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    state, *fields = text.rpartition(")")[2].split()
+    return None if state in "ZX" else int(fields[18])
+
+
+def _namespace() -> str:
+    """Names the set of process numbers: containers of one machine have their own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no file has that name
+    except OSError:
+        return ""
 
 
 def _boot() -> str:
@@ -257,7 +289,7 @@ def _boot() -> str:
         return os.uname().nodename
 
 
-def _locked(folder: Path) -> LockedError:
+def _locked(folder: Path | Url) -> LockedError:
     return LockedError(
         f"{folder.parent}: {_name(_highest(folder))} is working on this folder; wait for it, or choose another --out"
     )

@@ -9,7 +9,6 @@ nothing is forced to disk.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,8 @@ from typing import Any
 
 from tileseg.errors import TilesegError
 from tileseg.lease import hold
+from tileseg.place import Url
+from tileseg.storage import at, write_atomic
 
 
 class Superseded(TilesegError):
@@ -41,64 +42,74 @@ class BlockRecord:
 class Ledger:
     """The state folder of one run; picklable."""
 
-    root: Path
+    root: Path | Url
     begun: str = ""
     """Which beginning of the run in this folder is meant: ``begun`` of ``run.json``. Another one is none of ours."""
 
     @property
-    def run_file(self) -> Path:
+    def run_file(self) -> Path | Url:
         """Options and fingerprint of the run."""
         return self.root / "run.json"
 
-    def fragment(self, index: int) -> Path:
-        """Where the polygons of a block are kept until all blocks are done."""
-        return self.root / "fragments" / f"{index // 1000:06d}" / f"{index:09d}.npz"
+    @property
+    def fragments(self) -> Path | Url:
+        """Folder of the polygons of single blocks."""
+        return self.root / "fragments"
 
-    def _record(self, index: int) -> Path:
+    def fragment(self, index: int) -> Path | Url:
+        """Where the polygons of a block are kept until all blocks are done."""
+        return self.fragments / fragment_name(index)
+
+    def _record(self, index: int) -> Path | Url:
         return self.root / "done" / f"{index // 1000:06d}" / f"{index:09d}.json"
 
     def finish(self, record: BlockRecord) -> None:
         """Note a block as done: atomic, and after everything else of the block is written. Raises Superseded."""
         self.check()
         path = self._record(record.index)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        at(path.parent).make_folder()
         write_atomic(path, json.dumps(asdict(record)))
 
     def done(self) -> set[int]:
         """Indices of the finished blocks: one listing per thousand, no file is opened."""
-        return {int(path.stem) for path in (self.root / "done").glob("*/*.json")}
+        return _indices(self.root / "done", ".json")
 
     def take_back(self) -> None:
         """Remove the records of blocks whose polygons are gone, so that they are computed again."""
-        kept = {int(path.stem) for path in (self.root / "fragments").glob("*/*.npz")}
+        kept = _indices(self.fragments, ".npz")
         for index in self.done() - kept:
             if (record := self.record(index)) is not None and record.valid:
-                self._record(index).unlink(missing_ok=True)
+                at(self._record(index)).remove()
 
     def records(self) -> Iterator[BlockRecord]:
         """All records, by index."""
-        for path in sorted((self.root / "done").glob("*/*.json")):
-            yield _read(path)
+        for name, data in at(self.root / "done").contents():
+            if name.endswith(".json"):
+                yield _parse(data)
 
     def record(self, index: int) -> BlockRecord | None:
         """The record of a block, or None if it is not finished."""
         try:
-            return _read(self._record(index))
+            return _parse(at(self._record(index)).read())
         except FileNotFoundError:
             return None
 
     def read_run(self) -> dict[str, Any] | None:
         """Options and fingerprint of the run that the folder belongs to, or None."""
         try:
-            return json.loads(self.run_file.read_text())  # type: ignore[no-any-return]
-        except (OSError, ValueError):
+            text = at(self.run_file).read()
+        except FileNotFoundError:
+            return None
+        try:
+            return json.loads(text)  # type: ignore[no-any-return]
+        except ValueError:
             return None
 
     def check(self) -> None:
         """Raise Superseded if the folder was begun anew: a worker may outlive its driver by a block."""
         begun = ""
         with suppress(FileNotFoundError):
-            begun = json.loads(self.run_file.read_text()).get("begun", "")
+            begun = json.loads(at(self.run_file).read()).get("begun", "")
         if begun != self.begun:
             raise Superseded(f"{self.root.parent}: was begun anew by another process")
 
@@ -107,18 +118,17 @@ class Ledger:
         return hold(self.root, lost)
 
 
-def _read(path: Path) -> BlockRecord:
-    record = json.loads(path.read_text())
+def fragment_name(index: int) -> str:
+    """Name of a block's polygons within the ledger's folder of them."""
+    return f"{index // 1000:06d}/{index:09d}.npz"
+
+
+def _indices(folder: Path | Url, ending: str) -> set[int]:
+    """Of the blocks that have a file in a folder."""
+    names = (name for name in at(folder).names() if name.endswith(ending))
+    return {int(name.rpartition("/")[2].removesuffix(ending)) for name in names}
+
+
+def _parse(data: bytes) -> BlockRecord:
+    record = json.loads(data)
     return BlockRecord(record["index"], record["valid"], record["seconds"], tuple(record["notes"]))
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a small text file under a temporary name, then rename: readers see all of it or none."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise

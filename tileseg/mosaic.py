@@ -1,7 +1,8 @@
 """The Zarr group of a run: logits or probabilities, labels, and a pyramid of labels on the scene's grid.
 
 One block writes whole shards and nobody else writes them, so there are no locks. A shard is written to a
-temporary name and renamed (by Zarr's local store), so a killed writer leaves an old shard, a new one or none.
+temporary name and renamed (by Zarr's local store), or is one object that appears whole, so a killed writer leaves an
+old shard, a new one or none.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ import numpy.typing as npt
 import zarr
 from affine import Affine
 from zarr.codecs import BloscCodec
+from zarr.storage import ObjectStore
 
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.labels import CERTAIN, NODATA, Confidence, Labels, Logits, decide, decide_again, halve, probabilities
 from tileseg.nn.card import ClassInfo
+from tileseg.place import Url
 from tileseg.plan import Keep
+from tileseg.storage import ask, at, object_store
 from tileseg.window import Window, tile
 
 _CHUNK = 512
@@ -40,14 +44,14 @@ _SMALLEST_LEVEL = 256
 class Mosaic:
     """An opened mosaic; picklable, opened lazily in each process."""
 
-    path: Path
+    path: Path | Url
     thresholds: Mapping[int, float] | None = None
     """Class id -> probability from which a pixel gets it, instead of the stored labels."""
 
     @cached_property
     def _group(self) -> zarr.Group:
         try:
-            group = zarr.open_group(self.path, mode="r+", zarr_format=3)
+            group = ask(self.path, lambda: zarr.open_group(_store(self.path), mode="r+", zarr_format=3))
         except (FileNotFoundError, zarr.errors.GroupNotFoundError):
             raise InputError(f"{self.path}: not a mosaic of tileseg: expected a folder with zarr.json") from None
         if "tileseg" not in group.attrs:
@@ -94,9 +98,13 @@ class Mosaic:
         assert isinstance(member, zarr.Array)
         return member
 
-    def _for_writing(self, name: str) -> zarr.Array[Any]:
+    def _read(self, name: str, where: tuple[slice, ...]) -> npt.NDArray[Any]:
+        return ask(self.path, lambda: np.asarray(self._array(name)[where]))
+
+    def _write(self, name: str, where: tuple[slice, ...], data: npt.NDArray[Any]) -> None:
         # Not looking for chunks without data: comparing with the fill value takes about as long as compressing.
-        return self._array(name).with_config({"write_empty_chunks": True})
+        array = ask(self.path, lambda: self._array(name)).with_config({"write_empty_chunks": True})
+        ask(self.path, lambda: array.__setitem__(where, data))
 
     def with_thresholds(self, texts: Sequence[str]) -> Mosaic:
         """The mosaic read with thresholds such as ``building=0.7`` (name or id). Raises UsageError."""
@@ -126,29 +134,30 @@ class Mosaic:
         """Write the whole shards of one block: (class, y, x) logits or None (labels only), (y, x) labels."""
         rows, cols = core.slices
         if self.keep == "logits" and logits is not None:
-            self._for_writing("logits")[:, rows, cols] = logits
+            self._write("logits", (slice(None), rows, cols), logits)
         elif self.keep == "probabilities" and logits is not None:
-            self._for_writing("probabilities")[:, rows, cols] = probabilities(logits)
-        self._for_writing("labels")[rows, cols] = labels
+            self._write("probabilities", (slice(None), rows, cols), probabilities(logits))
+        self._write("labels", (rows, cols), labels)
         for level in self._levels_of_blocks:
             labels = halve(labels)
             row, col = core.row_off // level, core.col_off // level
-            array = self._for_writing(f"overviews/{level}/labels")
-            array[row : row + labels.shape[0], col : col + labels.shape[1]] = labels
+            where = slice(row, row + labels.shape[0]), slice(col, col + labels.shape[1])
+            self._write(f"overviews/{level}/labels", where, labels)
 
     def finish_pyramid(self) -> None:
         """Fill the levels that single blocks cannot (a block is no whole number of their pixels)."""
         for level in self.levels:
             if level in self._levels_of_blocks:
                 continue
-            finer = self._array(f"overviews/{level // 2}/labels" if level > 2 else "labels")
+            finer = f"overviews/{level // 2}/labels" if level > 2 else "labels"
             coarser = self._array(f"overviews/{level}/labels")
             height, width = coarser.shape
             side = coarser.shards or coarser.chunks
             for part in tile(Window(0, 0, height, width), *side):
                 rows, cols = part.slices
-                source = finer[2 * rows.start : 2 * rows.stop, 2 * cols.start : 2 * cols.stop]
-                coarser[rows, cols] = halve(np.asarray(source, np.uint8))
+                source = slice(2 * rows.start, 2 * rows.stop), slice(2 * cols.start, 2 * cols.stop)
+                labels = halve(self._read(finer, source).astype(np.uint8, copy=False))
+                ask(self.path, partial(coarser.__setitem__, (rows, cols), labels))
 
     @cached_property
     def levels(self) -> tuple[int, ...]:
@@ -161,8 +170,7 @@ class Mosaic:
 
     def remove_partial(self) -> None:
         """Delete what killed writers left: temporary names only. No writer may be at work."""
-        for left in self.path.rglob("*.partial"):
-            left.unlink(missing_ok=True)
+        at(self.path).remove_partial()
 
     # --- Reading: a LabelSource ---------------------------------------------------------------------------------
 
@@ -172,7 +180,7 @@ class Mosaic:
         if self.thresholds and level == 1:
             return self._decide_again(window)[0]
         name = "labels" if level == 1 else f"overviews/{level}/labels"
-        return np.asarray(self._array(name)[rows, cols], np.uint8)
+        return self._read(name, (rows, cols)).astype(np.uint8, copy=False)
 
     def read_confidence(self, window: Window) -> Confidence | None:
         """(y, x) probability of the pixel's class in units of 1/65535; None where only labels are kept."""
@@ -184,13 +192,13 @@ class Mosaic:
         valid = self.read_labels(window) != NODATA
         if self.keep == "logits":
             return decide(self.read_logits(window), valid)[1]
-        chances = np.asarray(self._array("probabilities")[:, rows, cols])
+        chances = self._read("probabilities", (slice(None), rows, cols))
         return np.where(valid, chances.max(axis=0), np.uint16(0))
 
     def read_logits(self, window: Window) -> Logits:
         """(class, y, x) float16 logits of a window; NaN where nothing was computed."""
         rows, cols = window.slices
-        return np.asarray(self._array("logits")[:, rows, cols], np.float16)
+        return self._read("logits", (slice(None), rows, cols)).astype(np.float16, copy=False)
 
     def read_probabilities(self, window: Window) -> npt.NDArray[np.uint16]:
         """(class, y, x) probabilities of a window in units of 1/65535; 0 where nothing was computed.
@@ -200,23 +208,45 @@ class Mosaic:
         if self.keep == "logits":
             return probabilities(self.read_logits(window))
         rows, cols = window.slices
-        return np.asarray(self._array("probabilities")[:, rows, cols], np.uint16)
+        return self._read("probabilities", (slice(None), rows, cols)).astype(np.uint16, copy=False)
 
     def _decide_again(self, window: Window) -> tuple[Labels, Confidence]:
         rows, cols = window.slices
-        valid = np.asarray(self._array("labels")[rows, cols]) != NODATA
+        valid = self._read("labels", (rows, cols)) != NODATA
         return decide_again(self.read_probabilities(window), valid, self.thresholds or {})
 
 
 def create_mosaic(
-    path: Path, grid: Grid, block: tuple[int, int], classes: Sequence[ClassInfo], keep: Keep, provenance: dict[str, Any]
+    path: Path | Url,
+    grid: Grid,
+    block: tuple[int, int],
+    classes: Sequence[ClassInfo],
+    keep: Keep,
+    provenance: dict[str, Any],
 ) -> Mosaic:
     """Create an empty mosaic, replacing what is there: one shard per block, made of chunks.
 
     Georeferenced twice: CF grid mapping and coordinates for xarray and rioxarray, ``proj:`` and ``spatial:``
     attributes for readers of the Zarr conventions.
     """
-    group = zarr.open_group(path, mode="w", zarr_format=3)
+    ask(path, lambda: _create(_store(path), grid, block, classes, keep, provenance))
+    return Mosaic(path)
+
+
+def _store(path: Path | Url) -> Path | ObjectStore[Any]:
+    """What Zarr opens."""
+    return path if isinstance(path, Path) else ObjectStore(object_store(path))
+
+
+def _create(
+    store: Path | ObjectStore[Any],
+    grid: Grid,
+    block: tuple[int, int],
+    classes: Sequence[ClassInfo],
+    keep: Keep,
+    provenance: dict[str, Any],
+) -> None:
+    group = zarr.open_group(store, mode="w", zarr_format=3)
     levels = tuple(itertools.takewhile(lambda f: max(grid.height, grid.width) * 2 > _SMALLEST_LEVEL * f, _factors()))
     group.attrs.update(
         {
@@ -263,7 +293,6 @@ def create_mosaic(
         # Consolidated metadata is not yet in the Zarr v3 specification; xarray looks for it and warns without.
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(group.store)
-    return Mosaic(path)
 
 
 def _put_labels(group: zarr.Group, grid: Grid, shard: tuple[int, int], attributes: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import shutil
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -24,11 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg import hardware
-from tileseg.errors import BlocksFailed, InputError, Interrupted, UsageError, disk_full
-from tileseg.ledger import BlockRecord, Ledger, write_atomic
+from tileseg.errors import BlocksFailed, InputError, Interrupted, TilesegError, UsageError, disk_full
+from tileseg.ledger import BlockRecord, Ledger, fragment_name
 from tileseg.nn.card import ModelCard, Scaling, check_archive, file_sha256, load_card, resolve_model
+from tileseg.place import Url
 from tileseg.plan import Plan, make_plan
 from tileseg.spec import ALGORITHM, RunSpec, VectorFormat
+from tileseg.storage import at, write_atomic
 from tileseg.tta import View, nearby_scale, view_halo
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Prepared:
     """A run that is decided but not begun. Making it reads the scene's header, and loads no network."""
 
     spec: RunSpec
-    folder: Path
+    folder: Path | Url
     model: Path
     card: ModelCard
     scene: Scene
@@ -146,8 +147,8 @@ class Begun:
 class RunReport:
     """What a run gave."""
 
-    folder: Path
-    outputs: dict[str, Path]
+    folder: Path | Url
+    outputs: dict[str, Path | Url]
     """``mosaic``, ``labels``, ``quicklook``, ``summary`` and the vector formats."""
     blocks: int
     computed: int
@@ -356,9 +357,11 @@ def finished(prepared: Prepared) -> RunReport | None:
     """The report of a run that is finished and had the same options, or None. Raises UsageError where they differ."""
     path = prepared.folder / _SUMMARY
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+        text = at(path).read()
+    except FileNotFoundError:
         return None
+    try:
+        summary = json.loads(text)
     except ValueError:
         raise InputError(f"{path}: damaged; start anew with --overwrite") from None
     _same_or_refuse(prepared, summary["identity"])
@@ -416,12 +419,12 @@ def begin(prepared: Prepared, ledger: Ledger) -> Begun:
     return Begun(prepared, ledger, pending, len(done), preview)
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(folder: Path | Url) -> None:
     """Make the folder. Raises InputError where it cannot be written, OSError where the disk is full."""
     try:
-        (folder / STATE).mkdir(parents=True, exist_ok=True)
-        with (folder / STATE / "lock").open("a"):
-            pass
+        at(folder / STATE).check_writable()
+    except TilesegError:
+        raise
     except OSError as error:
         if disk_full(error):
             raise
@@ -458,22 +461,21 @@ def _claim(prepared: Prepared, ledger: Ledger) -> tuple[Prepared, Ledger]:
         {"model": prepared.card.name, "model_sha256": prepared.card.sha256, "merge": prepared.spec.merge},
     )
     chosen = {name: getattr(plan, name) for name in ("block", "tile", "step", "batch", "precision")}
-    ledger.run_file.parent.mkdir(parents=True, exist_ok=True)
+    at(ledger.root).make_folder()
     ledger = replace(ledger, begun=uuid4().hex)
     write_atomic(ledger.run_file, json.dumps({"identity": prepared.identity, "plan": chosen, "begun": ledger.begun}))
     return prepared, ledger
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path | Url) -> None:
     """Remove what an earlier run wrote, and nothing else; what says that it is finished goes first."""
     from tileseg.vectorize import vector_paths
 
-    for name in (_SUMMARY, f"{STATE}/run.json", _LABELS, f"{_LABELS}.aux.xml", _QUICKLOOK):
-        (folder / name).unlink(missing_ok=True)
-    for path in vector_paths(folder, get_args(VectorFormat)).values():
-        path.unlink(missing_ok=True)
+    vectors = (path.name for path in vector_paths(Path(), get_args(VectorFormat)).values())
+    for name in (_SUMMARY, f"{STATE}/run.json", _LABELS, f"{_LABELS}.aux.xml", _QUICKLOOK, *vectors):
+        at(folder / name).remove()
     for name in (_MOSAIC, f"{STATE}/done", f"{STATE}/fragments"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        at(folder / name).remove_tree()
 
 
 class Stopwatch:
@@ -660,19 +662,19 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
             stages[f"blocks: {stage}"] = stages.get(f"blocks: {stage}", 0.0) + spent
     listener.stage("labels, quicklook and polygons")
     mosaic.finish_pyramid()
-    with ThreadPoolExecutor(2) as pool:
-        labels = pool.submit(_timed, stages, "labels.tif", partial(_label_cog, prepared, mosaic))
-        picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, prepared, mosaic, begun.preview))
-        vectors = _timed(stages, "polygons", partial(_vectors, prepared, ledger, empty))
+    with at(folder).workspace() as desk, ThreadPoolExecutor(2) as pool:
+        labels = pool.submit(_timed, stages, "labels.tif", partial(_label_cog, prepared, mosaic, desk))
+        picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, prepared, mosaic, desk, begun.preview))
+        vectors = _timed(stages, "polygons", partial(_vectors, prepared, ledger, desk, empty))
         pixels = labels.result()
         picture.result()
     clock.lap("finish")
     wall = time.perf_counter() - clock.begun
-    outputs: dict[str, Path] = {
+    outputs: dict[str, Path | Url] = {
         "mosaic": folder / _MOSAIC,
         "labels": folder / _LABELS,
         "quicklook": folder / _QUICKLOOK,
-        **{str(form): path for form, path in vector_paths(folder, prepared.spec.formats).items()},
+        **{str(form): folder / path.name for form, path in vector_paths(Path(), prepared.spec.formats).items()},
         "summary": folder / _SUMMARY,
     }
     report = RunReport(
@@ -692,26 +694,28 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
     )
     ledger.check()
     write_atomic(folder / _SUMMARY, json.dumps(_summary(prepared, report), indent=2) + "\n")
-    shutil.rmtree(ledger.root / "fragments", ignore_errors=True)
+    at(ledger.fragments).remove_tree()
     return report
 
 
-def _vectors(prepared: Prepared, ledger: Ledger, empty: Container[int]) -> dict[str, int]:
+def _vectors(prepared: Prepared, ledger: Ledger, desk: Path, empty: Container[int]) -> dict[str, int]:
     """Polygons of all blocks, joined and written; how many of each class. ``empty``: blocks without any."""
     from tileseg.polygons.fragment import Fragment
     from tileseg.vectorize import finish, vector_paths
 
-    def load(index: int) -> Fragment | None:
-        return None if index in empty else Fragment.load(ledger.fragment(index))
+    with at(ledger.fragments).copied() as fragments:
 
-    return finish(
-        [block.core for block in prepared.plan],
-        load,
-        prepared.scene.grid,
-        {i: info.name for i, info in enumerate(prepared.card.classes)},
-        prepared.vectors,
-        vector_paths(prepared.folder, prepared.spec.formats),
-    ).counts
+        def load(index: int) -> Fragment | None:
+            return None if index in empty else Fragment.load(fragments / fragment_name(index))
+
+        return finish(
+            [block.core for block in prepared.plan],
+            load,
+            prepared.scene.grid,
+            {i: info.name for i, info in enumerate(prepared.card.classes)},
+            prepared.vectors,
+            vector_paths(desk, prepared.spec.formats),
+        ).counts
 
 
 def _timed(seconds: dict[str, float], name: str, part: Callable[[], T]) -> T:
@@ -722,7 +726,7 @@ def _timed(seconds: dict[str, float], name: str, part: Callable[[], T]) -> T:
         seconds[f"finish: {name}"] = time.perf_counter() - start
 
 
-def _label_cog(prepared: Prepared, mosaic: Mosaic) -> dict[str, int]:
+def _label_cog(prepared: Prepared, mosaic: Mosaic, desk: Path) -> dict[str, int]:
     """Write the label COG; pixels per class, counted on the way."""
     from tileseg.labels import Labels, count
     from tileseg.publish.cog import write_label_cog
@@ -737,11 +741,11 @@ def _label_cog(prepared: Prepared, mosaic: Mosaic) -> dict[str, int]:
         return labels
 
     cores = (block.core for block in prepared.plan)
-    write_label_cog(prepared.folder / _LABELS, prepared.scene.grid, classes, read, cores)
+    write_label_cog(desk / _LABELS, prepared.scene.grid, classes, read, cores)
     return {info.name: int(counts[i]) for i, info in enumerate(classes)}
 
 
-def _quicklook(prepared: Prepared, mosaic: Mosaic, preview: Future[npt.NDArray[np.uint8]]) -> None:
+def _quicklook(prepared: Prepared, mosaic: Mosaic, desk: Path, preview: Future[npt.NDArray[np.uint8]]) -> None:
     from tileseg.publish.quicklook import metres_per_pixel, write_quicklook
 
     plan, grid = prepared.plan, prepared.scene.grid
@@ -749,7 +753,7 @@ def _quicklook(prepared: Prepared, mosaic: Mosaic, preview: Future[npt.NDArray[n
     # The coarsest level that still has the picture's pixels.
     level = max(f for f in (1, *mosaic.levels) if f == 1 or min(s // f for s in plan.scene) >= min(rgb.shape[:2]))
     write_quicklook(
-        prepared.folder / _QUICKLOOK,
+        desk / _QUICKLOOK,
         prepared.spec.scene.name,
         rgb,
         mosaic.read_labels(grid.overview(level).extent, level),
@@ -804,6 +808,6 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "memory_bytes_per_worker": memory.worker,
         "max_memory_bytes": prepared.max_memory,
         "disk_bytes": plan.disk,
-        "disk_free_bytes": hardware.disk_free(prepared.folder),
+        "disk_free_bytes": hardware.disk_free(prepared.folder) if isinstance(prepared.folder, Path) else None,
         "output": str(prepared.folder),
     }

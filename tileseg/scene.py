@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import re
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,11 +30,14 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.session import DummySession
 from rasterio.vrt import WarpedVRT
 
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import InputError, Unreachable, UsageError
 from tileseg.formats import Source, identify
 from tileseg.grid import Grid
+from tileseg.place import Url
+from tileseg.storage import is_yes, patiently, s3_endpoint, silent_seconds
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -52,13 +58,24 @@ _OPEN_FILES = 32
 _SAME_TYPE = ("uint8", "int8", "uint16", "int16", "float32")
 _OTHER_TYPES = ("uint32", "int32", "uint64", "int64", "float16", "float64")
 
-_GDAL = {
+_GDAL: dict[str, Any] = {
     "GDAL_CACHEMAX": 256 << 20,  # bytes (rasterio's unit) over all threads: part of the projected memory
     "GDAL_NUM_THREADS": 1,  # several blocks are read at once already
     "GDAL_DISABLE_READDIR_ON_OPEN": True,  # world files and the like are still found, by name
     "GDAL_VRT_ENABLE_PYTHON": "NO",
     "GDAL_HTTP_MAX_RETRY": 0,
 }
+_SERVERS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # nor are files beside a scene asked for
+    "GDAL_HTTP_MAX_RETRY": 5,
+    "GDAL_HTTP_RETRY_DELAY": 0.2,  # seconds, doubled each time
+    "GDAL_HTTP_RETRY_CODES": "ALL",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 100,  # bytes per second
+    "CPL_VSIL_CURL_NON_CACHED": "/vsis3/:/vsigs/:/vsiaz/:/vsicurl/",  # once closed: it may have changed by then
+}
+"""On top of these for scenes on servers; where the environment says otherwise, it wins."""
+_SERVER_TROUBLE = re.compile(r"HTTP|curl|IReadBlock|read error|got \d+ bytes|connect|timed out|resolve", re.IGNORECASE)
+"""Complaints of GDAL that may be the server's fault."""
 
 # The scene's description says whether it has coordinates; the log gets GDAL's warnings, the terminal does not.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -104,8 +121,7 @@ class Scene:
         """
         if self.grid.extent.intersection(window) != window:
             raise UsageError(f"{window} is not inside the scene of {self.grid.height} x {self.grid.width} pixels")
-        with _reading(self.path, window), _handle(self) as handle:
-            pixels, valid = handle.read(window, (window.height, window.width))
+        pixels, valid = _read(self, window, (window.height, window.width))
         if fill is not None and not valid.all():
             pixels[~valid] = np.asarray(fill, pixels.dtype)
         return pixels, valid
@@ -150,7 +166,7 @@ def _pick(pixels: Pixels, rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int6
 
 
 def open_scene(
-    path: str | Path,
+    path: str | Path | Url,
     *,
     expected: int,
     bands: tuple[int, ...] | None = None,
@@ -164,15 +180,19 @@ def open_scene(
     instead. A scene that has only ground control points or RPCs is refused, or with ``warp`` read through a warp
     into UTM. Raises InputError in one line for whatever cannot be used.
     """
-    text = str(path)
     source = identify(path)
-    with _reading(text, None), _open(source) as dataset:
-        _check_header(text, source, dataset)
-        target = _georeference(text, dataset, warp)
-        if target is not None:
-            with _warped(dataset, target) as warped:
-                return _describe(text, source, warped, (expected, bands, names), target)
-        return _describe(text, source, dataset, (expected, bands, names), None)
+    text = str(source.files[0]) if source.remote else str(path)
+
+    def look() -> Scene:
+        with _reading(text, source, None), _open(source) as dataset:
+            _check_header(text, source, dataset)
+            target = _georeference(text, dataset, warp)
+            if target is not None:
+                with _warped(dataset, target) as warped:
+                    return _describe(text, source, warped, (expected, bands, names), target)
+            return _describe(text, source, dataset, (expected, bands, names), None)
+
+    return patiently(look)
 
 
 def statistics(scene: Scene) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -223,8 +243,7 @@ def overview_rgb(scene: Scene, max_size: int) -> npt.NDArray[np.uint8]:
     # Every n-th pixel, about twice as many as wanted, then averaged: GDAL's own averaging is five times slower.
     sampled = _scaled(height, width, min(1.0, 2 * max_size / longest))
     # Every stored tile is looked at once: none is worth keeping, but for the row of them at hand.
-    with _reading(scene.path, scene.grid.extent), rasterio.Env(GDAL_CACHEMAX=64 << 20), _handle(scene) as handle:
-        pixels, valid = handle.read(scene.grid.extent, sampled)
+    pixels, valid = _read(scene, scene.grid.extent, sampled, cache=64 << 20)
     shown = pixels[..., [0, 1, 2] if pixels.shape[-1] >= 3 else [0, 0, 0]]
     picture = shown if shown.dtype == np.uint8 else np.zeros(shown.shape, np.uint8)
     for band in range(3 if shown.dtype != np.uint8 and valid.any() else 0):
@@ -290,11 +309,14 @@ class LabelRaster:
         return
 
 
-def open_labels(path: str | Path) -> LabelRaster:
+def open_labels(path: str | Path | Url) -> LabelRaster:
     """Describe a raster of integer class ids. Raises InputError in one line if it is none."""
-    text = str(path)
     source = identify(path)
-    with _reading(text, None), _open(source) as dataset:
+    return patiently(partial(_describe_labels, str(source.files[0]) if source.remote else str(path), source))
+
+
+def _describe_labels(text: str, source: Source) -> LabelRaster:
+    with _reading(text, source, None), _open(source) as dataset:
         _check_header(text, source, dataset)
         _georeference(text, dataset, warp=False)
         native = dataset.dtypes[0]
@@ -333,7 +355,7 @@ class _Handle:
         self.scene = scene
         self.base = _open(scene.source)
         self.dataset = self.base if scene.warp_to is None else _warped(self.base, scene.warp_to)
-        self.files = _state_of(scene.source)
+        self.files = scene.source.stamps()
         if _identity(scene.source, self.dataset) != scene.identity:
             raise _changed(scene)
         self.lut = _lut(self.dataset, scene.bands[0]) if scene.palette else None
@@ -344,7 +366,7 @@ class _Handle:
             return self._read(window, shape)
         finally:
             # What is written over while it is open gives complaints of all kinds, or some old pixels and some new.
-            if _state_of(self.scene.source) != self.files:
+            if self.scene.source.stamps() != self.files:
                 raise _changed(self.scene)
 
     def _read(self, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
@@ -421,15 +443,49 @@ def _handle(scene: Scene) -> Iterator[_Handle]:
         raise
 
 
+def _read(
+    scene: Scene, window: Window, shape: tuple[int, int], cache: int = _GDAL["GDAL_CACHEMAX"]
+) -> tuple[Pixels, Mask]:
+    """Pixels (y, x, band) and valid (y, x) of a window; every n-th of them if ``shape`` is smaller."""
+
+    def attempt() -> tuple[Pixels, Mask]:
+        with _reading(scene.path, scene.source, window, {"GDAL_CACHEMAX": cache}), _handle(scene) as handle:
+            return handle.read(window, shape)
+
+    return patiently(attempt)
+
+
 @contextmanager
-def _reading(path: str, window: Window | None) -> Iterator[None]:
+def _reading(
+    path: str, source: Source, window: Window | None, options: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[None]:
     """Set GDAL up for this thread, and turn its complaints into one line for the user."""
     where = "" if window is None else f" at {window}"
     try:
-        with rasterio.Env(**_GDAL):
+        with rasterio.Env(session=DummySession(), **{**_options(source), **options}):
             yield
     except (RasterioError, rasterio._err.CPLE_BaseError, UnicodeDecodeError) as error:  # noqa: SLF001
-        raise InputError(f"{path}: cannot be read{where}: {_complaint(error)}") from error
+        complaint = _complaint(error)
+        if source.remote and _SERVER_TROUBLE.search(complaint):
+            raise Unreachable(f"{path}: the server fails{where}: {complaint}") from None
+        raise InputError(f"{path}: cannot be read{where}: {complaint}") from (None if source.remote else error)
+
+
+def _options(source: Source) -> dict[str, Any]:
+    """Options of GDAL. Credentials are none of them: it finds those itself, where obstore does."""
+    if not source.remote:
+        return _GDAL
+    seconds = silent_seconds()
+    options = {
+        **_SERVERS,
+        "GDAL_HTTP_CONNECTTIMEOUT": min(10, seconds),
+        "GDAL_HTTP_LOW_SPEED_TIME": seconds,
+        "AWS_NO_SIGN_REQUEST": is_yes("AWS_NO_SIGN_REQUEST"),
+    }
+    if endpoint := s3_endpoint():
+        protocol, _, host = endpoint.partition("://")
+        options |= {"AWS_S3_ENDPOINT": host, "AWS_HTTPS": protocol == "https", "AWS_VIRTUAL_HOSTING": False}
+    return {**_GDAL, **{name: value for name, value in options.items() if name not in os.environ}}
 
 
 def _complaint(error: BaseException) -> str:
@@ -462,7 +518,7 @@ def _check_header(text: str, source: Source, dataset: DatasetReader) -> None:
     if unknown:
         raise InputError(f"{text}: its pixels are {', '.join(sorted(unknown))}, which tileseg does not read")
     pixels = dataset.width * dataset.height
-    size = sum(file.stat().st_size for file in source.files)
+    size = sum(stamp[0] for stamp in source.stamps())
     if pixels > MOST_PIXELS or (source.driver != "VRT" and pixels > max(256, size) * _PIXELS_PER_BYTE):
         raise InputError(
             f"{text}: claims {dataset.width} x {dataset.height} pixels in {size:,} bytes; its header must be damaged"
@@ -537,7 +593,7 @@ def _describe(text: str, source: Source, dataset: DatasetReader, wish: _Wish, wa
     nodata = tuple(None if masks else dataset.nodatavals[band - 1] for band in bands)
     native = {_numpy_name(dataset.dtypes[band - 1]) for band in bands}
     dtype = native.pop() if len(native) == 1 and native <= {*_SAME_TYPE} else "float32"
-    _probe(text, dataset, bands)
+    _probe(text, source, dataset, bands)
     return Scene(
         path=text,
         source=source,
@@ -593,7 +649,7 @@ def _choose_bands(text: str, dataset: DatasetReader, wish: _Wish) -> tuple[bool,
     return False, chosen, (f"bands {chosen} of {len(data)} are used; choose others with --bands",) if ignored else ()
 
 
-def _probe(text: str, dataset: DatasetReader, bands: tuple[int, ...]) -> None:
+def _probe(text: str, source: Source, dataset: DatasetReader, bands: tuple[int, ...]) -> None:
     """Read one pixel, and see that the file is as long as its last tile needs: a truncated one is refused at once."""
     dataset.read(list(bands), window=rasterio.windows.Window(0, 0, 1, 1))
     if dataset.driver != "GTiff":
@@ -603,8 +659,8 @@ def _probe(text: str, dataset: DatasetReader, bands: tuple[int, ...]) -> None:
     start, length = (
         dataset.get_tag_item(f"BLOCK_{what}_{last}", "TIFF", bidx=bands[-1]) for what in ("OFFSET", "SIZE")
     )
-    size = Path(dataset.files[0]).stat().st_size if dataset.files else None
-    if start and length and size is not None and int(start) + int(length) > size:
+    size = source.stamps()[0][0]
+    if start and length and int(start) + int(length) > size:
         raise InputError(
             f"{text}: is truncated: its last pixels should end at byte {int(start) + int(length):,}, but the file has "
             f"{size:,} bytes; copy or download it again"
@@ -617,14 +673,6 @@ def _grid(dataset: DatasetReader) -> Grid:
     return Grid(dataset.height, dataset.width, Affine(*tuple(dataset.transform)[:6]), wkt)
 
 
-def _state_of(source: Source) -> list[tuple[int, int]]:
-    """Size and time of change (nanoseconds) of the files. Raises InputError where one is gone."""
-    try:
-        return [(found.st_size, found.st_mtime_ns) for found in (file.stat() for file in source.files)]
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read any more: {error.strerror}") from error
-
-
 def _changed(scene: Scene) -> InputError:
     return InputError(
         f"{scene.path}: has changed since the run began; put it back as it was, or start anew with --overwrite"
@@ -633,7 +681,7 @@ def _changed(scene: Scene) -> InputError:
 
 def _identity(source: Source, dataset: DatasetReader) -> str:
     facts = [
-        *_state_of(source),
+        *source.stamps(),
         (dataset.height, dataset.width, dataset.count, dataset.dtypes, tuple(dataset.transform)[:6]),
         dataset.crs.to_wkt() if dataset.crs else None,
     ]

@@ -26,6 +26,7 @@ from tileseg.plan import Plan
 from tileseg.polygons.trace import trace_block
 from tileseg.polygons.trace import warm_up as warm_up_trace
 from tileseg.scene import Scene
+from tileseg.storage import at
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -130,9 +131,7 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
     with clock("write"):
         job.ledger.check()
         job.mosaic.write_block(core, None if plan.keep == "labels" else logits, labels)
-        path = job.ledger.fragment(index)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fragment.save(path)
+        at(job.ledger.fragment(index)).deliver(fragment.save)
     return count, notes
 
 

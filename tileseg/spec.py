@@ -17,11 +17,13 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from tileseg.errors import UsageError
 from tileseg.nn.card import first_problem
+from tileseg.place import Place, Url
 from tileseg.plan import Keep, Stitch
 from tileseg.tta import Flips, parse_scale
 
@@ -146,10 +148,10 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scene: Path
-    """A raster that GDAL reads."""
-    out: Path | None = None
-    """Output folder; by default ``<stem of the scene>.tileseg`` in the current folder."""
+    scene: Place
+    """A raster that GDAL reads: a path, or an address such as ``s3://bucket/scene.tif``."""
+    out: Place | None = None
+    """Output folder, or an address on an object store; by default ``<stem>.tileseg`` in the current folder."""
     model: str = "embedded"
     """``embedded``, or a model folder (card.json + model.keras)."""
 
@@ -225,6 +227,15 @@ class RunSpec(BaseModel):
             told = f"{name.replace('_', '-')}{colon}{problem.removeprefix('Value error, ')}"
             raise UsageError(f"--{told}") from error
 
+    @field_validator("out")
+    @classmethod
+    def _can_be_written(cls, value: Path | Url | None) -> Path | Url | None:
+        if isinstance(value, Url) and not value.writable:
+            raise ValueError(f"{value}: web servers are only read; expected a folder, s3://, gs:// or az://")
+        if isinstance(value, Url) and not value.key:
+            raise ValueError(f"{value}: expected a place in the bucket, such as {value}/results")
+        return value
+
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if sum(way is not None for way in (self.scheduler, self.scheduler_file, self.cluster)) > 1:
@@ -259,7 +270,7 @@ class RunSpec(BaseModel):
         return self.cluster
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path | Url:
         """Where the outputs go."""
         return self.out or Path(f"{self.scene.name.removesuffix(self.scene.suffix) or 'scene'}.tileseg")
 

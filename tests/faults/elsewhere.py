@@ -26,8 +26,8 @@ def become(host: str, skew: float, expires: float) -> None:
     def touch(path: Path) -> None:
         os.utime(path, ns=(now(), now()))
 
-    def write_and_touch(path: Path, value: dict) -> None:
-        write(path, value)
+    def write_and_touch(path: Path, value: dict, *, new: bool = False) -> None:
+        write(path, value, new=new)
         touch(path)
 
     lease.BEAT, lease.EXPIRES, lease._WATCH = expires / 15, expires, expires * 2 / 3

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faults.bed import Process, ending, wait_until
@@ -104,14 +105,16 @@ def test_who_stood_still_finds_its_folder_taken(tmp_path) -> None:
 def test_a_full_disk_leaves_no_lease_to_wait_for(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(lease, "_flock", lambda folder, handle: True)
     broken = threading.Event()
-    write = Path.write_text
+    usual = Path.open
 
-    def full(self: Path, *args: object, **options: object) -> int:
-        if broken.is_set():
-            raise OSError(28, "No space left on device")
-        return write(self, *args, **options)
+    def full(self: Path, mode: str = "r", *args: object, **options: object) -> Any:
+        file = usual(self, mode, *args, **options)
+        if not broken.is_set() or mode not in ("wb", "xb"):
+            return file
+        file.close()  # it is there, but nothing can be written into it
+        return usual(Path("/dev/full"), "wb")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "open", full)
     broken.set()
     with pytest.raises(OSError, match="No space left"), hold(tmp_path):
         pass

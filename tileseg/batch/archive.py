@@ -25,8 +25,17 @@ from typing import Any, Protocol
 from tileseg import hardware, lease
 from tileseg.batch.report import BatchReport, SceneResult, Status
 from tileseg.batch.sources import Entry, storage
-from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, TilesegError, UsageError, disk_full
-from tileseg.ledger import BlockRecord, write_atomic
+from tileseg.errors import (
+    BlocksFailed,
+    InputError,
+    Interrupted,
+    LockedError,
+    TilesegError,
+    Unreachable,
+    UsageError,
+    disk_full,
+)
+from tileseg.ledger import BlockRecord
 from tileseg.pipeline import (
     STATE,
     Begun,
@@ -44,10 +53,12 @@ from tileseg.pipeline import (
     make_job,
     prepare,
 )
+from tileseg.place import Url
 from tileseg.scene import Scene
 from tileseg.schedule import BlockFailure, first_line, run_feed, run_feed_serially
 from tileseg.segment import Job
 from tileseg.spec import RunSpec
+from tileseg.storage import at, write_atomic
 
 SOURCE = "source.json"
 """In the state folder of a scene: what the batch knows of it, for the catalogue."""
@@ -68,7 +79,7 @@ class BatchSpec:
 
     entries: tuple[Entry, ...]
     """Those of this process: a shard is made before."""
-    out: Path
+    out: Path | Url
     """Folder of all outputs."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of ``tileseg run``, checked for each scene."""
@@ -124,9 +135,11 @@ def run_batch(
     for entry in spec.entries:
         _spec_of(spec, entry)  # a mistake in an option shows before anything begins
     try:
-        spec.out.mkdir(parents=True, exist_ok=True)
+        at(spec.out).make_folder()
         write_atomic(spec.out / f".{spec.stem}-writable", "")
-        (spec.out / f".{spec.stem}-writable").unlink()
+        at(spec.out / f".{spec.stem}-writable").remove()
+    except (InputError, Unreachable):
+        raise
     except OSError as error:
         if disk_full(error):
             raise
@@ -218,7 +231,7 @@ class _Batch:
         with self._guard:
             results = tuple(
                 self._results.get(entry.folder)
-                or SceneResult(entry.scene, entry.folder, "pending", TilesegError.exit_code, "not begun")
+                or SceneResult(entry.shown, entry.folder, "pending", TilesegError.exit_code, "not begun")
                 for entry in self._spec.entries
             )
         return BatchReport(
@@ -306,7 +319,7 @@ class _Batch:
             if different and (set(different) <= _OF_THE_SCENE or self._spec.options.get("overwrite")):
                 prepared = replace(prepared, spec=prepared.spec.model_copy(update={"overwrite": True}))
             begun = begin(prepared, ledger)
-            source = {"scene": entry.scene, "datetime": entry.taken}
+            source = {"scene": entry.shown, "datetime": entry.taken}
             write_atomic(ledger.root / SOURCE, json.dumps(source))
             job = make_job(begun) if begun.pending else None
             return _Active(entry, begun, job, Stopwatch(started), stack.pop_all(), wanted=len(begun.pending), lost=lost)
@@ -323,7 +336,7 @@ class _Batch:
             self._active[job.key if job else active.entry.folder] = active
             active.clock.lap("start")
             for notice in active.begun.prepared.notices:
-                self._listener.notice(f"{active.entry.scene}: {notice}")
+                self._listener.notice(f"{active.entry.shown}: {notice}")
             if job is not None:
                 yield job, active.blocks()
             self._settle(active, finisher)
@@ -338,8 +351,8 @@ class _Batch:
             active = self._active[job.key]
             active.computed += 1
             for note in record.notes:
-                self._listener.notice(f"{active.entry.scene}: {note}")
-            self._listener.block(active.entry.scene, record, job.plan[record.index].core.pixels)
+                self._listener.notice(f"{active.entry.shown}: {note}")
+            self._listener.block(active.entry.shown, record, job.plan[record.index].core.pixels)
             self._settle(active, finisher)
 
         def on_failure(job: Job, failure: BlockFailure) -> None:
@@ -369,7 +382,7 @@ class _Batch:
         for entry in self._spec.entries:
             where = storage(entry.scene)
             if where not in known:
-                with suppress(InputError, UsageError):  # told of when it is its turn; another one may do
+                with suppress(InputError, UsageError, Unreachable):  # told of when it is its turn; another one may do
                     found.append(prepare(_spec_of(self._spec, entry)).scene)
                     known.add(where)
         return tuple(found)
@@ -410,7 +423,7 @@ class _Batch:
             self._note(_failed(active.entry, error, spent, active.begun.prepared, active.computed))
         else:
             message = "stopped; what was finished is kept"
-            self._note(SceneResult(active.entry.scene, active.entry.folder, "pending", 1, message, seconds=spent))
+            self._note(SceneResult(active.entry.shown, active.entry.folder, "pending", 1, message, seconds=spent))
         self._active = {key: other for key, other in self._active.items() if other is not active}
 
     def _note(self, result: SceneResult) -> None:
@@ -443,7 +456,7 @@ class _Notices(Silent):
 def _done(entry: Entry, report: RunReport, status: Status, seconds: float) -> SceneResult:
     polygons = sum(report.polygons.values())
     computed = report.computed if status == "done" else 0
-    return SceneResult(entry.scene, entry.folder, status, 0, "", report.blocks, computed, polygons, round(seconds, 3))
+    return SceneResult(entry.shown, entry.folder, status, 0, "", report.blocks, computed, polygons, round(seconds, 3))
 
 
 def _failed(
@@ -463,4 +476,4 @@ def _failed(
     if isinstance(error, BlocksFailed):
         message = " ".join(message.split())
     blocks = 0 if prepared is None else prepared.plan.blocks
-    return SceneResult(entry.scene, entry.folder, status, code, message, blocks, computed, seconds=round(seconds, 3))
+    return SceneResult(entry.shown, entry.folder, status, code, message, blocks, computed, seconds=round(seconds, 3))

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tileseg.batch.outputs import Finished, finished_in, write_frame
 from tileseg.errors import UsageError
-from tileseg.ledger import write_atomic
+from tileseg.place import Url
+from tileseg.storage import at, write_atomic
 
 if TYPE_CHECKING:
     import pystac
@@ -39,7 +40,7 @@ _KINDS = {
 """Output -> media type, title, roles."""
 
 
-def write_catalogue(folder: Path) -> int:
+def write_catalogue(folder: Path | Url) -> int:
     """Describe all finished runs below a folder; how many they are. Raises UsageError where pystac is missing."""
     runs = list(finished_in(folder))
     _write_index(folder / INDEX, runs)
@@ -96,7 +97,7 @@ def make_item(run: Finished) -> pystac.Item:
     return item
 
 
-def _write_collection(folder: Path, items: Sequence[pystac.Item]) -> None:
+def _write_collection(folder: Path | Url, items: Sequence[pystac.Item]) -> None:
     import pystac
 
     boxes = [item.bbox for item in items if item.bbox is not None] or [[-180.0, -90.0, 180.0, 90.0]]
@@ -123,7 +124,7 @@ def _write_collection(folder: Path, items: Sequence[pystac.Item]) -> None:
     write_atomic(folder / COLLECTION, json.dumps(links, indent=1) + "\n")
 
 
-def _write_index(path: Path, runs: Sequence[Finished]) -> None:
+def _write_index(path: Path | Url, runs: Sequence[Finished]) -> None:
     """Footprints (WGS 84) with counts, one row per scene."""
     import geopandas
 
@@ -145,7 +146,8 @@ def _write_index(path: Path, runs: Sequence[Finished]) -> None:
             }
         )
     if rows:
-        write_frame(geopandas.GeoDataFrame(rows, crs="EPSG:4326"), path, "scenes")
+        frame = geopandas.GeoDataFrame(rows, crs="EPSG:4326")
+        at(path).deliver(lambda place: write_frame(frame, place, "scenes"))
 
 
 def _model(run: Finished) -> str:

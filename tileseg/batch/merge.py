@@ -173,7 +173,7 @@ def _valid_area(run: Finished, crs: str) -> Any:
 
 
 def _source(run: Finished) -> tuple[str, Path]:
-    outputs = run.outputs
+    outputs = {name: path for name, path in run.outputs.items() if isinstance(path, Path)}
     for form in _FORMATS:
         if form in outputs:
             return form, outputs[form]

@@ -17,6 +17,8 @@ from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
 from tileseg.pipeline import STATE
+from tileseg.place import Url
+from tileseg.storage import at
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -29,7 +31,7 @@ _SIDE = 16
 class Finished:
     """A finished run."""
 
-    folder: Path
+    folder: Path | Url
     summary: dict[str, Any]
 
     @property
@@ -51,15 +53,16 @@ class Finished:
     def source(self) -> dict[str, Any]:
         """What a batch noted of the scene; empty if it was a single run."""
         try:
-            return dict(json.loads((self.folder / STATE / SOURCE).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+            return dict(json.loads(at(self.folder / STATE / SOURCE).read()))
+        except (FileNotFoundError, ValueError):
             return {}
 
     @property
-    def outputs(self) -> dict[str, Path]:
+    def outputs(self) -> dict[str, Path | Url]:
         """Name -> file or folder, of those that are there."""
-        named = {key: self.folder / Path(path).name for key, path in self.summary["report"]["outputs"].items()}
-        return {key: path for key, path in named.items() if path.exists()}
+        files, folders = at(self.folder).listed()
+        named = {key: Path(path).name for key, path in self.summary["report"]["outputs"].items()}
+        return {key: self.folder / name for key, name in named.items() if name in files or name in folders}
 
     def outline(self, crs: str) -> shapely.Polygon | None:
         """The scene's border in a coordinate reference system (x, y); None where the scene has none itself."""
@@ -76,12 +79,15 @@ class Finished:
         return shapely.orient_polygons(shapely.Polygon(np.column_stack([x, y])))
 
 
-def finished_in(folder: Path) -> Iterator[Finished]:
+def finished_in(folder: Path | Url) -> Iterator[Finished]:
     """All finished runs directly below a folder, by name. Raises InputError where a summary is damaged."""
-    for path in sorted(folder.glob("*/summary.json")):
+    for name in sorted(at(folder).listed()[1]):
+        path = folder / name / "summary.json"
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            summary = json.loads(at(path).read())
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
             raise InputError(f"{path}: damaged; run its scene again with --overwrite") from error
         yield Finished(path.parent, summary)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tileseg.errors import InputError, Interrupted, TilesegError, UsageError
-from tileseg.ledger import write_atomic
+from tileseg.place import Url
+from tileseg.storage import write_atomic
 
 Status = Literal["done", "skipped", "failed", "unusable", "locked", "pending"]
 """``done`` by this call; ``skipped``: finished before; ``failed``: trying again may help; ``unusable``: it will not;
@@ -44,7 +45,7 @@ class SceneResult:
 class BatchReport:
     """What became of a batch."""
 
-    folder: Path
+    folder: Path | Url
     results: tuple[SceneResult, ...]
     """In the order of the sources."""
     wall_seconds: float

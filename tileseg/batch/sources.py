@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import glob
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import InputError, Unreachable, UsageError
+from tileseg.place import Url, is_address, shown
 from tileseg.spec import RunSpec
+from tileseg.storage import at
 
 if TYPE_CHECKING:
     import pystac
@@ -51,6 +54,11 @@ class Entry:
     """Options of a run that a table gives this scene alone."""
     taken: str | None = None
     """When it was taken (RFC 3339), where the source says so."""
+
+    @property
+    def shown(self) -> str:
+        """The scene as it may be written down: an address without its signature."""
+        return shown(self.scene)
 
 
 def read_sources(sources: Sequence[str | Path], asset: str | None = None) -> tuple[Entry, ...]:
@@ -97,15 +105,15 @@ def _device(folder: str) -> str:
 
 
 def _entries(source: str, asset: str | None) -> Iterator[Entry]:
+    if is_address(source):
+        yield from _far(source, asset)
+        return
     path = Path(source)
     ending = path.suffix.lower()
-    if "://" in source and ending not in (".json", ".geojson"):
-        yield Entry(source, "")
-    elif path.is_dir():
+    if path.is_dir():
         yield from _plain(p for p in sorted(path.rglob("*")) if _is_raster(p, path))
     elif path.is_file() and ending == ".txt":
-        lines = _text(path).splitlines()
-        yield from _plain(_beside(path, s) for line in lines if (s := line.strip()) and not s.startswith("#"))
+        yield from _lines(path)
     elif path.is_file() and ending == ".csv":
         yield from _table(path)
     elif ending in (".json", ".geojson"):
@@ -117,6 +125,53 @@ def _entries(source: str, asset: str | None) -> Iterator[Entry]:
         yield from _plain(m for m in matches if Path(m).is_file() and ".tileseg" not in _endings(Path(m).parents))
     else:
         raise UsageError(f"{source}: no such file, folder or pattern")
+
+
+def _far(source: str, asset: str | None) -> Iterator[Entry]:
+    """An address: a scene, a list, a table, STAC; on object stores also a folder (it ends with ``/``) or a pattern."""
+    url = Url.parse(source)
+    ending = url.suffix.lower()
+    if url.writable and (source.endswith("/") or not url.key):
+        yield from _plain(str(url / name) for name in sorted(_below(url)) if _is_raster_name(name))
+    elif url.writable and glob.has_magic(url.key):
+        parts = url.key.split("/")
+        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+        base = Url(url.root, "/".join(parts[:fixed]))
+        yield from _plain(str(base / name) for name in sorted(_below(base)) if _matches(name.split("/"), parts[fixed:]))
+    elif ending == ".txt":
+        yield from _lines(url)
+    elif ending == ".csv":
+        yield from _table(url)
+    elif ending in (".json", ".geojson"):
+        yield from _stac(source, asset)
+    else:
+        yield Entry(source, "")
+
+
+def _below(url: Url) -> Iterator[str]:
+    """Names of all objects below an address: nothing hidden, and nothing that tileseg wrote."""
+    for name in at(url).names():
+        parts = name.split("/")
+        if not any(part.startswith(".") for part in parts) and not any(p.endswith(".tileseg") for p in parts[:-1]):
+            yield name
+
+
+def _is_raster_name(name: str) -> bool:
+    return Path(name).suffix.lower() in ENDINGS
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a name fits a pattern, part by part; ``**`` stands for any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _lines(path: Path | Url) -> Iterator[Entry]:
+    lines = _text(path).splitlines()
+    return _plain(_beside(path, s) for line in lines if (s := line.strip()) and not s.startswith("#"))
 
 
 def _plain(paths: Iterator[Path] | Iterator[str]) -> Iterator[Entry]:
@@ -135,12 +190,12 @@ def _is_raster(path: Path, root: Path) -> bool:
     return path.suffix.lower() in ENDINGS and not hidden and not written and path.is_file()
 
 
-def _beside(manifest: Path, text: str) -> str:
+def _beside(manifest: Path | Url, text: str) -> str:
     """A scene named in a file: relative to that file."""
     return text if "://" in text or text.startswith("/vsi") else str(manifest.parent / text)
 
 
-def _table(path: Path) -> Iterator[Entry]:
+def _table(path: Path | Url) -> Iterator[Entry]:
     """A table with a header: a column of scenes, ``datetime`` if known, others are options of ``tileseg run``."""
     rows = csv.DictReader(_text(path).splitlines())
     names = [name.strip() for name in rows.fieldnames or ()]
@@ -164,9 +219,11 @@ def _columns() -> str:
     return ", ".join(sorted(name for name in RunSpec.model_fields if name not in _NOT_PER_SCENE))
 
 
-def _text(path: Path) -> str:
+def _text(path: Path | Url) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return at(path).read().decode("utf-8-sig")
+    except (InputError, Unreachable):
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
 
@@ -178,18 +235,21 @@ def _stac(source: str, asset: str | None) -> Iterator[Entry]:
     except ImportError:
         raise UsageError(f'{source}: STAC needs pystac: pip install "tileseg[stac]"') from None
     try:
-        content = pystac.StacIO.default().read_json(source)
+        reader = _stac_reader()
+        content = reader.read_json(source)
         if content.get("type") == "FeatureCollection":
             items = list(pystac.ItemCollection.from_dict(content))
             for item in items:
                 if item.get_self_href() is None:
-                    item.set_self_href(str(Path(source).absolute()))
+                    item.set_self_href(_absolute(source))
         else:
-            root = pystac.read_file(source)
+            root = pystac.read_file(source, stac_io=reader)
             if isinstance(root, pystac.Item):
                 items = [root]
             else:
                 items = list(cast(pystac.Catalog, root).get_items(recursive=True))
+    except (InputError, Unreachable):
+        raise
     except (OSError, ValueError, KeyError, pystac.STACError) as error:
         raise UsageError(f"{source}: not a STAC item, collection or catalog that can be read: {error}") from error
     for item in items:
@@ -232,8 +292,20 @@ def _taken(item: pystac.Item) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def _stac_reader() -> pystac.StacIO:
+    """Reads from object stores, too."""
+    from pystac.stac_io import DefaultStacIO
+
+    class Reader(DefaultStacIO):
+        def read_text_from_href(self, href: str) -> str:
+            far = is_address(href) and Url.parse(href).writable
+            return at(Url.parse(href)).read().decode() if far else super().read_text_from_href(href)
+
+    return Reader()
+
+
 def _absolute(scene: str) -> str:
-    return scene if "://" in scene or scene.startswith("/vsi") else str(Path(scene).absolute())
+    return shown(scene) if "://" in scene or scene.startswith("/vsi") else str(Path(scene).absolute())
 
 
 def _with_folders(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -241,7 +313,7 @@ def _with_folders(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     taken: set[str] = set()
     named = []
     for entry in entries:
-        name = entry.scene.rstrip("/").rpartition("/")[2]
+        name = entry.shown.rstrip("/").rpartition("/")[2]
         stem = name.removesuffix(Path(name).suffix) or "scene"
         folder = f"{stem}.tileseg"
         if folder in taken:

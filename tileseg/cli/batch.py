@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tileseg.batch.report import BatchReport, SceneResult
     from tileseg.batch.sources import Entry
     from tileseg.ledger import BlockRecord
+    from tileseg.place import Url
 
 _PANEL = "Archive"
 _OWN = {"scene", "out", "dry_run", "overwrite", "config", "as_json", "quiet", "verbose"}
@@ -35,7 +36,9 @@ def _batch(  # noqa: PLR0913 - one parameter per option of the command
             help="Rasters, quoted globs, folders, lists (.txt), tables (.csv) or STAC (.json).", show_default=False
         ),
     ],
-    out: Annotated[Path, _option("Folder for all outputs: <stem>.tileseg for each scene.", "--out", "-o")],
+    out: Annotated[
+        str, _option("Folder for all outputs (or s3://, gs://, az://): <stem>.tileseg for each scene.", "--out", "-o")
+    ],
     asset: Annotated[str | None, _option("Key or role of the STAC asset that is the scene.", metavar="NAME")] = None,
     shard: Annotated[
         str | None, _option("Only every n-th scene, from the i-th on: for array jobs.", metavar="I/N")
@@ -64,26 +67,28 @@ def _batch(  # noqa: PLR0913 - one parameter per option of the command
     from tileseg.batch.sources import read_sources
     from tileseg.batch.sources import shard as part_of
     from tileseg.errors import UsageError
+    from tileseg.place import parse_place
     from tileseg.spec import read_config
 
     if retries < 0 or (max_failures is not None and max_failures < 0):
         raise UsageError("--retries and --max-failures: expected 0 or more")
+    folder = parse_place(out)
     entries = read_sources(sources, asset)
     stem = "batch"
     if shard is not None:
         entries, stem = part_of(entries, shard), f"batch-{shard.replace('/', '-of-')}"
     if dry_run:
-        _list(entries, out)
+        _list(entries, folder)
         return
     options = {**(read_config(config) if config else {}), **{k: v for k, v in given.items() if v is not None}}
     options = {name: value for name, value in options.items() if name not in ("scene", "out")}
     from tileseg.batch.archive import BatchSpec, run_batch
 
-    spec = BatchSpec(entries, out, {**options, "overwrite": overwrite}, retries, max_failures, stem)
+    spec = BatchSpec(entries, folder, {**options, "overwrite": overwrite}, retries, max_failures, stem)
     with _Lines(quiet=quiet or as_json, verbose=verbose) as lines, stop_on_interrupt(lines, *BLOCKS) as stop:
         report = run_batch(spec, lines, stop)
         if catalogue:
-            _catalogue(out, lines)
+            _catalogue(folder, lines)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
     elif not quiet:
@@ -151,12 +156,12 @@ class _Lines:
         self._console.print(f"[{len(self._seen)}/{self._scenes}] {result.scene}: {what}", style=style, markup=False)
 
 
-def _list(entries: tuple[Entry, ...], out: Path) -> None:
+def _list(entries: tuple[Entry, ...], out: Path | Url) -> None:
     for entry in entries:
-        typer.echo(f"{entry.scene} -> {out / entry.folder}")
+        typer.echo(f"{entry.shown} -> {out / entry.folder}")
 
 
-def _catalogue(out: Path, lines: _Lines) -> None:
+def _catalogue(out: Path | Url, lines: _Lines) -> None:
     from tileseg.batch.catalogue import write_catalogue
     from tileseg.errors import UsageError
 

@@ -9,7 +9,7 @@ import typer
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="Folder of a batch, or any folder of run folders.")],
+    folder: Annotated[str, typer.Argument(help="Folder of a batch, or any folder of run folders.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="One file: .parquet, .gpkg or .fgb.", show_default=False)],
     crs: Annotated[
         str | None,
@@ -19,8 +19,12 @@ def command(
 ) -> None:
     """Join the polygons of neighbouring scenes into one layer, each piece of ground once."""
     from tileseg.batch.merge import merge
+    from tileseg.errors import UsageError
+    from tileseg.place import is_address
 
-    report = merge(folder, out, crs)
+    if is_address(folder):
+        raise UsageError(f"{folder}: merge reads folders of this machine only; copy the results here first")
+    report = merge(Path(folder), out, crs)
     if not quiet:
         typer.echo(
             f"{report.polygons} polygons of {report.scenes} scenes ({report.joined} joined across scenes, "

@@ -121,7 +121,7 @@ def print_plan(prepared: Prepared) -> None:
         "work": f"{facts['gflop'] / 1e3:.2f} TFLOP",
         "memory": f"{_gib(facts['memory_bytes'])} projected peak ({_gib(facts['memory_bytes_driver'])} + "
         f"{facts['workers']} x {_gib(facts['memory_bytes_per_worker'])}), {_gib(facts['max_memory_bytes'])} allowed",
-        "disk": f"{_gib(facts['disk_bytes'])} before compression, {_gib(facts['disk_free_bytes'])} free",
+        "disk": f"{_gib(facts['disk_bytes'])} before compression" + _free(facts["disk_free_bytes"]),
         "output": facts["output"],
     }
     for name, text in rows.items():
@@ -163,6 +163,10 @@ def _ground(facts: dict[str, Any]) -> str:
     )
     seen = "not resampled" if facts["resampled_by"] == "1" else f"resampled by {facts['resampled_by']}"
     return f"pixels of the scene: {scene}, for the model: {model}; {seen}"
+
+
+def _free(size: int | None) -> str:
+    return "" if size is None else f", {_gib(size)} free"
 
 
 def _gib(size: int) -> str:

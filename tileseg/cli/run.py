@@ -19,9 +19,18 @@ _SCENE, _VECTORS, _CONTROL = "Scene", "Polygons", "Control"
 
 
 def command(  # noqa: PLR0913 - one parameter per option of the command
-    scene: Annotated[Path | None, typer.Argument(help="Any raster that GDAL reads.", show_default=False)] = None,
+    scene: Annotated[
+        str | None,
+        typer.Argument(help="Any raster that GDAL reads; or s3://, gs://, az://, https://.", show_default=False),
+    ] = None,
     out: Annotated[
-        Path | None, option(_CONTROL, "Output folder; default <stem>.tileseg in the current folder.", "--out", "-o")
+        str | None,
+        option(
+            _CONTROL,
+            "Output folder (or s3://, gs://, az://); default <stem>.tileseg in the current folder.",
+            "--out",
+            "-o",
+        ),
     ] = None,
     model: Annotated[str | None, option(_MODEL, "'embedded' (default) or a model folder.")] = None,
     precision: Annotated[

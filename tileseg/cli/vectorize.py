@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from tileseg.place import Url
     from tileseg.vectorize import Classes, LabelSource
 
 
 def command(  # noqa: PLR0913 - one parameter per option of the command
-    labels: Annotated[Path, typer.Argument(help="A mosaic.zarr, the folder of a run, or a label raster.")],
+    labels: Annotated[
+        str, typer.Argument(help="A mosaic.zarr, the folder of a run, or a label raster; or s3://, gs://, az://.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Output folder; default: the current folder.", show_default=False),
@@ -54,6 +57,7 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     """Make polygons of LABELS without running a network: of a mosaic (with thresholds of your own) or any raster."""
     del verbose  # main() looks for it
     from tileseg.errors import UsageError
+    from tileseg.place import parse_place
     from tileseg.vectorize import VectorOptions, vector_paths, vectorize
 
     given = {
@@ -67,7 +71,7 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     options = VectorOptions.parse({key: value for key, value in given.items() if value is not None})
     if block < 1 or (workers is not None and workers < 1):
         raise UsageError("--block and --workers: expected at least 1")
-    source, meaning = _source(labels, threshold or [], options.classes)
+    source, meaning = _source(parse_place(labels), threshold or [], options.classes)
     outputs = vector_paths(out or Path(), options.formats, name)
     for path in outputs.values():
         if path.exists() and not overwrite:
@@ -87,13 +91,13 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
             typer.echo(f"  {form:<10}  {path}")
 
 
-def _source(path: Path, thresholds: list[str], wanted: tuple[str, ...] | None) -> tuple[LabelSource, Classes]:
+def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | None) -> tuple[LabelSource, Classes]:
     """What is read, and what its labels mean."""
     from tileseg.errors import UsageError
     from tileseg.vectorize import Classes
 
-    folder = path / "mosaic.zarr" if (path / "mosaic.zarr").is_dir() else path
-    if folder.is_dir():
+    folder = path / "mosaic.zarr" if _is_folder(path / "mosaic.zarr") else path
+    if _is_folder(folder):
         from tileseg.mosaic import Mosaic
 
         mosaic = Mosaic(folder)
@@ -104,3 +108,10 @@ def _source(path: Path, thresholds: list[str], wanted: tuple[str, ...] | None) -
 
     raster = open_labels(path)
     return raster, Classes.of_raster(raster.names, wanted)
+
+
+def _is_folder(place: Path | Url) -> bool:
+    """A folder, or what is one on an object store: a Zarr group."""
+    from tileseg.storage import at
+
+    return place.is_dir() if isinstance(place, Path) else place.writable and at(place / "zarr.json").exists()

@@ -18,10 +18,10 @@ from tileseg.evaluate.pairing import pair_files, pair_scene, reference_grid
 from tileseg.evaluate.report import write_report
 from tileseg.evaluate.results import Evaluation
 from tileseg.evaluate.sides import describe_side
-from tileseg.ledger import write_atomic
 from tileseg.nn.card import load_card, resolve_model
 from tileseg.polygons.shape import Quantity
 from tileseg.spec import RunSpec
+from tileseg.storage import write_atomic
 
 if TYPE_CHECKING:
     from tileseg.pipeline import Listener
@@ -181,11 +181,13 @@ def _run(spec: RunSpec, listener: Listener | None, *, again: bool) -> Path:
     from tileseg.pipeline import run
 
     try:
-        return run(spec, listener).folder
+        run(spec, listener)
     except UsageError:
         if not again:
             raise
-        return run(spec.model_copy(update={"overwrite": True}), listener).folder
+        run(spec.model_copy(update={"overwrite": True}), listener)
+    assert isinstance(spec.folder, Path)  # below the evaluation's own
+    return spec.folder
 
 
 def _written(found: Evaluation, pairs: Sequence[Pair], spec: EvaluateSpec) -> Evaluation:

@@ -24,13 +24,14 @@ from tileseg.dataset.dataset import Dataset, load_dataset
 from tileseg.dataset.patches import PatchSampler, prefetched, validation_windows
 from tileseg.dataset.statistics import DatasetStatistics, statistics
 from tileseg.errors import InputError, Interrupted, TilesegError, UsageError
-from tileseg.ledger import Ledger, write_atomic
+from tileseg.ledger import Ledger
 from tileseg.nn.backend import Replicas, configure, devices, keras
 from tileseg.nn.bundle import load_bundle, save_bundle
 from tileseg.nn.card import load_card, resolve_model
 from tileseg.nn.encoder_weights import load_encoder_weights
 from tileseg.nn.fused import fuse
 from tileseg.nn.unet import build_network, part_of, training_model
+from tileseg.storage import write_atomic
 from tileseg.train.augment import Augmenter
 from tileseg.train.checkpoint import Checkpoint, Progress, Store
 from tileseg.train.journal import Journal

@@ -1,0 +1,123 @@
+"""Where something lies: a path of this machine, or an address on an object store or a web server."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer
+
+from tileseg.errors import UsageError
+
+BUCKETS = ("s3", "gs", "az")
+"""Schemes of object stores, which are read and written."""
+_WEB = ("https", "http")
+"""Schemes of web servers, which are read only."""
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """An address, with the few properties of a path that are used of places. Text never shows its query."""
+
+    root: str
+    """Scheme and bucket (or container, or server): ``s3://bucket``."""
+    key: str = ""
+    """What follows, without slashes at its ends; of web addresses with their percent signs."""
+    query: str = field(default="", repr=False)
+    """Of a web address. It may be a signature, which must not be written down anywhere."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises UsageError in one line."""
+        scheme, _, rest = text.partition("://")
+        if scheme not in (*BUCKETS, *_WEB):
+            known = ", ".join(f"{s}://" for s in (*BUCKETS, *_WEB))
+            raise UsageError(f"{text.partition('?')[0]}: not an address that tileseg knows; expected {known} or a path")
+        if scheme in _WEB:
+            parts = urlsplit(text)
+            if "@" in parts.netloc:
+                raise UsageError(f"{scheme}://{parts.hostname}: has a user or a password in it; leave them out")
+            host, key, query = parts.netloc, parts.path, parts.query
+        else:
+            host, _, key = rest.partition("/")
+            query = ""
+        if not host or host.startswith("."):
+            raise UsageError(f"{text.partition('?')[0]}: names no {'bucket' if scheme in BUCKETS else 'server'}")
+        if any(part in (".", "..") for part in key.split("/")) or "//" in key.strip("/") or "\0" in key:
+            raise UsageError(f"{text.partition('?')[0]}: has an empty part, '.' or '..' in it; write it without")
+        return cls(f"{scheme}://{host}", key.strip("/"), query)
+
+    def __str__(self) -> str:
+        return f"{self.root}/{self.key}" if self.key else self.root
+
+    def __truediv__(self, name: str) -> Self:
+        return type(self)(self.root, f"{self.key}/{name}".strip("/"))
+
+    @property
+    def scheme(self) -> str:
+        """``s3``, ``gs``, ``az``, ``https`` or ``http``."""
+        return self.root.partition("://")[0]
+
+    @property
+    def bucket(self) -> str:
+        """Name of the bucket, container or server."""
+        return self.root.partition("://")[2]
+
+    @property
+    def writable(self) -> bool:
+        """Whether it lies on an object store."""
+        return self.scheme in BUCKETS
+
+    @property
+    def name(self) -> str:
+        """Last part of the key."""
+        return PurePosixPath(self.key).name
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the name, with its dot."""
+        return PurePosixPath(self.key).suffix
+
+    @property
+    def parent(self) -> Self:
+        """What it lies in."""
+        return type(self)(self.root, self.key.rpartition("/")[0])
+
+    def with_name(self, name: str) -> Self:
+        """Another name in the same folder."""
+        return self.parent / name
+
+    def resolve(self) -> Self:
+        """Itself: it is absolute."""
+        return self
+
+    def absolute(self) -> Self:
+        """Itself."""
+        return self
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is meant as an address, and not as a path."""
+    return _ADDRESS.match(text) is not None
+
+
+def shown(text: str) -> str:
+    """What a user wrote for a place, as it may be written down: an address without its query."""
+    return text.partition("?")[0] if text.startswith(_WEB) and is_address(text) else text
+
+
+def parse_place(value: str | Path | Url) -> Path | Url:
+    """A path or an address of what a user wrote. Raises UsageError in one line."""
+    if not isinstance(value, str):
+        return value
+    return Url.parse(value) if is_address(value) else Path(value)
+
+
+Place = Annotated[
+    Path | InstanceOf[Url], BeforeValidator(parse_place), PlainSerializer(str, return_type=str, when_used="json")
+]
+"""A path or an address, in options: pydantic makes it of text."""
