@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tileseg.errors import UsageError
@@ -50,13 +53,22 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("margin", [0, 16, 37])
-def test_the_core_is_that_of_the_whole_window(name: str, margin: int) -> None:
+Floats = npt.NDArray[np.float32]
+
+
+@functools.cache
+def seen_whole(name: str) -> tuple[keras.Model, Floats, Floats]:
+    """A network, a window, and what it makes of all of it."""
     keras.utils.set_random_seed(2)
     model = NETWORKS[name]()
     window = np.random.default_rng(1).normal(size=(2, 96, 176, model.inputs[0].shape[-1])).astype(np.float32)
-    whole = to_numpy(model(window))
+    return model, window, to_numpy(model(window))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("margin", [0, 16, 37])
+def test_the_core_is_that_of_the_whole_window(name: str, margin: int) -> None:
+    model, window, whole = seen_whole(name)
     core = to_numpy(cropped(model, 96, 176, margin)(window))
     assert core.shape == (2, 96 - 2 * margin, 176 - 2 * margin, whole.shape[-1])
     expected = whole[:, margin : 96 - margin, margin : 176 - margin]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from fractions import Fraction
 
@@ -25,6 +26,7 @@ SCALING = Scaling(divisor=255, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 Floats = npt.NDArray[np.float32]
 
 
+@functools.cache
 def network(decoder: str = "bilinear", classes: int = 4, activation: str | None = None) -> keras.Model:
     keras.utils.set_random_seed(3)
     model = build_network(NetworkSpec(width=0.0625, decoder=decoder, batch_norm=False), 3, classes)
@@ -149,6 +151,12 @@ def scene() -> npt.NDArray[np.uint8]:
     return np.random.default_rng(5).integers(0, 256, (151, 203, 3), dtype=np.uint8)
 
 
+@pytest.fixture(scope="module")
+def plain(scene: npt.NDArray[np.uint8]) -> Floats:
+    """The scene's logits by one view."""
+    return tiled_logits(network(), scene, ONE, "none")
+
+
 @pytest.mark.parametrize(
     ("decoder", "scales", "flips", "merge"),
     [
@@ -201,12 +209,12 @@ def test_a_halo_too_small_shows_and_none_at_all_still_runs(scene: npt.NDArray[np
 
 
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint16, 60000), (np.int16, 30000), (np.float32, 1)])
-def test_other_pixel_types_are_normalised_alike(scene: npt.NDArray[np.uint8], dtype: type, top: float) -> None:
-    model = network()
+def test_other_pixel_types_are_normalised_alike(
+    scene: npt.NDArray[np.uint8], plain: Floats, dtype: type, top: float
+) -> None:
     values = (scene.astype(np.float64) / 255 * top).astype(dtype)
     scaling = SCALING.model_copy(update={"divisor": float(top)})
-    plain = tiled_logits(model, scene, ONE, "none")
-    assert tiled_logits(model, values, ONE, "none", scaling=scaling) == pytest.approx(
+    assert tiled_logits(network(), values, ONE, "none", scaling=scaling) == pytest.approx(
         plain, abs=0.01 * float(plain.std())
     )
 
@@ -235,9 +243,8 @@ def test_half_precision_is_near_and_hands_back_float16(scene: npt.NDArray[np.uin
 
 @pytest.mark.parametrize(("classes", "activation"), [(4, "softmax"), (1, "sigmoid"), (1, None)])
 def test_what_the_graph_gives_becomes_one_logit_per_class(
-    scene: npt.NDArray[np.uint8], classes: int, activation: str | None
+    scene: npt.NDArray[np.uint8], plain: Floats, classes: int, activation: str | None
 ) -> None:
-    bare = tiled_logits(network(classes=4), scene, ONE, "none") if classes == 4 else None
     model = network(classes=classes, activation=activation)
     card = card_of(model, max(2, classes), activation or "logits")
     assert card.local
@@ -252,7 +259,7 @@ def test_what_the_graph_gives_becomes_one_logit_per_class(
     given = to_numpy(model(image))[0, 144:208, 144:208].transpose(2, 0, 1)
     if activation == "softmax":
         assert np.exp(logits) == pytest.approx(given, abs=1e-5)
-        assert logits - logits[:1] == pytest.approx(bare[:, :64, :64] - bare[:1, :64, :64], abs=1e-4)
+        assert logits - logits[:1] == pytest.approx(plain[:, :64, :64] - plain[:1, :64, :64], abs=1e-4)
     else:
         assert logits.shape == (2, 64, 64)
         assert not logits[0].any()

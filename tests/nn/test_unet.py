@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -70,6 +71,12 @@ def network(spec: NetworkSpec, bands: int = 3, classes: int = 3) -> keras.Model:
     return model
 
 
+@functools.cache
+def random(name: str) -> keras.Model:
+    """A local network; for tests that leave it as it is."""
+    return network(LOCAL[name][0])
+
+
 def card_of(model: keras.Model) -> ModelCard:
     facts = analyse(model)
     return ModelCard(
@@ -89,7 +96,7 @@ def test_stride_radius_and_locality(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_tiles_equal_the_whole(name: str) -> None:
-    model = network(LOCAL[name][0])
+    model = random(name)
     proof = prove(model, card_of(model))
     assert proof.holds, proof
     assert proof.deviation > 1e-3
@@ -97,7 +104,7 @@ def test_tiles_equal_the_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mobile", "separable", "dilated", "all"])
 def test_a_much_smaller_halo_shows(name: str) -> None:
-    model = network(LOCAL[name][0])
+    model = random(name)
     card = card_of(model)
     less = card.model_copy(update={"radius": card.stride})
     assert not prove(model, less).holds
@@ -105,7 +112,7 @@ def test_a_much_smaller_halo_shows(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_folding_and_cropping_change_nothing(name: str) -> None:
-    model = network(LOCAL[name][0])
+    model = random(name)
     window = np.random.default_rng(1).normal(size=(2, 64, 112, 3)).astype(np.float32)
     whole = to_numpy(model(window, training=False))
     twin = inference_twin(model, 64, 112, 21, "float32")
@@ -118,7 +125,7 @@ def test_folding_and_cropping_change_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mobile", "separable", "all"])
 def test_in_bfloat16_it_is_near(name: str) -> None:
-    model = network(LOCAL[name][0])
+    model = random(name)
     window = np.random.default_rng(1).normal(size=(1, 64, 112, 3)).astype(np.float32)
     whole = to_numpy(model(window, training=False))
     near = to_numpy(inference_twin(model, 64, 112, 0, "bfloat16")(window, training=False))
@@ -190,7 +197,7 @@ def tiled(model: keras.Model, scene: npt.NDArray[np.uint8], seen: tuple[View, ..
 )
 def test_tiles_with_views_equal_the_oracle(name: str, scales: tuple[Fraction, ...], flips: Flips, apart: float) -> None:
     scene = np.random.default_rng(5).integers(0, 256, (151, 203, 3), dtype=np.uint8)
-    model, seen = network(LOCAL[name][0]), views(scales, flips)
+    model, seen = random(name), views(scales, flips)
     # Normalised as a run does it: random normalisations blow up even the rounding of the input.
     image = (scene - np.float32(SCALING.zero)) * (1 / np.array(SCALING.unit)).astype(np.float32)
     expected = whole_scene_logits(folded(model), card_of(model), Scaling(), image, seen)
