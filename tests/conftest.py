@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +27,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -37,3 +43,27 @@ def real_data() -> Path:
 def sample_rasters() -> Path:
     """The small rasters of the repository, with their true labels."""
     return REPOSITORY / "sample_rasters"
+
+
+@pytest.fixture
+def in_process(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """``tileseg ARGUMENTS`` in this process: what it prints and its exit code, without seconds of importing.
+
+    For tests of what a command does. That a fresh process does it too is for those that start one.
+    """
+
+    def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        from tileseg.cli.main import main
+
+        monkeypatch.setattr(sys, "argv", ["tileseg", *map(str, arguments)])
+        capfd.readouterr()
+        code: object = 0
+        with contextlib.chdir(cwd or Path.cwd()):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+        assert isinstance(code, int), code
+        return subprocess.CompletedProcess(sys.argv, code, *capfd.readouterr())
+
+    return call
