@@ -40,6 +40,8 @@ SETTINGS: dict[str, Any] = {
     # A block whose worker died is tried again on a fresh one; after several, alone.
     "distributed.scheduler.allowed-failures": 2,
     "distributed.scheduler.work-stealing": False,
+    # A worker that died and is being restarted is not given up (for good) after Dask's 15 s: machines may be busy.
+    "distributed.deploy.lost-worker-timeout": "120s",
     # When all workers are gone and none comes back, blocks fail instead of waiting for ever.
     "distributed.scheduler.no-workers-timeout": "120s",
     "distributed.worker.profile.enabled": False,

@@ -13,7 +13,7 @@ from typing import Any
 
 from distributed import Future, as_completed
 from distributed.protocol import pickle
-from distributed.scheduler import KilledWorker
+from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
 from tileseg.cluster import Workers
 from tileseg.errors import InputError, TilesegError, disk_full
@@ -57,7 +57,7 @@ class BlockFailure:
         if isinstance(error, KilledWorker | WorkersGone):
             times = error.allowed_failures + 1 if isinstance(error, KilledWorker) else _TRIES
             return (
-                f"block at {self.core}: its worker died {times} times, though nothing else was computed "
+                f"block at {self.core}: its worker died {times} time(s), though nothing else was computed "
                 "(out of memory? see --max-memory)"
             )
         if isinstance(error, MemoryError):
@@ -139,23 +139,18 @@ def run_feed(
         for future in landed:
             job, index, tries = flight.land(future)
             record = records.get(future.key)
-            if record is None and future.cancelled():
-                if (trouble := client.trouble) is not None:
-                    raise _lost(trouble)
-                if not stop.is_set():
-                    running.update(flight.submit(job, [index], tries))
-                continue
-            error = future.exception() if record is None else None
+            error = _error_of(client, future) if record is None else None
             if error is None:
                 on_done(job, record or future.result())
-            elif isinstance(error, KilledWorker | MemoryError) and tries < _ALONE:
-                flight.suspects.append((job, index))
-            elif isinstance(error, TilesegError) or tries >= _TRIES or stop.is_set() or disk_full(error):
+            elif not stop.is_set() and (attempt := _next_attempt(error, tries)) is not None:
+                if attempt == _ALONE:
+                    flight.suspects.append((job, index))
+                else:
+                    running.update(flight.submit(job, [index], attempt))
+            elif not isinstance(error, WorkersGone) or not stop.is_set():
                 on_failure(job, BlockFailure(index, job.plan[index].core, error))
                 if disk_full(error):
                     stop.set()
-            else:
-                running.update(flight.submit(job, [index], tries + 1))
         running.update(flight.more())
 
 
@@ -166,6 +161,29 @@ def _records(client: Workers, futures: Iterable[Future[BlockRecord]]) -> dict[An
         return dict(client.gather(finished, errors="skip")) if finished else {}
     except OSError as error:
         raise _lost(client.trouble or f"the scheduler does not answer ({first_line(error)})") from error
+
+
+def _error_of(client: Workers, future: Future[BlockRecord]) -> BaseException | None:
+    """What went wrong with a block, if anything. Raises TilesegError where none can be computed any more."""
+    if future.cancelled():
+        if (trouble := client.trouble) is not None:
+            raise _lost(trouble)
+        return WorkersGone("all workers went away")
+    error: BaseException | None = future.exception()
+    if isinstance(error, NoWorkerError | NoValidWorkerError):
+        raise _lost("all workers have gone, and none has come back")
+    return error
+
+
+def _next_attempt(error: BaseException, tries: int) -> int | None:
+    """Number of the attempt that follows; None: the block is given up."""
+    if isinstance(error, WorkersGone):
+        return tries + 1 if tries < _ALONE + _TRIES - 1 else None
+    if isinstance(error, KilledWorker | MemoryError):
+        return _ALONE if tries < _ALONE else None
+    if isinstance(error, TilesegError) or disk_full(error) or tries >= _TRIES:
+        return None
+    return tries + 1
 
 
 def _lost(trouble: str) -> TilesegError:

@@ -167,7 +167,7 @@ def test_a_block_that_kills_its_workers(bed, tally) -> None:
     row.tell(done)
     assert done.code == 1
     assert "1 of 24 blocks could not be computed" in done.message
-    assert "its worker died 3 times, though nothing else was computed" in done.stderr
+    assert "its worker died 3 time(s), though nothing else was computed" in done.stderr
     assert sorted(records(folder)) == [i for i in range(bed.blocks) if i != 7]
     known = [snapshot(folder)]
     done = bed.finish(bed.run(folder, "--workers", "1"), row)
