@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -224,7 +225,9 @@ def test_healthy_means_that_nothing_failed() -> None:
     assert not Diagnosis(hardware, "float32", {}, (fine, bad)).healthy
 
 
-def test_this_machine_as_json_and_as_text() -> None:
+def test_this_machine_as_json_and_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both are told what the libraries answered once: asking them takes seconds.
+    monkeypatch.setattr("tileseg.cli.doctor.ask", functools.cache(ask))
     app = typer.Typer()
     app.command()(doctor)
     as_json = CliRunner().invoke(app, ["--json"])
