@@ -213,33 +213,44 @@ def test_what_somebody_held_who_died_meanwhile_is_taken_over(whole, model, tmp_p
     scenes, undisturbed = whole
     for name, seconds in (("BEAT", 0.1), ("EXPIRES", 2.0), ("_WATCH", 0.4)):
         monkeypatch.setattr(f"tileseg.lease.{name}", seconds)
-    folder = tmp_path / "out" / "scene1.tileseg"
-    held = folder / ".state" / "lease-000003"
-    held.parent.mkdir(parents=True)
-    held.write_text(json.dumps({"process": 7, "host": "elsewhere", "boot": "another"}))
-    died = threading.Event()
+    first, second = (tmp_path / "out" / f"scene{i}.tileseg" / ".state" / "lease-000003" for i in (1, 2))
+    for held in (first, second):
+        held.parent.mkdir(parents=True)
+        held.write_text(json.dumps({"process": 7, "host": "elsewhere", "boot": "another"}))
+    seen = threading.Event()
 
     class Witness(Notes):
         def scene(self, result: SceneResult) -> None:
             super().scene(result)
-            if result.status == "locked" and not died.is_set():
-                time.sleep(0.3)  # it lives on for a while after it was seen
-                died.set()
+            if result.status == "locked":
+                seen.set()
 
     def live() -> None:
-        while not died.wait(0.05):
-            os.utime(held)
+        while not seen.wait(0.05):
+            os.utime(first)
+            os.utime(second)
+        # It was seen alive, and dies later; one of its scenes expires when the other one is being computed.
+        for held, moments in ((first, 6), (second, 20)):
+            for _ in range(moments):
+                time.sleep(0.05)
+                os.utime(held)
 
+    def slow(job: Job, index: int) -> BlockRecord:
+        time.sleep(0.5 if "scene1" in str(job.scene.path) else 0)
+        return segment.segment_block(job, index)
+
+    monkeypatch.setattr("tileseg.schedule.segment_block", slow)
     owner, notes = threading.Thread(target=live), Witness()
     owner.start()
     try:
         report = run_batch(spec(scenes, tmp_path / "out", model), notes)
     finally:
-        died.set()
+        seen.set()
         owner.join()
     assert next(result.status for result in notes.results if "scene1" in result.scene) == "locked"
     assert statuses(report) == ["done"] * 4
-    assert delivered(folder) == delivered(undisturbed.folder / "scene1.tileseg")
+    for result in report.results:
+        assert delivered(report.folder / result.folder) == delivered(undisturbed.folder / result.folder)
 
 
 def test_other_options_are_refused_unless_told(whole, model, tmp_path) -> None:

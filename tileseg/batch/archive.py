@@ -260,7 +260,10 @@ class _Batch:
             if not free:
                 return
             self._round(free)
-            if any(entry in free for entry in self._with_status("locked")):
+            left = [entry for entry in self._with_status("locked") if entry in free]
+            if len(left) < len(free):
+                deadline = time.monotonic() + 2 * lease.EXPIRES  # computing them took its time
+            if left:
                 self._stop.wait(lease.BEAT / 2)
 
     # --- One round over some scenes ------------------------------------------------------------------------------
