@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,14 @@ def go(spec: TrainSpec, listener: Silent | None = None) -> TrainReport:
     return train(spec, listener, listener.stop)
 
 
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory) -> Path:
+    """The folder of a training of 3 steps, for tests that leave it as it is."""
+    out = tmp_path_factory.mktemp("trained") / "m"
+    assert not go(spec_of(dataset, out, steps=3)).already
+    return out
+
+
 def test_a_model_folder_comes_out(dataset, tmp_path) -> None:
     out = tmp_path / "houses"
     listener = Silent()
@@ -108,12 +117,11 @@ def test_a_model_folder_comes_out(dataset, tmp_path) -> None:
     assert not list(out.rglob("*partial*"))
 
 
-def test_the_same_seed_gives_the_same_losses_and_another_seed_others(dataset, tmp_path) -> None:
-    go(spec_of(dataset, tmp_path / "a", steps=3))
-    go(spec_of(dataset, tmp_path / "b", steps=3, threads=3))
-    go(spec_of(dataset, tmp_path / "c", steps=3, seed=9))
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
-    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+def test_the_same_seed_gives_the_same_losses_and_another_seed_others(dataset, trained, tmp_path) -> None:
+    go(spec_of(dataset, tmp_path / "same", steps=3, threads=3))
+    go(spec_of(dataset, tmp_path / "other", steps=3, seed=9))
+    assert losses(tmp_path / "same") == losses(trained)
+    assert losses(tmp_path / "other") != losses(trained)
 
 
 def test_stopped_and_gone_on_equals_undisturbed(dataset, tmp_path) -> None:
@@ -137,9 +145,8 @@ def test_stopped_and_gone_on_equals_undisturbed(dataset, tmp_path) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_finished_training_is_left_alone_unless_asked(dataset, tmp_path) -> None:
-    spec = spec_of(dataset, tmp_path / "m", steps=3)
-    go(spec)
+def test_a_finished_training_is_left_alone_unless_asked(dataset, trained, tmp_path) -> None:
+    spec = spec_of(dataset, shutil.copytree(trained, tmp_path / "m"), steps=3)
     before = (spec.out / "model.keras").stat().st_mtime_ns
     listener = Silent()
     assert go(spec, listener).already
@@ -202,17 +209,16 @@ def test_unfreezing_releases_the_deepest_block_first(dataset, tmp_path) -> None:
     assert not moved(seen[1], seen[2]) & {"block1", "block2", "block3"}
 
 
-def test_a_training_may_start_from_a_model(dataset, tmp_path) -> None:
-    go(spec_of(dataset, tmp_path / "first", steps=3))
-    go(spec_of(dataset, tmp_path / "second", steps=1, rate=1e-9, init=tmp_path / "first"))
-    (one, card), (other, second) = load_bundle(tmp_path / "first"), load_bundle(tmp_path / "second")
+def test_a_training_may_start_from_a_model(dataset, trained, tmp_path) -> None:
+    go(spec_of(dataset, tmp_path / "second", steps=1, rate=1e-9, init=trained))
+    (one, card), (other, second) = load_bundle(trained), load_bundle(tmp_path / "second")
     assert second.scaling == card.scaling
     # A card is given to others: it does not tell where things lie here.
-    assert second.training["spec"]["init"] == "first"
+    assert second.training["spec"]["init"] == trained.name
     for a, b in zip(one.trainable_variables, other.trainable_variables, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
     with pytest.raises(InputError, match="none of its layers fits"):
-        go(spec_of(dataset, tmp_path / "third", init=tmp_path / "first", network={"width": 0.05}))
+        go(spec_of(dataset, tmp_path / "third", init=trained, network={"width": 0.05}))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -270,9 +276,10 @@ def command(dataset: Path, out: Path, steps: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_killed_and_gone_on_has_the_same_losses(dataset, tmp_path) -> None:
-    subprocess.run(command(dataset, tmp_path / "whole", 60), check=True, env=environment(), capture_output=True)
-    killed = command(dataset, tmp_path / "killed", 60)
+def test_killed_and_gone_on_has_the_same_losses(in_process, dataset, tmp_path) -> None:
+    whole = command(dataset, tmp_path / "whole", 40)
+    assert in_process(*whole[3:]).returncode == 0
+    killed = command(dataset, tmp_path / "killed", 40)
     process = subprocess.Popen(killed, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     state = tmp_path / "killed" / "training" / ".state" / "last.npz"
     while not state.exists():
@@ -282,7 +289,7 @@ def test_killed_and_gone_on_has_the_same_losses(dataset, tmp_path) -> None:
     process.communicate()
     again = subprocess.run(killed, check=True, env=environment(), capture_output=True, text=True)
     assert "going on after step" in again.stderr
-    assert len(losses(tmp_path / "killed")) == 60
+    assert len(losses(tmp_path / "killed")) == 40
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
