@@ -13,6 +13,7 @@ from fakes import save_tiny, smooth_noise, write_scene
 from faults.bed import Bed, Process, digest, records, snapshot
 
 from tileseg.errors import TilesegError
+from tileseg.lease import hold
 from tileseg.pipeline import run
 from tileseg.spec import RunSpec
 
@@ -76,6 +77,28 @@ def test_full_at_any_moment(bed, tmp_path, share) -> None:
         assert report.computed == report.blocks - len(before)
         assert {i: facts for i, facts in records(disk / "run").items() if i in before} == before
         assert digest(disk / "run") == digest(bed / "undisturbed")
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all that is left."""
+    with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb", buffering=0) as file:  # noqa: PT012
+        while True:
+            file.write(bytes(1024))
+    return disk / "filler"
+
+
+def test_a_full_disk_leaves_no_lease_to_wait_for(tmp_path) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        (disk / "state").mkdir()
+        filler = fill(disk)
+        with pytest.raises(OSError, match="No space left"), hold(disk / "state"):
+            pass
+        filler.unlink()
+        with hold(disk / "state"):
+            filler = fill(disk)  # so at the end it cannot say that it is done
+        filler.unlink()
+        with hold(disk / "state"):
+            pass
 
 
 @pytest.mark.faults

@@ -3,13 +3,11 @@
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from faults.bed import Process, ending, wait_until
@@ -100,27 +98,3 @@ def test_who_stood_still_finds_its_folder_taken(tmp_path) -> None:
             assert process.wait(60) == 1
         told = process.complaints.read_text()
     assert "took over while this process stood still" in told
-
-
-def test_a_full_disk_leaves_no_lease_to_wait_for(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(lease, "_flock", lambda folder, handle: True)
-    broken = threading.Event()
-    usual = Path.open
-
-    def full(self: Path, mode: str = "r", *args: object, **options: object) -> Any:
-        file = usual(self, mode, *args, **options)
-        if not broken.is_set() or mode not in ("wb", "xb"):
-            return file
-        file.close()  # it is there, but nothing can be written into it
-        return usual(Path("/dev/full"), "wb")
-
-    monkeypatch.setattr(Path, "open", full)
-    broken.set()
-    with pytest.raises(OSError, match="No space left"), hold(tmp_path):
-        pass
-    broken.clear()
-    with hold(tmp_path):
-        broken.set()  # and at the end it cannot say that it is done
-    broken.clear()
-    with hold(tmp_path):
-        pass
