@@ -11,14 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from fakes import save_tiny, smooth_noise, write_scene
 
-from tileseg import cluster, schedule
+from tileseg import cluster, run, schedule
 from tileseg.admission import Needs
 from tileseg.cluster import connect
 from tileseg.errors import TilesegError, UsageError
@@ -259,7 +259,9 @@ def scene(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scene")
     save_tiny(folder / "tiny")
     write_scene(folder / "scene.tif", smooth_noise(200, 300, 3))
-    assert tileseg(folder, "run", *options(folder, "alone"), "--workers", "0").returncode == 0
+    with chdir(folder):
+        run(RunSpec.parse({"scene": "scene.tif", "model": "tiny", "block": 128, "window": 128, "precision": "float32",
+                           "workers": 0, "out": "alone"}))  # fmt: skip
     return folder
 
 
