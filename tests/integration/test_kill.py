@@ -20,11 +20,18 @@ def kill() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def prepared(kill, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The command and its folder, which both victims share: the second finds the undisturbed run finished."""
+    work = tmp_path_factory.mktemp("kill")
+    return kill.prepare(work), work
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["driver", "worker"])
-def test_killed_runs_resume_to_the_same_bytes(kill, tmp_path, victim) -> None:
+def test_killed_runs_resume_to_the_same_bytes(kill, prepared, victim) -> None:
     tally = kill.Tally()
-    kill.torment(kill.prepare(tmp_path), tmp_path, victim, kills=3, seed=5, tally=tally)
+    kill.torment(*prepared, victim, kills=3, seed=5, tally=tally)
     assert tally.kills == 3
     assert tally.computed_twice == []
     assert tally.differing == []
