@@ -2,7 +2,7 @@
 # Tries array.sh and cluster.yaml on a real Slurm of one node, which it sets up in a temporary folder: jobs are killed,
 # cancelled and queued again in the middle, and every file is compared with that of a plain local batch.
 #
-#   workflows/slurm/try.sh              # about six minutes on two cores
+#   workflows/slurm/try.sh              # some minutes
 #
 # Needs tileseg[test] in the Python that is called python (PYTHON=... for another), and Slurm's programs: on Debian and
 # Ubuntu they are installed where this may be done. No systemd, no cgroups, and no running Slurm is touched.
