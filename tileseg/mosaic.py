@@ -7,13 +7,14 @@ old shard, a new one or none.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,11 @@ from tileseg.labels import CERTAIN, NODATA, Confidence, Labels, Logits, decide, 
 from tileseg.nn.card import ClassInfo
 from tileseg.place import Url
 from tileseg.plan import Keep
-from tileseg.storage import ask, at, object_store
+from tileseg.storage import PAUSES, ask, at, failures, object_store
 from tileseg.window import Window, tile
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
 
 _CHUNK = 512
 """Pixels on a chunk's side at the most: what a viewer reads in one go."""
@@ -233,9 +237,21 @@ def create_mosaic(
     return Mosaic(path)
 
 
+class _Patient(ObjectStore[Any]):
+    """Tries writes again that a server says nothing about, which obstore does not: an object is written whole."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        for pause in PAUSES:
+            try:
+                return await super().set(key, value)
+            except failures():
+                await asyncio.sleep(pause)
+        return await super().set(key, value)
+
+
 def _store(path: Path | Url) -> Path | ObjectStore[Any]:
     """What Zarr opens."""
-    return path if isinstance(path, Path) else ObjectStore(object_store(path))
+    return path if isinstance(path, Path) else _Patient(object_store(path))
 
 
 def _create(

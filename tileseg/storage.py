@@ -35,7 +35,7 @@ _SILENT = "TILESEG_HTTP_TIMEOUT"
 _SILENT_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 _RETRIES, _RETRY_SECONDS, _LONGEST_PAUSE = 5, 60.0, 5.0
-_PAUSES = (1.0, 3.0)
+PAUSES = (1.0, 3.0)
 """Seconds until what a server did not give is asked for again."""
 _AT_ONCE = 16
 """Requests at the same time where many small objects are wanted: each is mostly waiting."""
@@ -356,6 +356,13 @@ def object_store(url: Url) -> ObjectStore:
         return _bucket(url.root, url.key)
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What obstore raises where a server fails."""
+    from obstore.exceptions import GenericError
+
+    return (GenericError,)
+
+
 def ask(place: Path | Url, question: Callable[[], T]) -> T:
     """What a question about a place gives: asked again where a server fails, and complaints explained."""
 
@@ -368,7 +375,7 @@ def ask(place: Path | Url, question: Callable[[], T]) -> T:
 
 def patiently(attempt: Callable[[], T]) -> T:
     """Try again, and again, where a server fails in ways that GDAL and obstore do not try again themselves."""
-    for pause in _PAUSES:
+    for pause in PAUSES:
         try:
             return attempt()
         except Unreachable:
