@@ -227,7 +227,7 @@ def test_workers_are_replaced_and_a_scheduler_that_dies_ends_the_run_in_one_line
                 dying.kill()
 
             threading.Thread(target=kill).start()
-            feed = ((job, index) for index in range(9))
+            feed = iter([(job, range(9))])
             with pytest.raises(
                 TilesegError, match=r"^the connection to the scheduler was lost; finished blocks"
             ) as caught:

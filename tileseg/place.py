@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Self
+from typing import Self
 from urllib.parse import urlsplit
-
-from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
 from tileseg.errors import UsageError
 
@@ -115,9 +113,3 @@ def parse_place(value: str | Path | Url) -> Path | Url:
     if not isinstance(value, str):
         return value
     return Url.parse(value) if is_address(value) else Path(value)
-
-
-Place = Annotated[
-    Path | InstanceOf[Url], BeforeValidator(parse_place), PlainSerializer(str, return_type=str, when_used="json")
-]
-"""A path or an address, in options: pydantic makes it of text."""

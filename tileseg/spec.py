@@ -15,6 +15,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    InstanceOf,
     PlainSerializer,
     ValidationError,
     field_validator,
@@ -23,7 +24,7 @@ from pydantic import (
 
 from tileseg.errors import UsageError
 from tileseg.nn.card import first_problem
-from tileseg.place import Place, Url
+from tileseg.place import Url, parse_place
 from tileseg.plan import Keep, Stitch
 from tileseg.tta import Flips, parse_scale
 
@@ -35,6 +36,11 @@ _ELSEWHERE = {
     "overwrite",
 }  # fmt: skip
 """Options that do not decide what comes out."""
+
+Place = Annotated[
+    Path | InstanceOf[Url], BeforeValidator(parse_place), PlainSerializer(str, return_type=str, when_used="json")
+]
+"""A path or an address: made of text."""
 
 VectorFormat = Literal["geojson", "geojsonseq", "gpkg", "parquet", "fgb"]
 

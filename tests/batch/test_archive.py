@@ -217,7 +217,7 @@ def test_what_somebody_held_who_died_meanwhile_is_taken_over(whole, model, tmp_p
     for held in (first, second):
         held.parent.mkdir(parents=True)
         held.write_text(json.dumps({"process": 7, "host": "elsewhere", "boot": "another"}))
-    seen = threading.Event()
+    seen, dead = threading.Event(), threading.Event()
 
     class Witness(Notes):
         def scene(self, result: SceneResult) -> None:
@@ -234,9 +234,12 @@ def test_what_somebody_held_who_died_meanwhile_is_taken_over(whole, model, tmp_p
             for _ in range(moments):
                 time.sleep(0.05)
                 os.utime(held)
+        dead.set()
 
     def slow(job: Job, index: int) -> BlockRecord:
         time.sleep(0.5 if "scene1" in str(job.scene.path) else 0)
+        if seen.is_set():
+            dead.wait(60)  # the round in which it was seen alive outlasts it
         return segment.segment_block(job, index)
 
     monkeypatch.setattr("tileseg.schedule.segment_block", slow)
@@ -275,7 +278,8 @@ def test_mistakes_in_options_show_before_anything_begins(whole, model, tmp_path)
 def timed(job: Job, index: int) -> BlockRecord:
     """A block that takes a while, and notes from when to when (all processes of a machine share that clock)."""
     begun = time.monotonic()
-    time.sleep(0.25)
+    # While the last one is computed, a thread is free for the next scene's first.
+    time.sleep(1.0 if index == job.plan.blocks - 1 else 0.1)
     record = segment.segment_block(job, index)
     with (job.ledger.root.parent.parent / "times").open("a") as file:
         file.write(f"{job.ledger.root.parent.name} {begun} {time.monotonic()}\n")
