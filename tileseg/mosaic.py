@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -241,12 +241,20 @@ class _Patient(ObjectStore[Any]):
     """Tries writes again that a server says nothing about, which obstore does not: an object is written whole."""
 
     async def set(self, key: str, value: Buffer) -> None:
-        for pause in PAUSES:
-            try:
-                return await super().set(key, value)
-            except failures():
-                await asyncio.sleep(pause)
-        return await super().set(key, value)
+        await _patiently(lambda: super(_Patient, self).set(key, value))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        # One that arrived, although nothing was said, exists: that is no error.
+        await _patiently(lambda: super(_Patient, self).set_if_not_exists(key, value))
+
+
+async def _patiently(write: Callable[[], Awaitable[None]]) -> None:
+    for pause in PAUSES:
+        try:
+            return await write()
+        except failures():
+            await asyncio.sleep(pause)
+    return await write()
 
 
 def _store(path: Path | Url) -> Path | ObjectStore[Any]:
