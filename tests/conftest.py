@@ -67,3 +67,13 @@ def in_process(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         return subprocess.CompletedProcess(sys.argv, code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny model, for tests that only read it."""
+    from fakes import save_tiny
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_tiny(folder)
+    return folder

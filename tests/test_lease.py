@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from contention import contend
 
 from tileseg import lease
 from tileseg.errors import LockedError
@@ -128,28 +129,6 @@ def test_never_two_at_once(tmp_path, monkeypatch, flock) -> None:
     """Without the kernel's help too: leases alone decide."""
     if not flock:
         monkeypatch.setattr(lease, "_flock", lambda folder, handle: False)
-    inside, most, turns = 0, 0, [0] * 6
-    count = threading.Lock()
-
-    def contend(me: int) -> None:
-        nonlocal inside, most
-        for _ in range(60):
-            try:
-                with hold(tmp_path):
-                    with count:
-                        inside += 1
-                        most = max(most, inside)
-                    time.sleep(0.001)
-                    with count:
-                        inside -= 1
-                    turns[me] += 1
-            except LockedError:
-                time.sleep(0.001)
-
-    threads = [threading.Thread(target=contend, args=(i,)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    most, turns = contend(tmp_path, threads=6, attempts=60, pause=0.001)
     assert most == 1
-    assert sum(turns) > 6
+    assert turns > 6

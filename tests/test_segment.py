@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import CLASSES, save_tiny, smooth_noise, write_scene
+from fakes import CLASSES, smooth_noise, write_scene
 from oracle import whole_scene_logits
 
 from tileseg import segment
@@ -24,13 +24,6 @@ from tileseg.tta import View
 from tileseg.window import Window
 
 HEIGHT, WIDTH = 151, 203
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_tiny(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

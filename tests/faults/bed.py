@@ -75,6 +75,14 @@ class Tally:
         """Keep exit code and message of a process, without what differs from one time to the other."""
         self.told[f"{done.code}: {done.message}" if done.message else str(done.code)] += 1
 
+    def tell_of_one_block(self, done: Ended, why: str) -> None:
+        """Count a trial in which one of 24 blocks could not be computed, and the others could."""
+        self.times += 1
+        self.tell(done)
+        assert done.code == 1
+        assert "1 of 24 blocks could not be computed" in done.message
+        assert why in done.stderr
+
 
 @dataclass(frozen=True)
 class Ended:

@@ -163,11 +163,7 @@ def test_a_block_that_kills_its_workers(bed, tally) -> None:
     folder = bed.folder / "deadly"
     with ending(bed.run(folder, "--workers", "1", FAULT_DEADLY="7")) as process:
         done = bed.finish(process, row)
-    row.times += 1
-    row.tell(done)
-    assert done.code == 1
-    assert "1 of 24 blocks could not be computed" in done.message
-    assert "its worker died 3 time(s), though nothing else was computed" in done.stderr
+    row.tell_of_one_block(done, "its worker died 3 time(s), though nothing else was computed")
     assert sorted(records(folder)) == [i for i in range(bed.blocks) if i != 7]
     known = [snapshot(folder)]
     done = bed.finish(bed.run(folder, "--workers", "1"), row)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import rasterio.features
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import smooth_noise, write_scene
 
 
 def tileseg(*arguments: object, timeout: float = 120, **options) -> subprocess.CompletedProcess[str]:
@@ -31,13 +31,6 @@ def complaint(told: subprocess.CompletedProcess[str], code: int) -> str:
     assert len(lines) == 1, told.stderr
     assert "Traceback" not in told.stderr
     return lines[0]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_tiny(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

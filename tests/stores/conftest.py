@@ -15,7 +15,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from buckets import KEY, SECRET, Bucket, forget_stores
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import smooth_noise, write_scene
 
 
 @pytest.fixture(scope="session")
@@ -74,13 +74,6 @@ def bucket(s3, moto_port: int, monkeypatch) -> Bucket:
     name = f"bucket-{next(_count)}"
     s3.create_bucket(Bucket=name, ACL="public-read")
     return Bucket(name, moto_port, s3)
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_tiny(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from buckets import forget_stores
+from contention import contend
 from unreliable import Unreliable
 
 from tileseg import lease
@@ -92,31 +93,9 @@ def test_who_stood_still_too_long_steps_back(bucket, folder) -> None:
 
 def test_never_two_at_once(bucket, folder, monkeypatch) -> None:
     """Through a server that loses answers, too."""
-    inside, most, turns = 0, 0, [0] * 4
-    count = threading.Lock()
-
-    def contend(me: int) -> None:
-        nonlocal inside, most
-        for _ in range(10):
-            try:
-                with hold(folder):
-                    with count:
-                        inside += 1
-                        most = max(most, inside)
-                    time.sleep(0.01)
-                    with count:
-                        inside -= 1
-                    turns[me] += 1
-            except LockedError:
-                time.sleep(0.01)
-
     with Unreliable(bucket.port, share=0.05, kinds=("500", "cut")) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
         forget_stores()
-        threads = [threading.Thread(target=contend, args=(i,)) for i in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        most, turns = contend(folder, threads=4, attempts=10, pause=0.01)
     assert most == 1
-    assert sum(turns) > 3
+    assert turns > 3
