@@ -18,7 +18,6 @@ SCRIPTS = {
     "exactness": ["--full"],
     "polygons": [],
     "memory": ["--embedded"],
-    "kill": [],
     "around": [],
     "network": [],
     "peer": [],

@@ -16,6 +16,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 from train_feed import Header, Images, Labels, Logits, follow
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,6 +31,9 @@ class Smp:
         network = smp.Unet("vgg16_bn", encoder_weights=None, in_channels=header.bands, classes=self.classes)
         self.network: nn.Module = network.to(DEVICE, memory_format=torch.channels_last)
         self.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            self.network.eval()(torch.zeros(1, header.bands, 64, 64, device=DEVICE))
+        self.flops_per_pixel = counter.get_total_flops() / 64**2
         kernels = [p for p in network.parameters() if p.ndim > 1]
         others = [p for p in network.parameters() if p.ndim <= 1]
         # Betas and epsilon are those of Keras.

@@ -60,6 +60,8 @@ class Side(Protocol):
     """A network being trained."""
 
     parameters: int
+    flops_per_pixel: float
+    """Of the network, forwards only; a multiply-add is two."""
 
     def loss(self, labels: Labels, logits: Logits) -> float:
         """The loss of given logits."""
@@ -95,6 +97,7 @@ def follow(make: Any, stream: BinaryIO) -> dict[str, Any]:
         seconds.append(time.perf_counter() - start)
     return {
         "parameters": side.parameters,
+        "flops_per_pixel": side.flops_per_pixel,
         "loss_of_fixed_logits": checked,
         "first_loss": losses[0],
         "last_loss": statistics.mean(losses[-max(1, len(losses) // 10) :]),

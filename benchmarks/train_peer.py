@@ -35,6 +35,7 @@ class Tileseg:
         from tileseg.nn.backend import configure, keras
         from tileseg.nn.fused import fuse
         from tileseg.nn.options import NetworkSpec
+        from tileseg.nn.receptive import analyse
         from tileseg.nn.unet import build_network
         from tileseg.train.losses import parse_loss
         from tileseg.train.optimizer import PartwiseAdam
@@ -44,7 +45,9 @@ class Tileseg:
         keras.utils.set_random_seed(1)
         classes = len(header.classes)
         with computing_in(precision):
-            network = fuse(build_network(NetworkSpec(width=width), header.bands, classes))
+            built = build_network(NetworkSpec(width=width), header.bands, classes)
+            network = fuse(built)
+        self.flops_per_pixel = analyse(built).flops_per_pixel
         self.criterion = parse_loss("ce+dice", classes=classes)
         self.trained = Trained(network, self.criterion, tuple(header.mean), tuple(header.std))
         self.optimizer = PartwiseAdam(rate=header.rates[0], decay=header.weight_decay, clip=header.clip or None)
@@ -96,8 +99,9 @@ def compare(name: str, recipe: Path, asked: argparse.Namespace) -> None:
     for side, result in results.items():
         scores = iou(np.array(result["matrix"]))
         each = ", ".join(f"{classes[i].name} {scores[i]:.3f}" for i in range(len(classes)))
+        size = f"{result['parameters'] / 1e6:.1f} M | {result['flops_per_pixel'] / 1e6:.2f}"
         print(
-            f"| {name} | {side} | {result['parameters'] / 1e6:.1f} M | {np.nanmean(scores[foreground]):.3f} ({each}) "
+            f"| {name} | {side} | {size} | {np.nanmean(scores[foreground]):.3f} ({each}) "
             f"| {result['first_loss']:.3f} → {result['last_loss']:.3f} | {result['mpix_per_second']:.3f} |",
             flush=True,
         )
@@ -116,8 +120,8 @@ def main() -> None:
         print(json.dumps(made))
         return
     print(f"{asked.steps} steps of {asked.batch} crops of {asked.crop}², {asked.precision}\n")
-    print("| data | | parameters | validation IoU | loss, first step and last tenth | trained, MPix/s |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| data | | parameters | TFLOP / MPix | validation IoU | loss, first step and last tenth | trained, MPix/s |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in asked.names or RECIPES:
         compare(name, RECIPES[name], asked)
 

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 from fakes import save_tiny, smooth_noise, write_scene
-from faults.bed import Bed, Process, digest, records, snapshot
+from faults.bed import TIMES, Bed, Process, digest, records, snapshot
 
 from tileseg.errors import TilesegError
 from tileseg.lease import hold
 from tileseg.pipeline import run
 from tileseg.spec import RunSpec
-
-TIMES = int(os.environ.get("TILESEG_FAULT_TIMES", "5"))
 
 
 def mount(folder: Path, options: str) -> bool:

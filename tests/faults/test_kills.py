@@ -9,6 +9,7 @@ import psutil
 import pytest
 from faults.bed import (
     SLOTS,
+    TIMES,
     Bed,
     cluster,
     ending,
@@ -20,9 +21,6 @@ from faults.bed import (
     wait_until_gone,
     workers_of,
 )
-
-TIMES = int(os.environ.get("TILESEG_FAULT_TIMES", "5"))
-pytestmark = pytest.mark.faults
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +65,7 @@ def test_driver_of_a_run(bed, tally) -> None:
     row.check(2 * SLOTS * row.times)
 
 
+@pytest.mark.faults
 def test_driver_of_a_batch(bed, tally) -> None:
     row = tally("the driver of a batch is killed", "kill -9 of `tileseg batch` over 3 scenes, then the same command")
     moments = random.Random(3)
@@ -96,6 +95,7 @@ def test_driver_of_a_batch(bed, tally) -> None:
     row.check(SLOTS * row.times)
 
 
+@pytest.mark.faults
 def test_workers_of_a_cluster(bed, tally, tmp_path) -> None:
     row = tally("a worker of a cluster is killed", "kill -9 of the process below one of two `tileseg worker`")
     moments = random.Random(4)
@@ -115,6 +115,7 @@ def test_workers_of_a_cluster(bed, tally, tmp_path) -> None:
     row.check(SLOTS * row.times)
 
 
+@pytest.mark.faults
 def test_driver_on_a_cluster(bed, tally, tmp_path) -> None:
     row = tally("the driver on a cluster is killed", "kill -9 of `tileseg run --cluster`; its workers live on")
     moments = random.Random(5)
@@ -134,6 +135,7 @@ def test_driver_on_a_cluster(bed, tally, tmp_path) -> None:
     row.check(2 * SLOTS * row.times)
 
 
+@pytest.mark.faults
 def test_scheduler(bed, tally, tmp_path) -> None:
     row = tally("the scheduler is killed", "kill -9 of `dask scheduler`; then another one, workers, the same command")
     moments, folder, known = random.Random(6), bed.folder / "scheduler", []
@@ -157,6 +159,7 @@ def test_scheduler(bed, tally, tmp_path) -> None:
     row.check(SLOTS * row.times)
 
 
+@pytest.mark.faults
 def test_a_block_that_kills_its_workers(bed, tally) -> None:
     """As the kernel does where memory is short; those beside it are not to blame."""
     row = tally("a block kills its workers", "one block of 24 ends its process whenever it is computed")

@@ -1,12 +1,11 @@
 """Workers that run out of memory: one block too many is told of, the others are finished, and nothing else is lost."""
 
-import os
 import shutil
 
 import pytest
-from faults.bed import SLOTS, Bed, Tally, cluster, ending, records, snapshot
+from faults.bed import SLOTS, TIMES, Bed, Tally, cluster, ending, records, snapshot
 
-TIMES = max(1, int(os.environ.get("TILESEG_FAULT_TIMES", "5")) // 2)
+FEW = -(-TIMES // 2)
 BLOCK = 7
 GIB = 1 << 30
 pytestmark = pytest.mark.faults
@@ -31,7 +30,7 @@ def test_a_limit_of_tileseg_worker(bed, tally, tmp_path) -> None:
         "a worker takes more than its --memory",
         "one block of 24 allocates 4 GiB in a `tileseg worker --memory 2GiB`, which is restarted each time",
     )
-    while row.times < TIMES:
+    while row.times < FEW:
         folder = bed.folder / f"limit-{row.times}"
         place = tmp_path / str(row.times)
         with cluster(bed, place, 1, "--memory", "2GiB", FAULT_HUNGRY=f"{BLOCK}:{4 * GIB}") as found:
@@ -46,7 +45,7 @@ def test_no_more_address_space(bed, tally) -> None:
         "a worker has no memory left",
         "RLIMIT_AS of a worker at 1 GiB above what it has; one block of 24 allocates 2 GiB",
     )
-    while row.times < TIMES:
+    while row.times < FEW:
         folder = bed.folder / f"space-{row.times}"
         env = {"FAULT_HUNGRY": f"{BLOCK}:{2 * GIB}", "FAULT_LIMIT": str(GIB)}
         with ending(bed.run(folder, "--workers", "1", **env)) as process:
@@ -62,7 +61,7 @@ def test_room_for_one_block_only(bed, tally) -> None:
         "memory for one block at a time only",
         "RLIMIT_AS of a worker at 1 GiB above what it has; each of 24 blocks allocates 0.7 GiB for a while",
     )
-    while row.times < TIMES:
+    while row.times < FEW:
         folder = bed.folder / f"room-{row.times}"
         env = {"FAULT_HUNGRY": f"all:{7 * GIB // 10}", "FAULT_LIMIT": str(GIB)}
         with ending(bed.run(folder, "--workers", "1", **env)) as process:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.bed import SLOTS, Bed, Process, ending, records, snapshot, wait_until, wait_until_gone, workers_of
+from faults.bed import SLOTS, TIMES, Bed, Process, ending, records, snapshot, wait_until, wait_until_gone, workers_of
 
 pytestmark = pytest.mark.faults
 
 ELSEWHERE = str(Path(__file__).with_name("elsewhere.py"))
 EXPIRES = 6.0
 """Seconds after which a lease that nobody renews is dead: a tenth of what it is in earnest."""
-TIMES = int(os.environ.get("FAULT_TIMES", "5"))
 SLEEP = "0.15"
 
 

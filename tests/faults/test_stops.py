@@ -1,6 +1,5 @@
 """SIGSTOP: processes that stand still for longer than anybody waits for them, and then go on."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import psutil
 import pytest
 from faults.bed import (
     SLOTS,
+    TIMES,
     Bed,
     Process,
     cluster,
@@ -19,7 +19,7 @@ from faults.bed import (
     workers_of,
 )
 
-TIMES = max(1, int(os.environ.get("TILESEG_FAULT_TIMES", "5")) // 2)
+FEW = -(-TIMES // 2)
 SHORT = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "3s"}
 """Dask's patience with a worker: five minutes otherwise, and never less than ten heartbeats."""
 ELSEWHERE = Path(__file__).with_name("elsewhere.py")
@@ -41,7 +41,7 @@ def test_a_worker_of_a_run(bed, tally, workers) -> None:
         f"{'the only' if workers == 1 else 'a'} worker stands still",
         f"SIGSTOP of a process of `tileseg run --workers {workers}`, with a worker TTL of 5 s",
     )
-    while row.times < TIMES:
+    while row.times < FEW:
         folder = bed.folder / f"still-{workers}-{row.times}"
         process = bed.run(folder, "--workers", str(workers), FAULT_SLEEP="0.3", **SHORT)
         assert wait_for_blocks(process, folder, 4)
@@ -66,7 +66,7 @@ def test_a_worker_of_a_cluster_that_wakes_up(bed, tally, tmp_path) -> None:
         "SIGSTOP of the process below one of two `tileseg worker` for longer than the TTL (5 s), then SIGCONT",
     )
     with cluster(bed, tmp_path, FAULT_SLEEP="0.3", **SHORT) as found:
-        while row.times < TIMES:
+        while row.times < FEW:
             folder = bed.folder / f"woken-{row.times}"
             process = bed.run(folder, *found.place)
             assert wait_for_blocks(process, folder, 4)
@@ -95,7 +95,7 @@ def test_a_driver_that_finds_its_folder_taken(bed, tally) -> None:
         program = (str(ELSEWHERE), host, "0", "6", "tileseg")
         return bed.run(folder, "--workers", "1", program=program, FAULT_SLEEP="0.3")
 
-    while row.times < TIMES:
+    while row.times < FEW:
         folder = bed.folder / f"taken-{row.times}"
         with ending(begin("first", folder)) as first:
             assert wait_for_blocks(first, folder, 4)
