@@ -1,6 +1,8 @@
 """A block against the network on the whole scene, and what happens when the network fails."""
 
 import functools
+import gc
+import weakref
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -161,6 +163,22 @@ def test_non_finite_logits_fail_their_block_alone(tmp_path, scene, model, monkey
         segment_block(made, 1)
     assert made.ledger.done() == {0}
     assert np.isnan(made.mosaic.read_logits(Window(0, 64, 64, 64))).all()
+
+
+def test_a_block_that_fails_lets_its_arrays_go(tmp_path, scene, model, monkeypatch) -> None:
+    """Dask keeps errors, with their tracebacks; what the frames hold would be missing at the next attempt."""
+    held = []
+
+    def short(logits: np.ndarray, core: Window) -> None:
+        held.append(weakref.ref(logits))
+        raise MemoryError
+
+    monkeypatch.setattr(segment, "_check_finite", short)
+    with pytest.raises(MemoryError) as kept:
+        segment_block(job(tmp_path, scene, model, block=64), 0)
+    gc.collect()
+    assert kept.value.__traceback__ is not None
+    assert held[0]() is None
 
 
 def test_nodata_is_neither_computed_nor_labelled(tmp_path, model) -> None:

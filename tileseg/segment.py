@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +86,12 @@ def segment_block(job: Job, index: int) -> BlockRecord:
         # Its worker died between finishing it and saying so.
         return before
     clock = _Clock()
-    valid, notes = _segment(job, index, clock)
+    try:
+        valid, notes = _segment(job, index, clock)
+    except Exception as error:
+        # Who keeps the error, as Dask does, would keep the block's arrays, and the next attempt has less memory.
+        traceback.clear_frames(error.__traceback__)
+        raise
     record = BlockRecord(index, valid, dict(clock.seconds), notes)
     job.ledger.finish(record)
     return record

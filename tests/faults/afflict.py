@@ -2,8 +2,8 @@
 
 Environment: ``FAULT_LOG`` file of lines ``<nanoseconds> <process> <output folder> <block>``; ``FAULT_SLEEP`` seconds
 that each block takes longer; ``FAULT_DEADLY`` the block that kills its process; ``FAULT_HUNGRY`` ``<block>:<bytes>`` of
-memory that one block asks for, in steps; ``FAULT_LIMIT`` bytes of address space of the process beyond what it has once
-the network is loaded.
+memory that one block asks for, in steps; ``FAULT_LIMIT`` bytes of address space of the process beyond what it has after
+a first block. Both are of processes that have computed a block, so that they do not depend on TensorFlow's habits.
 """
 
 import os
@@ -19,7 +19,8 @@ from tileseg import segment
 from tileseg.segment import Job
 
 _healthy = segment._segment
-_limit = threading.Lock()
+_warming = threading.Lock()
+_warm = False
 _STEP = 64 << 20
 
 
@@ -31,9 +32,10 @@ def _afflicted(job: Job, index: int, clock: segment._Clock) -> tuple[int, tuple[
     if index == int(os.environ.get("FAULT_DEADLY", "-1")):
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(float(os.environ.get("FAULT_SLEEP", "0")))
-    _ration()
     block, _, size = os.environ.get("FAULT_HUNGRY", ":0").partition(":")
-    if block in ("all", str(index)) and segment._engine is not None:
+    if block:
+        _warm_up(job, index, clock)
+    if block in ("all", str(index)):
         eaten = []
         for _ in range(0, int(size), _STEP):
             eaten.append(np.ones(_STEP, np.uint8))
@@ -43,12 +45,16 @@ def _afflicted(job: Job, index: int, clock: segment._Clock) -> tuple[int, tuple[
     return _healthy(job, index, clock)
 
 
-def _ration() -> None:
-    """Once the network is loaded, so that the limit does not depend on TensorFlow's habits."""
-    more = os.environ.get("FAULT_LIMIT")
-    if more is not None and segment._engine is not None and _limit.acquire(blocking=False):
-        most = psutil.Process().memory_info().vms + int(more)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+def _warm_up(job: Job, index: int, clock: segment._Clock) -> None:
+    """Load and compile the network; from then on memory is rationed. What is written is written again."""
+    global _warm  # noqa: PLW0603 - once per process
+    with _warming:
+        if not _warm:
+            _healthy(job, index, clock)
+            if (more := os.environ.get("FAULT_LIMIT")) is not None:
+                most = psutil.Process().memory_info().vms + int(more)
+                resource.setrlimit(resource.RLIMIT_AS, (most, most))
+            _warm = True
 
 
 def dask_setup(worker: object) -> None:
