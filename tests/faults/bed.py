@@ -170,7 +170,7 @@ class Bed:
     def begun(self, folder: Path) -> list[tuple[int, int, int]]:
         """(nanoseconds, process, block) of all blocks of a run that were begun."""
         lines = [line.split() for line in self.log.read_text().splitlines()] if self.log.exists() else []
-        return [(int(t), int(process), int(block)) for t, process, name, block in lines if name == folder.name]
+        return [(int(t), int(process), int(block)) for t, process, out, block in lines if out == str(folder.resolve())]
 
     def compare(self, folder: Path, tally: Tally, name: str = "scene0", known: Sequence[Snapshot] = ()) -> None:
         """Count what was lost or done twice in a run that is finished, and the files that are not as they should be.
