@@ -3,8 +3,12 @@
 import hashlib
 import json
 import os
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 import rasterio
 from fakes import save_tiny, smooth_noise, write_scene
 
-from tileseg import RunSpec, run
+from tileseg import RunSpec, pipeline, run
 from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, UsageError
 from tileseg.ledger import BlockRecord, Ledger
 from tileseg.pipeline import Prepared, RunReport, Silent, describe, prepare
@@ -54,6 +58,29 @@ class Stopper(Silent):
         self.left -= 1
         if self.left <= 0:
             self.stop.set()
+
+
+def test_the_module_path_stands_still_while_workers_end(scene, model, tmp_path, monkeypatch) -> None:
+    """A run finishes meanwhile, and imports what it needs; an import passes over entries when the path gets shorter."""
+    with_workers, finishing = [], []
+    connected, finish = pipeline.connected, pipeline.finish
+
+    @contextmanager
+    def connecting(*given: Any) -> Iterator[Any]:
+        with connected(*given) as client:
+            with_workers.extend(sys.path)
+            yield client
+
+    def noting(*given: Any) -> RunReport:
+        finishing.extend(sys.path)
+        return finish(*given)
+
+    monkeypatch.setattr(pipeline, "connected", connecting)
+    monkeypatch.setattr(pipeline, "finish", noting)
+    before = list(sys.path)
+    run(spec(scene, model, tmp_path / "run", workers=1))
+    assert with_workers != before  # so there is something to guard against
+    assert finishing == sys.path == before
 
 
 def test_outputs_agree_with_each_other(undisturbed) -> None:

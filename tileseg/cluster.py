@@ -9,6 +9,7 @@ import logging
 import multiprocessing.util
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -65,6 +66,8 @@ _EXTRAS = {
     "dask_gateway": "gateway",
 }
 """Package -> the extra that brings it."""
+_SCRATCH = "dask-scratch-space"
+"""Part of the names of the folders that Dask puts on ``sys.path``."""
 _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = 1.0
 """After all workers were refused, until that is final."""
@@ -77,6 +80,8 @@ class Workers(Client):
     """Who lets workers in, on clusters that are not a local one."""
     own_slots: int = 1
     """Blocks in flight on a local cluster."""
+    path_before: Sequence[str] = ()
+    """``sys.path`` as it was without the cluster."""
 
     @property
     def slot(self) -> dict[str, float]:
@@ -94,6 +99,14 @@ class Workers(Client):
         if self.admission is not None and self.admission.given_up is not None:
             return self.admission.given_up
         return None if self.status == "running" else "the connection to the scheduler was lost"
+
+    def leave_path(self) -> None:
+        """Take the folders from ``sys.path`` that Dask has put there for this cluster.
+
+        No other thread may be importing. Otherwise Dask does it while the cluster closes, and an import in another
+        thread at that moment passes over one entry of the path: it does not find its module.
+        """
+        sys.path[:] = [entry for entry in sys.path if entry in self.path_before or _SCRATCH not in entry]
 
 
 class Setup(WorkerPlugin):
@@ -163,6 +176,7 @@ def local_cluster(workers: int, threads: int, compute_threads: int, devices: Seq
         "dashboard_address": ":0",
         "silence_logs": logging.CRITICAL,
     }
+    path = tuple(sys.path)
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
         if devices:
@@ -171,7 +185,7 @@ def local_cluster(workers: int, threads: int, compute_threads: int, devices: Seq
         else:
             cluster = stack.enter_context(LocalCluster(n_workers=workers, **options))
         client = stack.enter_context(Workers(cluster, set_as_default=False))
-        client.own_slots = workers * threads
+        client.own_slots, client.path_before = workers * threads, path
         client.register_plugin(Setup(quick=True))
         yield client
 
@@ -184,7 +198,7 @@ def connect(place: ClusterSpec, needs: Needs, tell: Callable[[str], None]) -> It
     that do not fit are told of, one line each. Raises UsageError (2) or InputError (42) where no worker fits, and
     TilesegError (1) where none has come within ``place.wait`` seconds or no scheduler answers.
     """
-    deadline = time.monotonic() + place.wait
+    deadline, path = time.monotonic() + place.wait, tuple(sys.path)
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(SETTINGS))
         target: Any
@@ -193,6 +207,7 @@ def connect(place: ClusterSpec, needs: Needs, tell: Callable[[str], None]) -> It
         else:
             target = place.scheduler or address_in(place.scheduler_file, deadline)
         client = stack.enter_context(_connected(target, place))
+        client.path_before = path
         token = stack.enter_context(left_behind(needs.folder, client.id))
         patience = max(1.0, place.wait - _CONNECT_SECONDS / 2)
         admission = Admission(client, needs, token, ours=place.kind is not None, patience=patience, tell=tell)

@@ -10,7 +10,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -583,6 +583,8 @@ def _compute(
         client = workers.enter_context(connected(begun.prepared, len(pending), listener))
         clock.lap("start")
         failures = run_on_cluster(client, job, pending, on_done, stop)
+        wait((begun.preview,))  # the one other thread that may be importing
+        client.leave_path()
     clock.lap("blocks")
     check_complete(begun, len(computed), failures)
     return len(computed)
