@@ -408,8 +408,9 @@ def _obstore(url: Url) -> Any:
 def _explanation(url: Url, error: Exception) -> OSError:
     from obstore import exceptions
 
+    missing = FileNotFoundError(errno.ENOENT, "no such object or bucket", str(url))
     if isinstance(error, exceptions.NotFoundError | FileNotFoundError):
-        return FileNotFoundError(errno.ENOENT, "no such object or bucket", str(url))
+        return missing
     if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError):
         return FileExistsError(errno.EEXIST, "another process wrote it", str(url))
     remedy = _REMEDIES[url.scheme]
@@ -419,6 +420,8 @@ def _explanation(url: Url, error: Exception) -> OSError:
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
         return Refused(f"{url}: access denied (or not there, and not allowed to be asked for); {remedy}")
     status = re.search(r"status:? (\d{3})( [A-Z][A-Za-z ]*\w)?", text)
+    if status is not None and status[1] == "404":
+        return missing  # removed while it was read: obstore asks again for the rest, and calls what it hears generic
     if status is not None and status[1].startswith(("3", "4")) and status[1] not in ("408", "429"):
         return Refused(f"{url}: refused by the server ({status[1]}{status[2] or ''}); {remedy}")
     told = f"the server fails ({status[1]}{status[2] or ''})" if status is not None else "the server does not answer"

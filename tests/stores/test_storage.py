@@ -1,10 +1,15 @@
 """The same operations on a folder and on a bucket give the same; a mosaic has the same bytes in both."""
 
+import threading
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from affine import Affine
+from buckets import forget_stores
 from fakes import CLASSES
 
 from tileseg.errors import InputError
@@ -128,3 +133,35 @@ def test_a_mosaic_has_the_same_bytes(bucket, tmp_path, block) -> None:
     assert there.grid == GRID
     with pytest.raises(InputError, match="not a mosaic of tileseg"):
         _ = Mosaic(Url.parse(bucket.url("nothing.zarr"))).grid
+
+
+def test_an_object_that_goes_while_it_is_read_is_not_there(bucket, monkeypatch) -> None:
+    """The connection breaks in the middle, and the rest cannot be had any more: another process released its lease."""
+    asked = []
+
+    class Going(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["Range"])
+            if len(asked) == 1:
+                self.send_response(200)
+                self.send_header("Content-Length", "10")
+                self.send_header("ETag", '"one"')
+                self.send_header("Last-Modified", formatdate(usegmt=True))
+                self.end_headers()
+                self.wfile.write(b"12345")
+            else:
+                self.send_error(404)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Going) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        forget_stores()
+        try:
+            with pytest.raises(FileNotFoundError):
+                at(Url.parse(bucket.url("lease"))).read()
+        finally:
+            server.shutdown()
+    assert len(asked) == 2
