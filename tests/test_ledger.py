@@ -21,7 +21,7 @@ def test_records_come_back_in_order(tmp_path) -> None:
 def test_torn_writes_do_not_count(tmp_path) -> None:
     ledger = Ledger(tmp_path)
     ledger.finish(BlockRecord(3, 1))
-    (tmp_path / "done" / "000000" / "000000004.json.123.partial").write_text('{"ind')
+    (tmp_path / "done" / "000000" / ".000000004.json.123.partial").write_text('{"ind')
     assert ledger.done() == {3}
 
 

@@ -165,20 +165,33 @@ def test_non_finite_logits_fail_their_block_alone(tmp_path, scene, model, monkey
     assert np.isnan(made.mosaic.read_logits(Window(0, 64, 64, 64))).all()
 
 
-def test_a_block_that_fails_lets_its_arrays_go(tmp_path, scene, model, monkeypatch) -> None:
+@pytest.mark.parametrize("why", ["", "from another", "while another was handled"])
+def test_a_block_that_fails_lets_its_arrays_go(tmp_path, scene, model, monkeypatch, why) -> None:
     """Dask keeps errors, with their tracebacks; what the frames hold would be missing at the next attempt."""
     held = []
 
+    def inner(logits: np.ndarray) -> None:
+        copied = logits.copy()
+        held.append(weakref.ref(copied))
+        raise ValueError
+
     def short(logits: np.ndarray, core: Window) -> None:
         held.append(weakref.ref(logits))
-        raise MemoryError
+        if not why:
+            raise MemoryError
+        try:
+            inner(logits)
+        except ValueError as error:
+            if why == "from another":
+                raise MemoryError from error
+            raise MemoryError  # noqa: B904 - the other way to chain errors
 
     monkeypatch.setattr(segment, "_check_finite", short)
     with pytest.raises(MemoryError) as kept:
         segment_block(job(tmp_path, scene, model, block=64), 0)
     gc.collect()
     assert kept.value.__traceback__ is not None
-    assert held[0]() is None
+    assert [array() for array in held] == [None] * len(held)
 
 
 def test_nodata_is_neither_computed_nor_labelled(tmp_path, model) -> None:

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from tileseg import hardware
 from tileseg.errors import InputError, TilesegError, UsageError
@@ -259,7 +260,7 @@ def _problem(needs: Needs, token: Path | Url, gpus: tuple[str, ...]) -> TilesegE
                 f"{needs.folder}: the output is not shared: what the driver wrote there is not to be seen from here; "
                 "choose an --out that all workers see under the same path"
             )
-        probe = token.with_name(f"{token.name}-{socket.gethostname()}-{os.getpid()}")
+        probe = token.with_name(f"{token.name}-{uuid4().hex}")
         write_atomic(probe, "")
         at(probe).remove()
     except OSError as error:

@@ -80,8 +80,6 @@ class Workers(Client):
     """Who lets workers in, on clusters that are not a local one."""
     own_slots: int = 1
     """Blocks in flight on a local cluster."""
-    path_before: Sequence[str] = ()
-    """``sys.path`` as it was without the cluster."""
 
     @property
     def slot(self) -> dict[str, float]:
@@ -99,14 +97,6 @@ class Workers(Client):
         if self.admission is not None and self.admission.given_up is not None:
             return self.admission.given_up
         return None if self.status == "running" else "the connection to the scheduler was lost"
-
-    def leave_path(self) -> None:
-        """Take the folders from ``sys.path`` that Dask has put there for this cluster.
-
-        No other thread may be importing. Otherwise Dask does it while the cluster closes, and an import in another
-        thread at that moment passes over one entry of the path: it does not find its module.
-        """
-        sys.path[:] = [entry for entry in sys.path if entry in self.path_before or _SCRATCH not in entry]
 
 
 class Setup(WorkerPlugin):
@@ -176,7 +166,6 @@ def local_cluster(workers: int, threads: int, compute_threads: int, devices: Seq
         "dashboard_address": ":0",
         "silence_logs": logging.CRITICAL,
     }
-    path = tuple(sys.path)
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
         if devices:
@@ -185,7 +174,7 @@ def local_cluster(workers: int, threads: int, compute_threads: int, devices: Seq
         else:
             cluster = stack.enter_context(LocalCluster(n_workers=workers, **options))
         client = stack.enter_context(Workers(cluster, set_as_default=False))
-        client.own_slots, client.path_before = workers * threads, path
+        client.own_slots = workers * threads
         client.register_plugin(Setup(quick=True))
         yield client
 
@@ -198,7 +187,7 @@ def connect(place: ClusterSpec, needs: Needs, tell: Callable[[str], None]) -> It
     that do not fit are told of, one line each. Raises UsageError (2) or InputError (42) where no worker fits, and
     TilesegError (1) where none has come within ``place.wait`` seconds or no scheduler answers.
     """
-    deadline, path = time.monotonic() + place.wait, tuple(sys.path)
+    deadline = time.monotonic() + place.wait
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(SETTINGS))
         target: Any
@@ -207,7 +196,6 @@ def connect(place: ClusterSpec, needs: Needs, tell: Callable[[str], None]) -> It
         else:
             target = place.scheduler or address_in(place.scheduler_file, deadline)
         client = stack.enter_context(_connected(target, place))
-        client.path_before = path
         token = stack.enter_context(left_behind(needs.folder, client.id))
         patience = max(1.0, place.wait - _CONNECT_SECONDS / 2)
         admission = Admission(client, needs, token, ours=place.kind is not None, patience=patience, tell=tell)
@@ -220,6 +208,15 @@ def connect(place: ClusterSpec, needs: Needs, tell: Callable[[str], None]) -> It
         hosts = {answer.host for answer in admission.answers.values() if answer.problem is None}
         tell(f"workers: {len(admission.admitted)} on {', '.join(sorted(hosts))} (scheduler {_address(client)})")
         yield client
+
+
+def restore_path(before: Sequence[str]) -> None:
+    """Take the folders from ``sys.path`` that Dask has put there since it was as given.
+
+    No other thread may be importing. Otherwise Dask does it while the cluster closes, and an import in another
+    thread at that moment passes over one entry of the path: it does not find its module.
+    """
+    sys.path[:] = [entry for entry in sys.path if entry in before or _SCRATCH not in entry]
 
 
 def dashboard(client: Client) -> str | None:

@@ -177,7 +177,7 @@ def _look_at(lease: _Lease) -> _Look:
 
 def _now(folder: Path | Url) -> int:
     """The file system's clock in nanoseconds: machines may disagree about the time."""
-    probe = at(folder / f".clock-{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}")
+    probe = at(folder / f".clock-{uuid4().hex}")
     try:
         probe.write(b"")
         return probe.stamp()[1]

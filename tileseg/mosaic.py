@@ -7,10 +7,9 @@ old shard, a new one or none.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import warnings
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from tileseg.labels import CERTAIN, NODATA, Confidence, Labels, Logits, decide, 
 from tileseg.nn.card import ClassInfo
 from tileseg.place import Url
 from tileseg.plan import Keep
-from tileseg.storage import PAUSES, ask, at, failures, object_store
+from tileseg.storage import ask, at, object_store, patiently_await
 from tileseg.window import Window, tile
 
 if TYPE_CHECKING:
@@ -241,20 +240,11 @@ class _Patient(ObjectStore[Any]):
     """Tries writes again that a server says nothing about, which obstore does not: an object is written whole."""
 
     async def set(self, key: str, value: Buffer) -> None:
-        await _patiently(lambda: super(_Patient, self).set(key, value))
+        await patiently_await(lambda: super(_Patient, self).set(key, value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         # One that arrived, although nothing was said, exists: that is no error.
-        await _patiently(lambda: super(_Patient, self).set_if_not_exists(key, value))
-
-
-async def _patiently(write: Callable[[], Awaitable[None]]) -> None:
-    for pause in PAUSES:
-        try:
-            return await write()
-        except failures():
-            await asyncio.sleep(pause)
-    return await write()
+        await patiently_await(lambda: super(_Patient, self).set_if_not_exists(key, value))
 
 
 def _store(path: Path | Url) -> Path | ObjectStore[Any]:

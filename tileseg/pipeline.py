@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import sys
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -578,13 +579,15 @@ def _compute(
         clock.lap("start")
         failures = run_serially(job, pending, on_done, stop)
     else:
+        from tileseg.cluster import restore_path
         from tileseg.schedule import run_on_cluster
 
+        path = tuple(sys.path)
         client = workers.enter_context(connected(begun.prepared, len(pending), listener))
         clock.lap("start")
         failures = run_on_cluster(client, job, pending, on_done, stop)
         wait((begun.preview,))  # the one other thread that may be importing
-        client.leave_path()
+        restore_path(path)
     clock.lap("blocks")
     check_complete(begun, len(computed), failures)
     return len(computed)

@@ -89,12 +89,21 @@ def segment_block(job: Job, index: int) -> BlockRecord:
     try:
         valid, notes = _segment(job, index, clock)
     except Exception as error:
-        # Who keeps the error, as Dask does, would keep the block's arrays, and the next attempt has less memory.
-        traceback.clear_frames(error.__traceback__)
+        _let_go(error)
         raise
     record = BlockRecord(index, valid, dict(clock.seconds), notes)
     job.ledger.finish(record)
     return record
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames of an error and of those behind it.
+
+    Who keeps it, as Dask does, would keep the block's arrays, and the next attempt has less memory.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]:

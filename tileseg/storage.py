@@ -6,13 +6,14 @@ credentials and endpoints from the environment; none of them is kept, passed on 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from uuid import uuid4
 
 from tileseg.errors import InputError, Unreachable, UsageError
 from tileseg.place import Url
@@ -35,7 +37,7 @@ _SILENT = "TILESEG_HTTP_TIMEOUT"
 _SILENT_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 _RETRIES, _RETRY_SECONDS, _LONGEST_PAUSE = 5, 60.0, 5.0
-PAUSES = (1.0, 3.0)
+_PAUSES = (1.0, 3.0)
 """Seconds until what a server did not give is asked for again."""
 _AT_ONCE = 16
 """Requests at the same time where many small objects are wanted: each is mostly waiting."""
@@ -118,6 +120,14 @@ def at(place: Path | Url) -> Stored:
     return _Local(place) if isinstance(place, Path) else _Remote(place)
 
 
+def partial_path(path: Path) -> Path:
+    """A name beside a file, to write it under until it is whole.
+
+    Nobody else has it: threads have their process's number in common, and containers on several machines often too.
+    """
+    return path.with_name(f".{path.name}.{uuid4().hex}.partial")
+
+
 def write_atomic(place: Path | Url, text: str) -> None:
     """Write a small text file: readers see all of it, or what was there before."""
     at(place).write(text.encode())
@@ -140,7 +150,7 @@ class _Local:
         return found.st_size, found.st_mtime_ns
 
     def write(self, data: bytes) -> None:
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
+        temporary = partial_path(self.path)
         try:
             temporary.write_bytes(data)
             temporary.replace(self.path)
@@ -308,7 +318,7 @@ class _Remote:
         """Objects appear whole, or not at all."""
 
     def check_writable(self) -> None:
-        probe = at(self.url / f"writable-{os.uname().nodename}-{os.getpid()}")
+        probe = at(self.url / f"writable-{uuid4().hex}")
         probe.write(b"")
         probe.remove()
 
@@ -356,13 +366,6 @@ def object_store(url: Url) -> ObjectStore:
         return _bucket(url.root, url.key)
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What obstore raises where a server fails."""
-    from obstore.exceptions import GenericError
-
-    return (GenericError,)
-
-
 def ask(place: Path | Url, question: Callable[[], T]) -> T:
     """What a question about a place gives: asked again where a server fails, and complaints explained."""
 
@@ -375,12 +378,24 @@ def ask(place: Path | Url, question: Callable[[], T]) -> T:
 
 def patiently(attempt: Callable[[], T]) -> T:
     """Try again, and again, where a server fails in ways that GDAL and obstore do not try again themselves."""
-    for pause in PAUSES:
+    for pause in _PAUSES:
         try:
             return attempt()
         except Unreachable:
             time.sleep(pause)
     return attempt()
+
+
+async def patiently_await(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Like :func:`patiently`, of what a store of :func:`object_store` is asked for directly."""
+    from obstore.exceptions import GenericError
+
+    for pause in _PAUSES:
+        try:
+            return await attempt()
+        except GenericError:
+            await asyncio.sleep(pause)
+    return await attempt()
 
 
 @contextmanager

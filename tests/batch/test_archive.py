@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import smooth_noise, write_scene
 
 from tileseg import RunSpec, run, segment
 from tileseg.batch.archive import BatchSpec, Quiet, run_batch
@@ -25,13 +25,6 @@ SIZES = [(90, 140), (150, 70), (90, 140), (64, 200)]
 OPTIONS = {"block": 64, "workers": 0, "precision": "float32"}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_tiny(folder)
-    return str(folder)
-
-
 def archive(folder: Path, sizes=SIZES) -> Path:
     folder.mkdir(parents=True)
     for i, (height, width) in enumerate(sizes):
@@ -39,8 +32,8 @@ def archive(folder: Path, sizes=SIZES) -> Path:
     return folder
 
 
-def spec(scenes: Path, out: Path, model: str, **options) -> BatchSpec:
-    return BatchSpec(read_sources([scenes]), out, {**OPTIONS, "model": model, **options}, retries=0)
+def spec(scenes: Path, out: Path, model: Path, **options) -> BatchSpec:
+    return BatchSpec(read_sources([scenes]), out, {**OPTIONS, "model": str(model), **options}, retries=0)
 
 
 def statuses(report: BatchReport) -> list[str]:
@@ -78,8 +71,8 @@ def test_the_bytes_of_separate_runs(whole, model, tmp_path) -> None:
     assert statuses(report) == ["done"] * 4
     assert report.exit_code == 0
     for i in range(4):
-        alone = run(RunSpec.parse({**OPTIONS, "model": model, "scene": scenes / f"scene{i}.tif", "out": tmp_path / "x"}
-                                  | {"out": tmp_path / str(i)}))  # fmt: skip
+        one = {"model": str(model), "scene": scenes / f"scene{i}.tif", "out": tmp_path / str(i)}
+        alone = run(RunSpec.parse({**OPTIONS, **one}))
         assert delivered(alone.folder) == delivered(report.folder / f"scene{i}.tileseg")
 
 
@@ -298,7 +291,7 @@ def test_workers_elsewhere_must_reach_every_storage_of_the_batch(model, tmp_path
         raise UsageError("no worker reads all of them")
 
     monkeypatch.setattr("tileseg.batch.archive.connected", connected)
-    elsewhere = {**OPTIONS, "workers": None, "model": model, "scheduler": "tcp://127.0.0.1:1"}
+    elsewhere = {**OPTIONS, "workers": None, "model": str(model), "scheduler": "tcp://127.0.0.1:1"}
     with pytest.raises(UsageError, match="no worker reads"):
         run_batch(BatchSpec(read_sources([scenes]), tmp_path / "out", elsewhere))
     assert asked == ["scene0", "scene2", "scene3"]

@@ -26,7 +26,9 @@ from fakes import save_tiny, smooth_noise, write_scene
 BOUND = 900.0
 """Seconds after which a process hangs. They are many, because processors may be busy; nothing here measures speed."""
 TIMES = int(os.environ.get("TILESEG_FAULT_TIMES", "3"))
-"""How often each fault is made, where that is counted. Faults that take minutes are made half as often."""
+"""How often each fault is made, where that is counted."""
+FEW = -(-TIMES // 2)
+"""How often those are that take minutes."""
 SLOTS = 2
 """Blocks in flight in a worker."""
 _TILESEG = ("-m", "tileseg")

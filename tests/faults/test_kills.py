@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from faults.bed import (
+    FEW,
     SLOTS,
     TIMES,
     Bed,
@@ -139,7 +140,7 @@ def test_driver_on_a_cluster(bed, tally, tmp_path) -> None:
 def test_scheduler(bed, tally, tmp_path) -> None:
     row = tally("the scheduler is killed", "kill -9 of `dask scheduler`; then another one, workers, the same command")
     moments, folder, known = random.Random(6), bed.folder / "scheduler", []
-    while row.times < -(-TIMES // 2):
+    while row.times < FEW:
         with cluster(bed, tmp_path / str(row.times), 1, FAULT_SLEEP="0.3") as found:
             process = bed.run(folder, *found.place)
             assert wait_for_blocks(process, folder, len(records(folder)) + moments.randint(1, 3))

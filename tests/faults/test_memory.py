@@ -3,9 +3,8 @@
 import shutil
 
 import pytest
-from faults.bed import SLOTS, TIMES, Bed, Tally, cluster, ending, records, snapshot
+from faults.bed import FEW, SLOTS, Bed, Tally, cluster, ending, records, snapshot
 
-FEW = -(-TIMES // 2)
 BLOCK = 7
 GIB = 1 << 30
 pytestmark = pytest.mark.faults

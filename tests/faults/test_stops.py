@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 from faults.bed import (
+    FEW,
     SLOTS,
-    TIMES,
     Bed,
     Process,
     cluster,
@@ -19,7 +19,6 @@ from faults.bed import (
     workers_of,
 )
 
-FEW = -(-TIMES // 2)
 SHORT = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "3s"}
 """Dask's patience with a worker: five minutes otherwise, and never less than ten heartbeats."""
 ELSEWHERE = Path(__file__).with_name("elsewhere.py")

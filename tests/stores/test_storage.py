@@ -1,6 +1,7 @@
 """The same operations on a folder and on a bucket give the same; a mosaic has the same bytes in both."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,6 +53,23 @@ def test_files(place) -> None:
     file.write(b"")
     assert file.read(4) == b""
     assert file.stamp()[0] == 0
+
+
+def test_writers_of_one_file_do_not_meet(place) -> None:
+    """Threads of one process, and containers whose processes have the same number."""
+    at(place).make_folder()
+    threads, times = 8, 40
+
+    def write(i: int) -> None:
+        together.wait()
+        for _ in range(times):
+            write_atomic(place / "one.json", str(i) * 1000)
+
+    together = threading.Barrier(threads)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, range(threads)))
+    assert at(place / "one.json").read() in {str(i).encode() * 1000 for i in range(threads)}
+    assert list(at(place).names()) == ["one.json"]
 
 
 def test_folders(place) -> None:

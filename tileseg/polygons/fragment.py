@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.errors import TilesegError
+from tileseg.storage import partial_path
 
 Array = npt.NDArray[Any]
 
@@ -127,7 +127,7 @@ class Fragment:
             position += -(-array.nbytes // _ALIGN) * _ALIGN
         text = json.dumps({"arrays": header, "has_confidence": self.has_confidence}).encode()
         text += b" " * (-(len(_MAGIC) + 8 + len(text)) % _ALIGN)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = partial_path(path)
         try:
             with temporary.open("wb") as file:
                 file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
