@@ -140,6 +140,24 @@ def test_what_is_ready_is_computed_while_the_next_run_is_waited_for(client, tmp_
     assert sorted(done) == [("first", 0), ("first", 1), ("first", 2), ("second", 0), ("second", 1)]
 
 
+def in_turn(job: SimpleNamespace, index: int) -> BlockRecord:
+    with (job.folder.parent / "begun").open("a") as file:
+        file.write(f"{job.folder.name}\n")
+    return BlockRecord(index, 100)
+
+
+def test_a_run_begins_after_the_one_before_it(tmp_path, monkeypatch) -> None:
+    """Quick blocks of many runs are submitted within milliseconds."""
+    monkeypatch.setattr(schedule, "segment_block", in_turn)
+    jobs = [job(tmp_path / f"{i:02}", count=5) for i in range(20, 0, -1)]
+    failed: list[schedule.BlockFailure] = []
+    with local_cluster(workers=1, threads=1, compute_threads=1) as client:
+        feed = ((job, range(5)) for job in jobs)
+        run_feed(client, feed, lambda _, __: None, lambda _, failure: failed.append(failure), threading.Event())
+    assert failed == []
+    assert (tmp_path / "begun").read_text().split() == [job.folder.name for job in jobs for _ in range(5)]
+
+
 def test_passing_trouble_is_tried_again(client, tmp_path, monkeypatch) -> None:
     failures, done, tries = run(client, unlucky_once, tmp_path, monkeypatch)
     assert (failures, done) == ([], list(range(12)))

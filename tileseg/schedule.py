@@ -207,8 +207,9 @@ class _InFlight:
         keys = [f"{job.key}-{index}-{next(self._serial)}" for index in blocks]
         # Pickled here, once for all: a run is larger than all else that is said of a block.
         compute = partial(_compute, bytes(pickle.dumps(partial(segment_block, job))))
+        # What is submitted first begins first: without a timeout, what follows within 100 ms would be among it.
         futures: list[Future[BlockRecord]] = self._client.map(
-            compute, blocks, key=keys, pure=False, resources=self._client.slot
+            compute, blocks, key=keys, pure=False, resources=self._client.slot, fifo_timeout="0s"
         )
         self._task_of.update((key, (job, index, tries)) for key, index in zip(keys, blocks, strict=True))
         return futures

@@ -120,12 +120,12 @@ def at(place: Path | Url) -> Stored:
     return _Local(place) if isinstance(place, Path) else _Remote(place)
 
 
-def partial_path(path: Path) -> Path:
-    """A name beside a file, to write it under until it is whole.
+def partial_path(path: Path, ending: str = "") -> Path:
+    """A name beside a file, to write it under until it is whole. ``ending``: where the writer goes by it.
 
     Nobody else has it: threads have their process's number in common, and containers on several machines often too.
     """
-    return path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    return path.with_name(f".{path.name}.{uuid4().hex}.partial{ending}")
 
 
 def write_atomic(place: Path | Url, text: str) -> None:

@@ -1,6 +1,8 @@
 """The catalogue against STAC's own schemas, which pystac brings along, and against what the runs say."""
 
 import json
+import multiprocessing
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import geopandas
@@ -191,3 +193,28 @@ def test_writing_it_again_changes_nothing_but_times(archive) -> None:
     before = (archive / "a.tileseg" / "item.json").read_bytes()
     write_catalogue(archive)
     assert (archive / "a.tileseg" / "item.json").read_bytes() == before
+
+
+def write_often(folder: Path, me: int, together: Barrier) -> None:
+    together.wait(60)
+    for i in range(5):
+        make_run(folder / "made" / f"{me}{i}.tileseg", 60, 100, None)
+        (folder / "made" / f"{me}{i}.tileseg").rename(folder / "archive" / f"{me}{i}.tileseg")
+        write_catalogue(folder / "archive")
+
+
+def test_two_batches_may_write_it_while_scenes_get_ready(tmp_path) -> None:
+    """Those that share an archive end at about the same time."""
+    (tmp_path / "archive").mkdir()
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(3)
+    writers = [spawn.Process(target=write_often, args=(tmp_path, i, together)) for i in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    archive = tmp_path / "archive"
+    assert len(geopandas.read_file(archive / "index.gpkg", layer="scenes")) == 15
+    assert len(list(pystac.Collection.from_file(archive / "collection.json").get_items())) == 15
+    assert list(archive.glob(".*")) == []

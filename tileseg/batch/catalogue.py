@@ -38,11 +38,25 @@ _KINDS = {
     "fgb": ("application/vnd.flatgeobuf", "Polygons", ["data"]),
 }
 """Output -> media type, title, roles."""
+_ROUNDS = 3
+"""Runs may be finished all the time, by batches that will write the catalogue themselves."""
 
 
 def write_catalogue(folder: Path | Url) -> int:
-    """Describe all finished runs below a folder; how many they are. Raises UsageError where pystac is missing."""
+    """Describe all finished runs below a folder; how many they are. Raises UsageError where pystac is missing.
+
+    Several batches may do so at once: who wrote without knowing of a run that was finished meanwhile writes again.
+    """
     runs = list(finished_in(folder))
+    for _ in range(_ROUNDS):
+        _write(folder, runs)
+        known, runs = runs, list(finished_in(folder))
+        if runs == known:
+            break
+    return len(runs)
+
+
+def _write(folder: Path | Url, runs: Sequence[Finished]) -> None:
     _write_index(folder / INDEX, runs)
     try:
         import pystac  # noqa: F401 - asked before anything is written
@@ -50,8 +64,7 @@ def write_catalogue(folder: Path | Url) -> int:
         raise UsageError('no STAC catalogue: it needs pystac: pip install "tileseg[stac]"') from None
     items = [make_item(run) for run in runs]
     if items:
-        _write_collection(folder, items)
-    return len(runs)
+        _write_collection(folder, runs, items)
 
 
 def make_item(run: Finished) -> pystac.Item:
@@ -97,7 +110,7 @@ def make_item(run: Finished) -> pystac.Item:
     return item
 
 
-def _write_collection(folder: Path | Url, items: Sequence[pystac.Item]) -> None:
+def _write_collection(folder: Path | Url, runs: Sequence[Finished], items: Sequence[pystac.Item]) -> None:
     import pystac
 
     boxes = [item.bbox for item in items if item.bbox is not None] or [[-180.0, -90.0, 180.0, 90.0]]
@@ -113,7 +126,7 @@ def _write_collection(folder: Path | Url, items: Sequence[pystac.Item]) -> None:
     links = collection.to_dict(include_self_link=False)
     here = {"rel": "root", "href": f"./{COLLECTION}", "type": "application/json"}
     links["links"] = [here]
-    for item, run in zip(items, finished_in(folder), strict=True):
+    for item, run in zip(items, runs, strict=True):
         href = f"./{run.folder.name}/{ITEM}"
         links["links"].append({"rel": "item", "href": href, "type": "application/geo+json", "title": item.id})
         values = item.to_dict(include_self_link=False)

@@ -18,7 +18,7 @@ from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
 from tileseg.pipeline import STATE
 from tileseg.place import Url
-from tileseg.storage import at
+from tileseg.storage import at, partial_path
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -94,8 +94,7 @@ def finished_in(folder: Path | Url) -> Iterator[Finished]:
 
 def write_frame(frame: GeoDataFrame, path: Path, layer: str) -> None:
     """Write a table with geometries as GeoPackage, FlatGeobuf or GeoParquet; it appears complete or not at all."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")  # GDAL goes by the ending
-    partial.unlink(missing_ok=True)
+    partial = partial_path(path, path.suffix)  # GDAL goes by the ending; two batches may end at the same time
     try:
         if path.suffix == ".parquet":
             frame.to_parquet(partial)
