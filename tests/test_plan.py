@@ -108,6 +108,21 @@ def test_less_memory_makes_smaller_windows_until_nothing_fits() -> None:
         plan((9000, 9000), max_memory=600 << 20)
 
 
+def test_what_memory_does_not_allow_in_both_directions_it_may_in_one() -> None:
+    large = plan((4096, 4096))
+    between = plan((4096, 4096), max_memory=large.memory.total - 1)
+    small = plan((4096, 4096), max_memory=between.memory.total - 1)
+    assert (large.tile, between.tile, small.tile) == ((2048, 2048), (1376, 2048), (1376, 1376))
+    assert small.redundancy > between.redundancy > large.redundancy
+
+
+@given(sizes, st.integers(1800, 6000))
+def test_more_memory_is_never_a_loss(scene, mebibytes) -> None:
+    """Whatever the size, so that nobody has to try values of --max-memory."""
+    some, more = (plan(scene, max_memory=m << 20) for m in (mebibytes, mebibytes + 500))
+    assert more.redundancy <= some.redundancy
+
+
 def test_more_of_anything_needs_more_memory() -> None:
     base = plan((9000, 9000), window=1024, block=2048).memory.total
     assert plan((9000, 9000), window=2048, block=2048).memory.total > base

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -292,13 +292,15 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
     limit = largest if window is None else _tile_of(window, align, base, context)
     sizes = [limit, *(size for size in (int(s / base) for s in _SIZES) if size < limit), align]
     chosen: Plan | None = None
-    for size in dict.fromkeys(max(align, s // align * align) for s in sizes):
-        if window and size == limit:
+    for size in _shapes([max(align, s // align * align) for s in sizes]):
+        if window and size == (limit, limit):
             # A window by wish is kept as it is, and blocks are whole numbers of them.
-            cut = _whole_tiles(scene, size, largest) if block is None else (block, block)
-            tile = (size, size)
+            cut = _whole_tiles(scene, limit, largest) if block is None else (block, block)
+            tile = size
         else:
-            cut = (_even(scene[0], size, align), _even(scene[1], size, align)) if block is None else (block, block)
+            cut = (_even(scene[0], size[0], align), _even(scene[1], size[1], align))
+            if block is not None:
+                cut = (block, block)
             tile = _cheapest(scene, cut, size, align, math.ceil(context / base))
         step = tile
         if stitch != "exact":
@@ -325,7 +327,17 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
     )
 
 
-_SIZES = (1536, 1024, 768, 512, 384, 256, 128, 64, 32)
+_SIZES = (1792, 1536, 1280, 1024, 896, 768, 640, 512, 448, 384, 320, 256, 192, 128, 64, 32)
+
+
+def _shapes(sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Rows and columns of squares that become smaller, and between two of them of what is as wide as the one before."""
+    before: int | None = None
+    for size in dict.fromkeys(sizes):
+        if before is not None:
+            yield size, before
+        yield size, size
+        before = size
 
 
 def _align(card: ModelCard, scales: tuple[Fraction, ...]) -> int:
@@ -345,10 +357,12 @@ def _whole_tiles(scene: tuple[int, int], size: int, largest: int) -> tuple[int, 
     return height, width
 
 
-def _cheapest(scene: tuple[int, int], block: tuple[int, int], largest: int, align: int, halo: int) -> tuple[int, int]:
+def _cheapest(
+    scene: tuple[int, int], block: tuple[int, int], largest: tuple[int, int], align: int, halo: int
+) -> tuple[int, int]:
     """Tile size that makes the network see the fewest rows and columns over all blocks."""
 
-    def side(extent: int, cut: int) -> int:
+    def side(extent: int, cut: int, largest: int) -> int:
         full, rest = divmod(extent, cut)
         least = -(-min(cut, extent) // largest)
         options = {_even(min(cut, extent), largest, align)} | {
@@ -359,7 +373,7 @@ def _cheapest(scene: tuple[int, int], block: tuple[int, int], largest: int, alig
             key=lambda t: ((full * -(-cut // t) + -(-rest // t)) * (t + 2 * halo), -t),
         )
 
-    return side(scene[0], block[0]), side(scene[1], block[1])
+    return side(scene[0], block[0], largest[0]), side(scene[1], block[1], largest[1])
 
 
 def _tile_of(window: int, align: int, base: Fraction, halo: int) -> int:
