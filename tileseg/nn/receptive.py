@@ -11,11 +11,10 @@ from tileseg.nn.graph import Graph, Range, Step, Trace, flatten, trace
 
 LARGE = 1024
 """Pixels: costs per pixel are those of a window at least this large."""
-OVERHEAD = 1.8
-"""Resident memory of a real run over the activations alive at once: an upper bound.
+OVERHEAD = 1.5
+"""Resident memory of a real run in float32 over the activations alive at once: an upper bound.
 
-Measured with TensorFlow 2.21 on a CPU for widths 1/4 and 1, both decoders, windows 512 to 2048: 1.37 to 1.47 in
-float32, 1.34 to 1.76 of half of that in bfloat16 (some operations widen it, oneDNN reorders, the allocator keeps).
+Measured with TensorFlow 2.21 on a CPU for widths 1/4 and 1, both decoders, windows 512 to 2048: 1.37 to 1.47.
 """
 
 
