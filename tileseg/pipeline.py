@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 import sys
 import threading
@@ -59,7 +60,7 @@ _QUICKLOOK_PIXELS = 900
 _DEFAULT_MEMORY = 5 * _GIB
 """Allowed per worker where the user does not say: room for the largest window of a network as large as the embedded."""
 _LARGER_MEMORY = 8 * _GIB
-"""The same for networks that would see too small windows: of a full VGG16-Unet, 5 GiB hold 1312 pixels, 8 hold 1700."""
+"""The same for networks that would see too small windows: of a full VGG16-Unet, 5 GiB hold 1312 x 1664 pixels, 8 hold 1664 x 2336."""
 _SMALL_WINDOW = 1536
 """Pixels on a side, below which much of the network's work is at the edges of its windows, and cropped away."""
 
@@ -243,7 +244,7 @@ def prepare(spec: RunSpec) -> Prepared:
         threads=1 if workers == 0 else _THREADS,
     )
     plan = choose(max_memory=max_memory)
-    small = plan.tile_count > 1 and max(plan.window_at(max(plan.scales))) < _SMALL_WINDOW
+    small = plan.tile_count > 1 and math.prod(plan.window_at(max(plan.scales))) < _SMALL_WINDOW**2
     if spec.max_memory is None and small and most > usual:
         max_memory = most
         plan = choose(max_memory=max_memory)
