@@ -60,7 +60,10 @@ _QUICKLOOK_PIXELS = 900
 _DEFAULT_MEMORY = 5 * _GIB
 """Allowed per worker where the user does not say: room for the largest window of a network as large as the embedded."""
 _LARGER_MEMORY = 8 * _GIB
-"""The same for networks that would see too small windows: of a full VGG16-Unet, 5 GiB hold 1312 x 1664 pixels, 8 hold 1664 x 2336."""
+"""The same for networks that would see too small windows.
+
+Of a full VGG16-Unet in bfloat16, 5 GiB hold 1312 x 1664 pixels, and 8 hold 1664 x 2336.
+"""
 _SMALL_WINDOW = 1536
 """Pixels on a side, below which much of the network's work is at the edges of its windows, and cropped away."""
 
