@@ -64,13 +64,14 @@ def bare(model_folder: str, precision: Precision, windows: list[tuple[int, int]]
     from tileseg.nn import backend
     from tileseg.nn.bundle import load_bundle
     from tileseg.nn.twin import inference_twin
+    from tileseg.plan import HALF_PRECISION
 
     backend.configure(threads=os.cpu_count())
     model, card = load_bundle(Path(model_folder))
     seconds = {}
     for height, width in windows:
-        bytes_per_value = 1 if precision == "float32" else 0.5
-        if height * width * card.activation_bytes_per_pixel * bytes_per_value > MOST:
+        share = 1 if precision == "float32" else HALF_PRECISION
+        if height * width * card.activation_bytes_per_pixel * share > MOST:
             continue
         network = backend.compile(partial(inference_twin(model, height, width, 0, precision), training=False))
         image = np.random.default_rng(0).normal(size=(1, height, width, len(card.bands))).astype(np.float32)

@@ -30,7 +30,7 @@ LARGEST_TILE = 2048
 _DRIVER_BASE = 480 * MIB
 _WORKER_BASE = 920 * MIB
 _FINISH = 300 * MIB
-_HALF_PRECISION = 0.6
+HALF_PRECISION = 0.6
 """Memory of a network in 16 bits over that in 32, at most: some operations widen it, oneDNN reorders.
 
 1.34 to 1.76 times the bytes of what is alive at once were measured, where float32 has up to 1.47 and counts 1.5.
@@ -245,7 +245,7 @@ class Plan:
         network = max(math.prod(self.window_at(s)) for s in self.scales) * self.batch
         activations = network * self.card.activation_bytes_per_pixel
         if self.precision != "float32":
-            activations *= _HALF_PRECISION
+            activations *= HALF_PRECISION
         core = math.prod(self.tile) * self.batch
         source = math.prod(side + 2 * self.margin for side in self.tile) * self.batch * 4 * self.bands
         # The tile as float32 on the device, a copy of it with longer edges while it is resampled, before the network

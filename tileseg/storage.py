@@ -120,12 +120,21 @@ def at(place: Path | Url) -> Stored:
     return _Local(place) if isinstance(place, Path) else _Remote(place)
 
 
-def partial_path(path: Path, ending: str = "") -> Path:
-    """A name beside a file, to write it under until it is whole. ``ending``: where the writer goes by it.
+@contextmanager
+def until_whole(path: Path, ending: str = "") -> Iterator[Path]:
+    """A name beside a file to write it under: the file has it no more once that ends without an error.
 
-    Nobody else has it: threads have their process's number in common, and containers on several machines often too.
+    Nobody else has the name: threads have their process's number in common, and containers on several machines often
+    too. ``ending``: its last part, where the writer goes by it.
     """
-    return path.with_name(f".{path.name}.{uuid4().hex}.partial{ending}")
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial{ending}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def write_atomic(place: Path | Url, text: str) -> None:
@@ -150,14 +159,8 @@ class _Local:
         return found.st_size, found.st_mtime_ns
 
     def write(self, data: bytes) -> None:
-        temporary = partial_path(self.path)
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(self.path)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        with until_whole(self.path) as partial:
+            partial.write_bytes(data)
 
     def create(self, data: bytes) -> None:
         with self.path.open("xb") as file:

@@ -18,7 +18,7 @@ from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
 from tileseg.pipeline import STATE
 from tileseg.place import Url
-from tileseg.storage import at, partial_path
+from tileseg.storage import at, until_whole
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -94,12 +94,8 @@ def finished_in(folder: Path | Url) -> Iterator[Finished]:
 
 def write_frame(frame: GeoDataFrame, path: Path, layer: str) -> None:
     """Write a table with geometries as GeoPackage, FlatGeobuf or GeoParquet; it appears complete or not at all."""
-    partial = partial_path(path, path.suffix)  # GDAL goes by the ending; two batches may end at the same time
-    try:
+    with until_whole(path, path.suffix) as partial:  # GDAL goes by the ending
         if path.suffix == ".parquet":
             frame.to_parquet(partial)
         else:
             frame.to_file(partial, layer=layer, engine="pyogrio")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tileseg.dataset.labelled import LabelledScene, Pixels
 from tileseg.dataset.patches import count_cells
 from tileseg.dataset.spec import IGNORE
 from tileseg.nn.card import ClassInfo
+from tileseg.storage import until_whole
 from tileseg.window import Window
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (110, 114, 120)
@@ -59,9 +59,8 @@ def write_sheet(path: Path, report: DatasetReport) -> None:
         picture = visible(pixels, labels != IGNORE)
         for k, panel in enumerate((picture, overlay(picture, labels, report.classes))):
             page.paste(Image.fromarray(panel), (left + k * (_SIDE + 4), row + _CAPTION))
-    partial = path.with_name(f".{path.name}.partial")
-    page.save(partial, "PNG", compress_level=4)
-    os.replace(partial, path)  # noqa: PTH105 - the name says that it overwrites
+    with until_whole(path) as partial:
+        page.save(partial, "PNG", compress_level=4)
 
 
 def visible(pixels: Pixels, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

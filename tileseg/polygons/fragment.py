@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.errors import TilesegError
-from tileseg.storage import partial_path
+from tileseg.storage import until_whole
 
 Array = npt.NDArray[Any]
 
@@ -127,17 +127,11 @@ class Fragment:
             position += -(-array.nbytes // _ALIGN) * _ALIGN
         text = json.dumps({"arrays": header, "has_confidence": self.has_confidence}).encode()
         text += b" " * (-(len(_MAGIC) + 8 + len(text)) % _ALIGN)
-        temporary = partial_path(path)
-        try:
-            with temporary.open("wb") as file:
-                file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
-                for array in arrays.values():
-                    file.write(array.data)
-                    file.write(b"\0" * (-array.nbytes % _ALIGN))
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        with until_whole(path) as partial, partial.open("wb") as file:
+            file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
+            for array in arrays.values():
+                file.write(array.data)
+                file.write(b"\0" * (-array.nbytes % _ALIGN))
 
     @staticmethod
     def load(path: Path) -> Fragment:

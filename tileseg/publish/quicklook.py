@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tileseg.grid import Grid
 from tileseg.labels import NODATA
 from tileseg.nn.card import ClassInfo
+from tileseg.storage import until_whole
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (110, 114, 120)
 _EMPTY = (224, 224, 224)
@@ -72,9 +72,8 @@ def write_quicklook(
             draw.rectangle((left, y + 2, left + size, y + 2 + size), color, _FAINT)
             draw.text((left + round(size * 1.5), y), text, _INK, font)
             left += round(size * 3) + round(font.getlength(text))
-    partial = path.with_name(f".{path.name}.partial")
-    page.save(partial, "PNG", compress_level=4)
-    os.replace(partial, path)  # noqa: PTH105 - the name says that it overwrites
+    with until_whole(path) as partial:
+        page.save(partial, "PNG", compress_level=4)
 
 
 def metres_per_pixel(grid: Grid, width: int) -> float | None:

@@ -6,7 +6,6 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.errors import TilesegError
+from tileseg.storage import until_whole
 from tileseg.train.rates import Plateau
 
 
@@ -63,17 +63,10 @@ class Store:
         }
         about = json.dumps({"progress": asdict(progress), "fingerprint": fingerprint})
         self.root.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, about=np.asarray(about), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+        with until_whole(path) as partial, partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, about=np.asarray(about), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
 
     def read(self, path: Path) -> Checkpoint | None:
         """What was saved, or None if nothing was. Raises TilesegError if the file is damaged."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tileseg.evaluate.confusion import IGNORE
 from tileseg.nn.card import ClassInfo
+from tileseg.storage import until_whole
 from tileseg.train.journal import STEPS, VALIDATIONS, read_columns
 
 _PAPER, _INK, _FAINT, _GRID = (255, 255, 255), (32, 33, 36), (110, 114, 120), (228, 230, 234)
@@ -146,6 +146,5 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _save(page: Image.Image, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    page.save(partial, "PNG", compress_level=4)
-    os.replace(partial, path)  # noqa: PTH105 - the name says that it overwrites
+    with until_whole(path) as partial:
+        page.save(partial, "PNG", compress_level=4)
