@@ -12,7 +12,10 @@ DEMO := demo/settlement.tileseg
 PYTEST_ARGS ?=
 # Tests of one file stay together: they share models and runs. 0: one after the other in one process, as --pdb needs it.
 TEST_PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+# A process that crashes, or a test that stands still, ends the whole with the test's name: pytest-xdist waits for ever for
+# the tests of a file whose process it replaced.
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 \
+	-o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 BENCH_ARGS ?=
 
 # The first interpreter that fits. TensorFlow's wheels, not tileseg, set the upper end.

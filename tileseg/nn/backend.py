@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+
+_FIRST_CALLS = threading.RLock()
+"""One at a time: XLA compiles in them, and a process has crashed when two threads began to augment at once."""
 
 
 @contextmanager
@@ -182,7 +186,12 @@ def _traced_once(function: Any) -> Callable[..., Any]:
     def call(*arrays: Any) -> Any:
         tensors = [tf.convert_to_tensor(array) for array in arrays]
         if not made:
-            made.append(function.get_concrete_function(*(tf.TensorSpec(t.shape, t.dtype) for t in tensors)))
+            with _FIRST_CALLS:
+                if not made:
+                    graph = function.get_concrete_function(*(tf.TensorSpec(t.shape, t.dtype) for t in tensors))
+                    result = graph(*tensors)
+                    made.append(graph)
+                    return result
         return made[0](*tensors)
 
     return call

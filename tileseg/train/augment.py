@@ -10,6 +10,7 @@ one resampling, colour is one matrix per image, and all of it is one compiled fu
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -141,6 +142,7 @@ class Augmenter:
         self.seed = seed
         self.size = size
         self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
+        self._compiling = threading.Lock()
 
     def __call__(self, images: Images, labels: Labels, step: int) -> tuple[Images, Labels]:
         """Distort (n, y, x, band) float32 images and their (n, y, x) uint8 labels together.
@@ -158,8 +160,9 @@ class Augmenter:
         if height > rows or width > cols or (rows - height) % 2 or (cols - width) % 2:
             raise ValueError(f"patches of {rows} x {cols} for {height} x {width}: must be larger by an even number")
         drawn = draw(self.spec, self.seed, step, (count, height, width, bands))
-        if images.shape not in self._compiled:
-            self._compiled[images.shape] = _compile(self.spec, (height, width))
+        with self._compiling:  # that threads share one, instead of each making its own
+            if images.shape not in self._compiled:
+                self._compiled[images.shape] = _compile(self.spec, (height, width))
         moved, known = self._compiled[images.shape](images, labels, drawn)
         return to_numpy(moved), to_numpy(known)
 
