@@ -251,4 +251,10 @@ def _opened(sealed: bytes) -> Callable[[int], BlockRecord]:
 
 def _compute(sealed: bytes, index: int) -> BlockRecord:
     """What workers are asked for."""
-    return _opened(sealed)(index)
+    try:
+        return _opened(sealed)(index)
+    except TilesegError as error:
+        # Its line says all. GDAL's own errors, which it may come from, cannot be pickled, and then it could not either:
+        # what arrived would be no error of the input any more.
+        error.__cause__ = error.__context__ = None
+        raise
