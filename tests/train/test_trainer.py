@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from drawn import write_dataset
 from PIL import Image
 
@@ -163,6 +164,79 @@ def test_a_folder_with_another_model_is_not_written_into(dataset, tmp_path) -> N
         go(spec_of(dataset, tmp_path))
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+MISTAKES = [
+    ({"loss": "foo"}, "no term is called 'foo'"),
+    ({"class_weights": "1,2,3"}, "3 values for 2 classes"),
+    ({"encoder_weights": "nowhere.h5"}, "nowhere.h5: no such file"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "told"), MISTAKES)
+def test_a_mistake_leaves_no_trace(dataset, tmp_path, mistake, told) -> None:
+    spec = spec_of(dataset, tmp_path / "m", **mistake)
+    with pytest.raises((UsageError, InputError), match=told):
+        go(spec)
+    assert not spec.out.exists()
+
+
+@pytest.mark.parametrize(("mistake", "told"), MISTAKES)
+def test_a_mistake_with_overwrite_costs_nothing_of_what_is_there(dataset, trained, mistake, told) -> None:
+    before = contents(trained)
+    assert {"card.json", "model.keras", "training/.state/last.npz"} <= before.keys()
+    with pytest.raises((UsageError, InputError), match=told):
+        go(spec_of(dataset, trained, overwrite=True, **mistake))
+    assert contents(trained) == before
+
+
+def test_options_that_nothing_was_learnt_with_bind_nobody(dataset, tmp_path) -> None:
+    out = tmp_path / "m"
+    (out / "training").mkdir(parents=True)
+    (out / "training" / "train.json").write_text('{"fingerprint": "another", "spec": {"loss": "foo"}}')
+    assert go(spec_of(dataset, out, steps=1)).progress.step == 1
+
+
+def test_the_old_model_is_gone_as_soon_as_a_new_training_begins(dataset, trained, tmp_path) -> None:
+    out = shutil.copytree(trained, tmp_path / "m")
+
+    class Looking(Silent):
+        def start(self, spec, about, progress) -> None:
+            self.there = contents(out).keys()
+
+    listener = Looking()
+    go(spec_of(dataset, out, steps=1, seed=2, overwrite=True), listener)
+    assert not listener.there & {
+        "card.json", "model.keras", "training/summary.json", "training/curves.png", "training/panel-best.png",
+        "training/.state/last.npz", "training/.state/best.npz",
+    }  # fmt: skip
+    load_bundle(out)
+    with pytest.raises(UsageError, match=r"--init .*--overwrite would remove it"):
+        go(spec_of(dataset, out, init=out, overwrite=True))
+
+
+def test_other_options_are_told_by_the_key_that_changed(dataset, trained) -> None:
+    with pytest.raises(UsageError) as raised:
+        go(spec_of(dataset, trained, steps=3, network={**TINY["network"], "width": 0.03}))
+    assert "(--network width=0.02, now 0.03)" in str(raised.value)
+
+
+def test_labels_for_validation_are_read_before_the_first_step(dataset, tmp_path) -> None:
+    shutil.copytree(dataset.parent, tmp_path / "data")
+    with rasterio.open(tmp_path / "data" / "label_v0.tif", "r+") as file:
+        labels = file.read(1)
+        labels[-1, -1] = 7
+        file.write(labels, 1)
+    listener = Silent()
+    with pytest.raises(InputError, match=r"label_v0.tif: has the value 7"):
+        go(spec_of(tmp_path / "data" / "dataset.toml", tmp_path / "m"), listener)
+    assert listener.steps == []
+    assert not (tmp_path / "m").exists()
+
+
 def test_two_at_once_are_refused(dataset, tmp_path) -> None:
     with Ledger(tmp_path / "training" / ".state").lock(), pytest.raises(LockedError):
         go(spec_of(dataset, tmp_path))
@@ -173,6 +247,15 @@ def test_a_loss_that_is_no_number_stops_with_advice(dataset, tmp_path) -> None:
         go(spec_of(dataset, tmp_path / "m", rate=1e38, warmup=0, clip=None, schedule="constant"))
     assert raised.value.exit_code == 1
     assert "\n" not in str(raised.value)
+    assert "there is no model yet, so the same --out takes other options" in str(raised.value)
+    assert go(spec_of(dataset, tmp_path / "m", steps=1)).progress.step == 1
+
+
+def test_what_is_kept_when_the_loss_is_no_number_later(dataset, tmp_path) -> None:
+    options = {"rate": 1e38, "warmup": 0, "clip": None, "schedule": "constant", "steps_per_epoch": 1}
+    with pytest.raises(TilesegError, match=r"best so far is kept, and other options need another --out"):
+        go(spec_of(dataset, tmp_path / "m", **options))
+    load_bundle(tmp_path / "m")
 
 
 def test_unfreezing_releases_the_deepest_block_first(dataset, tmp_path) -> None:

@@ -87,9 +87,9 @@ def _gsd(text: str | None) -> float | Literal["native"] | None:
 
 def _print(report: DatasetReport, *, quiet: bool) -> None:
     if not quiet and report.facts:
-        at = report.ground_sample_distance
+        at, count = report.ground_sample_distance, len(report.facts)
         typer.echo(
-            f"{report.path}: {len(report.facts)} scenes, bands {', '.join(report.bands)}, "
+            f"{report.path}: {count} scene{'s' * (count != 1)}, bands {', '.join(report.bands)}, "
             + ("each at its own ground sample distance" if at is None else f"resampled to {at:g} m per pixel")
         )
         _print_scenes(report)

@@ -47,8 +47,9 @@ def write_sheet(path: Path, report: DatasetReport) -> None:
     page = Image.new("RGB", (width, top + rows * (_SIDE + _CAPTION + _GAP) + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(page)
     bold, small = _font(20), _font(13)
-    shown = "" if len(chosen) == len(report.scenes) else f", {len(chosen)} of them shown"
-    draw.text((_MARGIN, _MARGIN), f"{report.path.name}: {len(report.scenes)} scenes{shown}", _INK, bold)
+    count = len(report.scenes)
+    shown = "" if len(chosen) == count else f", {len(chosen)} of them shown"
+    draw.text((_MARGIN, _MARGIN), f"{report.path.name}: {count} scene{'s' * (count != 1)}{shown}", _INK, bold)
     _draw_legend(draw, (_MARGIN, _MARGIN + 36), legend, report, small)
     for i, (scene, window) in enumerate(parts):
         left = _MARGIN + i % across * (cell + _GAP)

@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.dataset.dataset import Dataset, load_dataset
-from tileseg.dataset.patches import PatchSampler, prefetched, validation_windows
+from tileseg.dataset.patches import PatchSampler, count_cells, prefetched, validation_windows
 from tileseg.dataset.statistics import DatasetStatistics, statistics
 from tileseg.errors import InputError, Interrupted, TilesegError, UsageError
 from tileseg.ledger import Ledger
 from tileseg.nn.backend import Replicas, configure, devices, keras
 from tileseg.nn.bundle import load_bundle, save_bundle
-from tileseg.nn.card import load_card, resolve_model
+from tileseg.nn.card import ARCHIVE, load_card, resolve_model
 from tileseg.nn.encoder_weights import load_encoder_weights
 from tileseg.nn.fused import fuse
 from tileseg.nn.unet import build_network, part_of, training_model
@@ -51,6 +51,7 @@ _EXAMPLES = 4
 """In a panel."""
 _BLOCKS = 5
 """Of an encoder."""
+_CARD, _CURVES = "card.json", "curves.png"
 
 
 class Listener(Protocol):
@@ -97,9 +98,13 @@ def train(spec: TrainSpec, listener: Listener, stop: threading.Event | None = No
         TilesegError: If the loss is no number any more.
     """
     configure()
-    ledger = Ledger(spec.out / "training" / ".state")
-    with ledger.lock():
-        return _Training(spec, listener, stop or threading.Event()).run()
+    training = _Training(spec, listener, stop or threading.Event())
+    if (finished := training.finished()) is not None:
+        return finished
+    training.prepare()
+    with Ledger(training.store.root).lock():
+        # Asked again, as another process may have worked here meanwhile.
+        return training.finished() or training.run()
 
 
 class _Training:
@@ -114,28 +119,62 @@ class _Training:
         if not self.dataset.train:
             raise InputError(f'{spec.dataset}: no scenes to train on; expected split = "train"')
         self.fingerprint = _fingerprint(spec)
+        self.told, self.summary = self.folder / "train.json", self.folder / "summary.json"
 
-    def run(self) -> TrainReport:
-        """See :func:`train`."""
-        if (finished := self._claim()) is not None:
-            return finished
+    @property
+    def _begun(self) -> bool:
+        """Whether the folder holds anything that was learnt; without that, what it says of options binds nobody."""
+        return self.store.last.exists() or self.store.best.exists()
+
+    def finished(self) -> TrainReport | None:
+        """The report, if the folder holds this training and nothing is left to do. Changes no file.
+
+        Raises UsageError where the folder is that of another training, or of a model.
+        """
+        spec = self.spec
+        if spec.overwrite:
+            if spec.init is not None and spec.init.resolve() == spec.out.resolve():
+                raise UsageError(f"--init {spec.init}: --overwrite would remove it; choose another --out")
+            return None
+        if not self._begun:
+            if (spec.out / _CARD).is_file():
+                raise UsageError(f"{spec.out}: holds a model already; choose another --out, or give --overwrite")
+            return None
+        found = json.loads(self.told.read_text(encoding="utf-8")) if self.told.is_file() else {}
+        if found.get("fingerprint") != self.fingerprint:
+            changed = _first_change(found.get("spec", {}), spec.choices())
+            raise UsageError(
+                f"{spec.out}: was trained with other options ({changed}); choose another --out, or start anew with "
+                "--overwrite"
+            )
+        checkpoint = self.store.read(self.store.last) if self.summary.is_file() else None
+        return None if checkpoint is None else TrainReport(spec.out, checkpoint.progress, None, already=True)
+
+    def prepare(self) -> None:
+        """Everything before the first step that changes no file, so that a mistake that shows here costs nothing."""
         spec = self.spec
         found = statistics(self.dataset.train, classes=len(self.classes))
         self.values = values_of(spec, self.dataset.dtype, found)
         if spec.init is not None:
             self.values = values_like(load_card(resolve_model(spec.init)), self.values)
         self._build(_loss(spec, self.dataset, found))
-        checkpoint = self.store.read(self.store.last)
         self.progress = Progress()
+        # Another process may replace the state before the folder is ours; its own would have become the same.
+        checkpoint = None if spec.overwrite else self.store.read(self.store.last)
         if checkpoint is not None:
             self._restore(checkpoint)
         elif spec.init is not None:
             _start_from(self.network, spec.init)
         elif spec.encoder_weights is not None:
             load_encoder_weights(self.model, spec.encoder_weights)
+        self._read_labels()
         self._choose_places()
+
+    def run(self) -> TrainReport:
+        """Take the steps; see :func:`train`. The folder is locked, and was prepared for."""
+        self._claim()
         with Journal(self.folder, [info.name for info in self.classes], self.progress.step) as self.journal:
-            self.listener.start(spec, self._about(), self.progress)
+            self.listener.start(self.spec, self._about(), self.progress)
             try:
                 self._loop()
             except Interrupted:
@@ -145,32 +184,28 @@ class _Training:
                 raise
         return self._finish()
 
-    def _claim(self) -> TrainReport | None:
-        """Make the folder ours; the report of a training that is finished already."""
-        told = self.folder / "train.json"
-        if self.spec.overwrite:
-            for path in (self.store.last, self.store.best, told, self.folder / "summary.json"):
+    def _claim(self) -> None:
+        """Make the folder ours. Where there is nothing to go on with, what another training left is removed."""
+        if self.spec.overwrite or not self._begun:
+            # First what says that something is finished: killed in between, nothing old is taken for new.
+            model = (self.spec.out / _CARD, self.spec.out / ARCHIVE)
+            for path in (self.summary, *model, self.store.last, self.store.best):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-            for path in self.folder.glob("panel-*.png"):
-                path.unlink()
-        elif told.is_file():
-            found = json.loads(told.read_text(encoding="utf-8"))
-            if found.get("fingerprint") != self.fingerprint:
-                changed = _first_change(found.get("spec", {}), self.spec.choices())
-                raise UsageError(
-                    f"{self.spec.out}: was trained with other options ({changed}); choose another --out, or start "
-                    "anew with --overwrite"
-                )
-            checkpoint = self.store.read(self.store.last) if (self.folder / "summary.json").is_file() else None
-            if checkpoint is not None:
-                return TrainReport(self.spec.out, checkpoint.progress, None, already=True)
-        elif (self.spec.out / "card.json").is_file():
-            raise UsageError(f"{self.spec.out}: holds a model already; choose another --out, or give --overwrite")
-        self.folder.mkdir(parents=True, exist_ok=True)
+            for path in (*self.folder.glob("panel-*.png"), self.folder / _CURVES):
+                path.unlink(missing_ok=True)
         about = {"fingerprint": self.fingerprint, "dataset": str(self.spec.dataset), "spec": self.spec.choices()}
-        write_atomic(told, json.dumps(about, indent=2) + "\n")
-        return None
+        write_atomic(self.told, json.dumps(about, indent=2) + "\n")
+
+    def _read_labels(self) -> None:
+        """Count the labels of all scenes: one that is no class shows before the first step, wherever it is."""
+        spec = self.spec
+        # Larger patches than are learnt from, so that what turns or shrinks brings in its real surroundings.
+        margin = spec.crop // 8 if spec.augment.moves else 0
+        self.sampler = PatchSampler(
+            self.dataset.train, size=spec.crop + 2 * margin, batch=spec.batch, seed=spec.seed, balance=spec.balance
+        )
+        count_cells(self.dataset.validate, len(self.classes), self.sampler.cells.side)
 
     def _build(self, loss: Loss) -> None:
         """Network, step, optimizer and running mean, at their start."""
@@ -224,15 +259,10 @@ class _Training:
         """Step after step until the end, or until told to stop."""
         spec = self.spec
         began, before = time.monotonic(), self.progress
-        # Larger patches than are learnt from, so that what turns or shrinks brings in its real surroundings.
-        margin = spec.crop // 8 if spec.augment.moves else 0
-        sampler = PatchSampler(
-            self.dataset.train, size=spec.crop + 2 * margin, batch=spec.batch, seed=spec.seed, balance=spec.balance
-        )
         augmenter = Augmenter(spec.augment, len(self.dataset.bands), spec.seed, size=spec.crop)
 
         def make(step: int) -> Batch:
-            images, labels = sampler.batch(step)
+            images, labels = self.sampler.batch(step)
             return augmenter(self.values.to_unit(images), labels, step)
 
         last = sys.maxsize if spec.last_step is None else spec.last_step
@@ -280,10 +310,15 @@ class _Training:
         self.optimizer.learning_rate = rate
         loss = self.trained.step(images, labels)
         if not math.isfinite(loss):
+            kept = (
+                "what was best so far is kept, and other options need another --out, or --overwrite to start anew"
+                if self._begun
+                else "there is no model yet, so the same --out takes other options"
+            )
             raise TilesegError(
                 f"the loss is {loss} after step {self.progress.step + 1}, with a learning rate of {rate:.2g}: try a "
                 f"lower --rate, a longer --warmup, --clip 1 or --precision float32, and look for values that are not "
-                f"finite with `tileseg dataset check {self.spec.dataset}`; what was best so far is kept"
+                f"finite with `tileseg dataset check {self.spec.dataset}`; {kept}"
             )
         if self.mean is not None and (self.progress.step + 1) % self.spec.accumulate == 0:
             self.mean.update((self.progress.step + 1) // self.spec.accumulate)
@@ -333,7 +368,7 @@ class _Training:
             self.journal.validation(self.progress.step, score=score.score, mean_iou=score.mean_iou, iou=score.iou)
             self.listener.validation(self.progress, score, best=best)
         self._save()
-        write_curves(self.folder / "curves.png", self.folder, self.classes)
+        write_curves(self.folder / _CURVES, self.folder, self.classes)
 
     def _score(self, places: list[Place]) -> Score:
         return validate(
@@ -381,7 +416,7 @@ class _Training:
             self._draw_panel(self.folder / "panel-best.png")
         self._write_model(self.progress, score, done=True)
         report = TrainReport(self.spec.out, self.progress, score)
-        write_atomic(self.folder / "summary.json", json.dumps(report.to_json(), indent=2) + "\n")
+        write_atomic(self.summary, json.dumps(report.to_json(), indent=2) + "\n")
         return report
 
     def _write_model(self, progress: Progress, score: Score | None, *, done: bool) -> None:
@@ -415,7 +450,8 @@ class _Training:
         write_panel(path, images, truth, np.concatenate(found), self.classes)
 
     def _about(self) -> str:
-        scenes = f"{len(self.dataset.train)} scenes to train on, {len(self.dataset.validate)} to validate on"
+        count = len(self.dataset.train)
+        scenes = f"{count} scene{'s' * (count != 1)} to train on, {len(self.dataset.validate)} to validate on"
         watched = f"{len(self.watched)} of {len(self.places)} validation windows"
         gsd = _ground_sample_distance(self.dataset)
         return (
@@ -496,8 +532,13 @@ def _fingerprint(spec: TrainSpec) -> str:
 
 def _first_change(before: dict[str, Any], now: dict[str, Any]) -> str:
     for name, value in now.items():
-        if before.get(name) != value:
-            return f"--{name.replace('_', '-')} {before.get(name)}, now {value}"
+        option, was = f"--{name.replace('_', '-')}", before.get(name)
+        if was == value:
+            continue
+        if isinstance(was, dict) and isinstance(value, dict):
+            key = next(key for key in (*value, *was) if was.get(key) != value.get(key))
+            return f"{option} {key}={was.get(key)}, now {value.get(key)}"
+        return f"{option} {was}, now {value}"
     return "the dataset's file has changed"
 
 
