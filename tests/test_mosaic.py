@@ -91,6 +91,8 @@ def test_probabilities_are_scaled_for_xarray(tmp_path) -> None:
 
 
 def test_conventions_are_there_for_rotated_grids_and_none(tmp_path) -> None:
+    import rioxarray  # noqa: F401 - registers .rio
+
     rotated = Grid(64, 80, Affine.rotation(30) @ Affine.scale(2, -2), None)
     mosaic, _, _ = filled(tmp_path / "m.zarr", "labels", rotated)
     attributes = xr.open_zarr(tmp_path / "m.zarr").attrs
@@ -98,6 +100,7 @@ def test_conventions_are_there_for_rotated_grids_and_none(tmp_path) -> None:
     corners = [rotated.transform @ at for at in itertools.product((0, 80), (0, 64))]
     assert attributes["spatial:bbox"][0] == min(x for x, _ in corners)
     assert "proj:wkt2" not in attributes
+    assert xr.open_zarr(tmp_path / "m.zarr").rio.crs is None
     assert mosaic.grid == rotated
 
 

@@ -224,6 +224,42 @@ def test_plan_facts(scene, model, tmp_path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_the_plan_is_for_what_the_area_touches(scene, model, tmp_path) -> None:
+    whole = describe(prepare(spec(scene, model, tmp_path / "run")))
+    inside = area(tmp_path / "area.geojson", (500_100, 4_000_000 - 60, 500_150, 4_000_000 - 10))
+    part = describe(prepare(spec(scene, model, tmp_path / "run", aoi=inside)))
+    assert (whole["blocks"], whole["blocks_in_area"]) == (12, 12)
+    assert (part["blocks"], part["blocks_in_area"]) == (12, 2)
+    assert part["windows"] == whole["windows"] // 6
+    assert part["gflop"] == pytest.approx(whole["gflop"] / 6, abs=0.1)
+
+
+def test_sizes_that_are_not_as_asked_for_are_told(scene, model, tmp_path) -> None:
+    notices = prepare(spec(scene, model, tmp_path / "run", block=100, scales="3/5")).notices
+    assert [n for n in notices if "blocks of 160 pixels instead of 100" in n]
+    plenty = prepare(spec(scene, model, tmp_path / "run", block=None, window=384, max_memory="64GiB"))
+    short = prepare(
+        spec(scene, model, tmp_path / "run", block=None, window=384, max_memory=plenty.plan.memory.total - 1)
+    )
+    assert plenty.notices == ()
+    assert [n for n in short.notices if "instead of 384x384 pixels, to stay under" in n]
+
+
+@pytest.mark.parametrize("out", ["taken.txt", "taken.txt/run"])
+def test_a_file_is_no_folder_to_write_into(scene, model, tmp_path, out) -> None:
+    (tmp_path / "taken.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"taken\.txt.*: cannot be written: .*choose another --out"):
+        run(spec(scene, model, tmp_path / out))
+    assert (tmp_path / "taken.txt").read_text() == "mine"
+
+
+def test_formats_are_the_same_in_any_order(scene, model, tmp_path) -> None:
+    first = prepare(spec(scene, model, tmp_path / "run", formats="gpkg,geojson,fgb"))
+    second = prepare(spec(scene, model, tmp_path / "run", formats="fgb,gpkg,geojson"))
+    assert first.fingerprint == second.fingerprint
+    assert first.fingerprint != prepare(spec(scene, model, tmp_path / "run", formats="fgb,gpkg")).fingerprint
+
+
 @pytest.mark.parametrize(
     ("options", "error", "told"),
     [
@@ -281,9 +317,17 @@ def test_sixteen_bits_are_standardised_and_told(model, tmp_path) -> None:
 def test_a_scene_without_crs_gives_pixel_coordinates(model, tmp_path) -> None:
     path = write_scene(tmp_path / "scene.tif", smooth_noise(90, 120, 3), crs=None)
     report = run(spec(path, model, tmp_path / "run", block=None, formats="geojson,gpkg"))
-    assert any("pixel coordinates" in notice for notice in report.notices)
+    assert any("in pixel coordinates, areas in pixels" in notice for notice in report.notices)
     bounds = geopandas.read_file(report.outputs["gpkg"]).total_bounds
     assert (np.abs(bounds) <= 120).all()
+    moved = write_scene(tmp_path / "moved.tif", smooth_noise(90, 120, 3), crs=None)
+    with rasterio.open(moved, "r+") as file:
+        file.transform = rasterio.Affine(2, 0, 700, 0, -2, 900)
+    notices = prepare(spec(moved, model, tmp_path / "moved", min_area="25", simplify="2px")).notices
+    assert any("in the file's own coordinates, areas in pixels" in notice for notice in notices)
+    assert [notice for notice in notices if "counts pixels" in notice] == [
+        "--min-area 25 counts pixels: without a coordinate reference system there are no metres"
+    ]
 
 
 @pytest.mark.parametrize("keep", ["probabilities", "labels"])

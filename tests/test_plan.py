@@ -159,10 +159,14 @@ def test_exactness_is_claimed_only_with_the_whole_halo() -> None:
     assert not plan((3000, 3000), stitch="hann").exact
 
 
+def test_a_block_becomes_a_multiple_of_what_scales_ask_for() -> None:
+    assert plan((3000, 3000), block=1000).block == (1008, 1008)
+    assert plan((3000, 3000), block=256, scales=(Fraction(2, 5),)).block == (320, 320)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"block": 1000}, "such as 1008"),
         ({"window": 300}, "at least 304"),
         ({"halo": 100}, "multiple of the model's stride 16"),
         ({"overlap": 1.0}, "--overlap"),

@@ -17,9 +17,20 @@ def test_text_with_commas_becomes_lists() -> None:
     assert spec.max_memory == 8 << 30
 
 
+def test_numbers_are_taken_as_they_are_meant() -> None:
+    spec = RunSpec.parse({"scene": "a.tif", "scales": 0.5, "min_area": 25, "simplify": 0.5, "classes": [1, "road"]})
+    assert spec.scales == (Fraction(1, 2),)
+    assert (spec.min_area, spec.simplify, spec.classes) == ("25", "0.5", ("1", "road"))
+    assert RunSpec(scene="a.tif", fill_holes=2.5).fill_holes == "2.5"
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        ({"formats": "shp"}, "^--format: "),
+        ({"scales": "1,half"}, "^--scales: scale 'half'"),
+        ({"bands": "1,x"}, "^--bands: "),
+        ({"min_area": True}, "^--min-area: "),
         ({"scales": "half"}, "half"),
         ({"flips": "x"}, "--flips"),
         ({"connectivity": 6}, "--connectivity"),
@@ -62,6 +73,11 @@ def test_configuration_files(tmp_path) -> None:
     good.write_text('scene = "a.tif"\nscales = ["1/2", 1]\nmin_area = "20px"\n')
     bad.write_text("scene = ")
     assert RunSpec.parse(read_config(good)).scales == (Fraction(1, 2), Fraction(1))
+    good.write_text(
+        'scene = "a.tif"\nformat = ["gpkg"]\nmin-area = 20\nmax-memory = "8GiB"\n'
+    )  # as on the command line
+    read = RunSpec.parse(read_config(good))
+    assert (read.formats, read.min_area, read.max_memory) == (("gpkg",), "20", 8 << 30)
     with pytest.raises(UsageError, match="not TOML"):
         read_config(bad)
     with pytest.raises(UsageError, match="No such file"):

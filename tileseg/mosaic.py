@@ -357,8 +357,8 @@ def _mapped(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _grid_mapping(grid: Grid) -> dict[str, Any]:
     a, b, c, d, e, f, *_ = grid.transform
-    named = {} if grid.crs is None else grid.crs.to_cf()
-    return {**named, "spatial_ref": grid.crs_wkt or "", "GeoTransform": f"{c!r} {a!r} {b!r} {f!r} {d!r} {e!r}"}
+    named = {} if grid.crs is None else {**grid.crs.to_cf(), "spatial_ref": grid.crs_wkt}
+    return {**named, "GeoTransform": f"{c!r} {a!r} {b!r} {f!r} {d!r} {e!r}"}
 
 
 def _conventions(grid: Grid) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args
 from uuid import uuid4
@@ -50,10 +50,12 @@ _GIB = 1 << 30
 STATE = ".state"
 """Folder, inside a run's, of what makes it resumable."""
 
-_MOSAIC = "mosaic.zarr"
+MOSAIC = "mosaic.zarr"
+"""Folder, inside a run's, of the mosaic."""
 _LABELS = "labels.tif"
 _QUICKLOOK = "quicklook.png"
-_SUMMARY = "summary.json"
+SUMMARY = "summary.json"
+"""File, inside a run's folder, whose presence means done."""
 _QUICKLOOK_PIXELS = 900
 """Longest side of a quicklook's pictures."""
 
@@ -126,6 +128,14 @@ class Prepared:
     aoi: Aoi | None
     notices: tuple[str, ...]
     max_memory: int
+
+    @cached_property
+    def wanted(self) -> tuple[int, int]:
+        """How many blocks and tiles the area touches: work for the network, where there are data."""
+        if self.aoi is None:
+            return self.plan.blocks, self.plan.tile_count
+        cores = [block.core for block in self.plan if self.aoi.touches(block.core)]
+        return len(cores), sum(len(self.plan.tiles(core)) for core in cores)
 
     @property
     def fingerprint(self) -> str:
@@ -203,7 +213,8 @@ def prepare(spec: RunSpec) -> Prepared:
             "they are standardised by the scene's own mean and standard deviation"
         )
     if scene.grid.crs_wkt is None:
-        notices.append("the scene has no coordinate reference system: polygons are in pixel coordinates")
+        where = "pixel coordinates" if scene.grid.transform.is_identity else "the file's own coordinates"
+        notices.append(f"the scene has no coordinate reference system: polygons are in {where}, areas in pixels")
     base, told = _base_scale(spec, card, scene.grid)
     notices += told
     stitch = spec.stitch
@@ -251,14 +262,7 @@ def prepare(spec: RunSpec) -> Prepared:
     if spec.max_memory is None and small and most > usual:
         max_memory = most
         plan = choose(max_memory=max_memory)
-    if spec.max_memory is not None and (wished := choose()).tile != plan.tile:
-        notices.append(
-            f"tiles of {plan.tile[1]}x{plan.tile[0]} instead of {wished.tile[1]}x{wished.tile[0]} pixels, to stay "
-            f"under {max_memory / _GIB:.2f} GiB (--max-memory)"
-        )
-    if stitch == "exact" and not plan.exact:
-        needed = max(view_halo(card.radius, card.stride, scale) for scale in plan.scales)
-        notices.append(f"seams are approximate: --halo {spec.halo} is less than the {needed} pixels that are needed")
+    notices += _sizes_told(spec, plan, plan if spec.max_memory is None else choose())
     identity = {
         "algorithm": ALGORITHM,
         "scene": scene.identity,
@@ -266,10 +270,12 @@ def prepare(spec: RunSpec) -> Prepared:
         "scale": str(base),
         "aoi": None if spec.aoi is None else file_sha256(spec.aoi),
         **{k: v for k, v in spec.choices().items() if k not in ("model", "aoi")},
+        "formats": sorted(spec.formats),  # they are the same files in any order
     }
     vectors = VectorOptions.parse(
         {name: getattr(spec, name) for name in VectorOptions.model_fields if getattr(spec, name) is not None}
     )
+    notices += vectors.notices(scene.grid)
     ignore = ignored_classes(card.classes, spec.classes)
     aoi = None
     if spec.aoi is not None:
@@ -307,6 +313,27 @@ def _base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, l
     if base == 1:
         return native, [f"{told}: near enough, so the scene is not resampled"]
     return base, [f"{told}: the model sees the scene resampled by {base} (--gsd native: as it is)"]
+
+
+def _sizes_told(spec: RunSpec, plan: Plan, unbounded: Plan) -> list[str]:
+    """What to say about sizes that are not as they were asked for; ``unbounded``: the plan without --max-memory."""
+    told = []
+    base = max(plan.scales)
+    if plan.tile != unbounded.tile:
+        (rows, cols), (more_rows, more_cols) = plan.window_at(base), unbounded.window_at(base)
+        told.append(
+            f"windows of {cols}x{rows} instead of {more_cols}x{more_rows} pixels, to stay under "
+            f"{(spec.max_memory or 0) / _GIB:.2f} GiB (--max-memory)"
+        )
+    if spec.block is not None and plan.block[0] != spec.block:
+        told.append(
+            f"blocks of {plan.block[0]} pixels instead of {spec.block}: for this scene, model and scales they are "
+            f"multiples of {plan.align}"
+        )
+    if plan.stitch == "exact" and not plan.exact:
+        needed = max(view_halo(plan.card.radius, plan.card.stride, scale) for scale in plan.scales)
+        told.append(f"seams are approximate: --halo {spec.halo} is less than the {needed} pixels that are needed")
+    return told
 
 
 def _metres(value: float) -> str:
@@ -360,11 +387,15 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
 
 def finished(prepared: Prepared) -> RunReport | None:
     """The report of a run that is finished and had the same options, or None. Raises UsageError where they differ."""
-    path = prepared.folder / _SUMMARY
+    path = prepared.folder / SUMMARY
     try:
         text = at(path).read()
     except FileNotFoundError:
         return None
+    except (TilesegError, TimeoutError):
+        raise
+    except OSError as error:  # a file where the folder should be, or a folder that may not be read
+        raise _unusable(prepared.folder, error) from error
     try:
         summary = json.loads(text)
     except ValueError:
@@ -433,7 +464,11 @@ def _check_writable(folder: Path | Url) -> None:
     except OSError as error:
         if disk_full(error):
             raise
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from error
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path | Url, error: OSError) -> InputError:
+    return InputError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out")
 
 
 def _claim(prepared: Prepared, ledger: Ledger) -> tuple[Prepared, Ledger]:
@@ -445,7 +480,7 @@ def _claim(prepared: Prepared, ledger: Ledger) -> tuple[Prepared, Ledger]:
     if earlier is not None:
         _same_or_refuse(prepared, earlier["identity"])
         chosen = earlier["plan"]
-        Mosaic(folder / _MOSAIC).remove_partial()
+        Mosaic(folder / MOSAIC).remove_partial()
         # Given by the user or chosen by the first call: the same sizes, so that the result is byte-identical.
         plan = replace(
             plan,
@@ -458,7 +493,7 @@ def _claim(prepared: Prepared, ledger: Ledger) -> tuple[Prepared, Ledger]:
         return replace(prepared, plan=plan), replace(ledger, begun=earlier.get("begun", ""))
     _clear(folder)
     create_mosaic(
-        folder / _MOSAIC,
+        folder / MOSAIC,
         prepared.scene.grid,
         plan.block,
         prepared.card.classes,
@@ -477,9 +512,9 @@ def _clear(folder: Path | Url) -> None:
     from tileseg.vectorize import vector_paths
 
     vectors = (path.name for path in vector_paths(Path(), get_args(VectorFormat)).values())
-    for name in (_SUMMARY, f"{STATE}/run.json", _LABELS, f"{_LABELS}.aux.xml", _QUICKLOOK, *vectors):
+    for name in (SUMMARY, f"{STATE}/run.json", _LABELS, f"{_LABELS}.aux.xml", _QUICKLOOK, *vectors):
         at(folder / name).remove()
-    for name in (_MOSAIC, f"{STATE}/done", f"{STATE}/fragments"):
+    for name in (MOSAIC, f"{STATE}/done", f"{STATE}/fragments"):
         at(folder / name).remove_tree()
 
 
@@ -511,7 +546,7 @@ def make_job(begun: Begun) -> Job:
         model=prepared.model.resolve(),
         scaling=_scaling(prepared),
         merge=prepared.spec.merge,
-        mosaic=Mosaic((prepared.folder / _MOSAIC).resolve()),
+        mosaic=Mosaic((prepared.folder / MOSAIC).resolve()),
         ledger=replace(begun.ledger, root=begun.ledger.root.resolve()),
         aoi=prepared.aoi,
         ignore=prepared.ignore,
@@ -659,7 +694,7 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
 
     prepared, ledger = begun.prepared, begun.ledger
     folder, plan, grid = prepared.folder, prepared.plan, prepared.scene.grid
-    mosaic = Mosaic(folder / _MOSAIC)
+    mosaic = Mosaic(folder / MOSAIC)
     mosaic.remove_partial()
     stages: dict[str, float] = {}
     ledger.check()
@@ -680,11 +715,11 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
     clock.lap("finish")
     wall = time.perf_counter() - clock.begun
     outputs: dict[str, Path | Url] = {
-        "mosaic": folder / _MOSAIC,
+        "mosaic": folder / MOSAIC,
         "labels": folder / _LABELS,
         "quicklook": folder / _QUICKLOOK,
         **{str(form): folder / path.name for form, path in vector_paths(Path(), prepared.spec.formats).items()},
-        "summary": folder / _SUMMARY,
+        "summary": folder / SUMMARY,
     }
     report = RunReport(
         folder=folder,
@@ -702,7 +737,7 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
         notices=prepared.notices,
     )
     ledger.check()
-    write_atomic(folder / _SUMMARY, json.dumps(_summary(prepared, report), indent=2) + "\n")
+    write_atomic(folder / SUMMARY, json.dumps(_summary(prepared, report), indent=2) + "\n")
     at(ledger.fragments).remove_tree()
     return report
 
@@ -791,12 +826,14 @@ def describe(prepared: Prepared) -> dict[str, Any]:
     """A plan in JSON values: what ``--dry-run`` prints and ``summary.json`` keeps."""
     plan = prepared.plan
     memory = plan.memory
+    blocks, tiles = prepared.wanted
     return {
         "height": plan.scene[0],
         "width": plan.scene[1],
         "blocks": plan.blocks,
+        "blocks_in_area": blocks,
         "block": list(plan.block),
-        "windows": plan.tile_count * len(plan.views),
+        "windows": tiles * len(plan.views),
         "window": [list(plan.window_at(scale)) for scale in plan.scales],
         "core": list(plan.tile),
         "halo": [plan.halo_at(scale) for scale in plan.scales],
@@ -810,7 +847,7 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "exact": plan.exact,
         "precision": plan.precision,
         "redundancy": round(plan.redundancy, 3),
-        "gflop": round(plan.flops / 1e9, 1),
+        "gflop": round(plan.flops / 1e9 * tiles / plan.tile_count, 1),
         "workers": plan.workers,
         "memory_bytes": memory.total,
         "memory_bytes_driver": memory.driver,

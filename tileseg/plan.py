@@ -282,13 +282,14 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
 ) -> Plan:
     """Choose blocks, windows and batches for a scene: the largest tile that memory allows, cut evenly.
 
-    What is given (``block``, ``window``, ``batch``) is kept, unless ``max_memory`` (bytes, all processes) forces a
-    smaller window. ``base`` is the scale in whose pixels windows are meant: that at which the model sees the scene as
-    it was trained. Raises UsageError where nothing fits or a size cannot be.
+    What is given (``block``, ``window``, ``batch``) is kept, but that a block becomes a multiple of what strides and
+    scales ask for, and that ``max_memory`` (bytes, all processes) may force a smaller window. ``base`` is the scale in
+    whose pixels windows are meant: that at which the model sees the scene as it was trained. Raises UsageError where
+    nothing fits or a size cannot be.
     """
     align = _align(card, scales)
-    if block is not None and block % align:
-        raise UsageError(f"--block {block}: expected a multiple of {align}, such as {-(-block // align) * align}")
+    if block is not None:
+        block = -(-block // align) * align
     if not 0 <= overlap < 1:
         raise UsageError(f"--overlap {overlap}: expected a share of the window from 0 to below 1")
     if halo is not None and (halo < 0 or halo % card.stride):
@@ -329,7 +330,8 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
     raise UsageError(
         f"--max-memory {max_memory / MIB:.0f} MiB is too little: even with tiles of {chosen.tile[0]}x{chosen.tile[1]} "
         f"and blocks of {chosen.block[0]}x{chosen.block[1]} pixels about {alone.memory.total / MIB:.0f} MiB are needed "
-        f"on {max(1, workers)} worker(s); raise it, or lower --workers, --block or --scales"
+        f"{f'on {workers} worker(s)' if workers else 'in one process'}; "
+        f"raise it, or lower {'--workers, ' if workers > 1 else ''}--block or --scales"
     )
 
 

@@ -46,6 +46,8 @@ VectorFormat = Literal["geojson", "geojsonseq", "gpkg", "parquet", "fgb"]
 
 
 def _split(value: Any) -> Any:
+    if isinstance(value, int | float | Fraction):
+        return [value]
     return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -68,12 +70,15 @@ def _distance(value: Any) -> Any:
     return metres
 
 
-def _stripped(value: Any) -> Any:
+def _text(value: Any) -> Any:
+    """Numbers are meant as they are written, in TOML and in Python."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value}"
     return value.strip() if isinstance(value, str) else value
 
 
 Scale = Annotated[Fraction, BeforeValidator(_scale), PlainSerializer(str)]
-Text = Annotated[str, BeforeValidator(_stripped)]
+Text = Annotated[str, BeforeValidator(_text)]
 Bands = Annotated[tuple[Annotated[int, Field(ge=1, strict=False)], ...], BeforeValidator(_split)]
 
 
@@ -199,11 +204,11 @@ class RunSpec(BaseModel):
     """Names or ids of the classes to vectorise; by default all that the card does not call background."""
     formats: Annotated[tuple[VectorFormat, ...], BeforeValidator(_split), Field(min_length=1)] = ("geojson",)
     """Vector files to write."""
-    min_area: str | None = None
+    min_area: Text | None = None
     """Drop smaller polygons: square metres (``25``) or pixels (``50px``)."""
-    fill_holes: str | None = None
+    fill_holes: Text | None = None
     """Fill smaller holes; units as above."""
-    simplify: str | None = None
+    simplify: Text | None = None
     """Tolerance in metres (``0.5``) or pixels (``2px``); shared borders stay shared."""
     connectivity: Literal[4, 8] = 4
     """Whether pixels that touch at a corner are one polygon (8)."""
@@ -229,8 +234,9 @@ class RunSpec(BaseModel):
         try:
             return cls.model_validate(options)
         except ValidationError as error:
-            name, colon, problem = first_problem(error).partition(": ")
-            told = f"{name.replace('_', '-')}{colon}{problem.removeprefix('Value error, ')}"
+            where, colon, problem = first_problem(error).partition(": ")
+            name = where.partition(".")[0].replace("_", "-")  # the option, not the place in its list
+            told = f"{'format' if name == 'formats' else name}{colon}{problem.removeprefix('Value error, ')}"
             raise UsageError(f"--{told}") from error
 
     @field_validator("out")
@@ -286,10 +292,14 @@ class RunSpec(BaseModel):
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Options of a TOML file, unchecked. Raises UsageError."""
+    """Options of a TOML file, unchecked: as on the command line, or with underscores. Raises UsageError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        options = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: not TOML: {error}") from error
+    known = {name.replace("-", "_"): value for name, value in options.items()}
+    if "format" in known:
+        known["formats"] = known.pop("format")
+    return known

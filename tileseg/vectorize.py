@@ -20,7 +20,7 @@ import numpy as np
 from affine import Affine
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from tileseg.errors import UsageError
+from tileseg.errors import InputError, UsageError, disk_full
 from tileseg.grid import Grid
 from tileseg.nn.card import ClassInfo, first_problem
 from tileseg.polygons.fragment import Array, Fragment, PolygonBatch
@@ -100,6 +100,17 @@ class VectorOptions(BaseModel):
         except ValidationError as error:
             raise UsageError(f"--{first_problem(error).replace('_', '-', 1)}") from error
 
+    def notices(self, grid: Grid) -> list[str]:
+        """What the user should know of these options on this grid, a line each."""
+        if grid.geod is not None:
+            return []
+        sizes = {"--min-area": self.min_area, "--fill-holes": self.fill_holes, "--simplify": self.simplify}
+        return [
+            f"{name} {size} counts pixels: without a coordinate reference system there are no metres"
+            for name, size in sizes.items()
+            if size is not None and not size.in_pixels
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Classes:
@@ -173,7 +184,7 @@ def vectorize(
         outputs: where each format goes; :func:`vector_paths` gives the usual names.
         classes: what the labels mean, and which are wanted.
         options: filters and connectivity. (``formats`` and ``classes`` have been resolved into the arguments above.)
-        block: side of the blocks in pixels; the polygons do not depend on it, their order does.
+        block: side of the blocks in pixels; the polygons do not depend on it, their order and ids do.
         threads: how many read and trace; by default one per core, 8 at most.
         progress: called with (blocks done, blocks) after each block.
 
@@ -184,7 +195,14 @@ def vectorize(
     start = time.perf_counter()
     cores = tile(source.grid.extent, block, block)
     first = next(iter(outputs.values()))
-    first.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if disk_full(error):
+            raise
+        raise InputError(
+            f"{first.parent}: cannot be written: {error.strerror or error}; choose another --out"
+        ) from error
     with tempfile.TemporaryDirectory(prefix=".fragments-", dir=first.parent) as temporary:
         folder = Path(temporary)
         there = np.zeros(len(cores), np.bool_)

@@ -6,6 +6,7 @@ What does not depend on a process of its own (``in_process`` instead of ``tilese
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -207,6 +208,21 @@ def test_vectorizing_a_mosaic_again_gives_the_same_polygons(in_process, finished
     counts = json.loads(loose.stdout)["polygons"]
     assert counts["roof"] > 0
     assert "CLASS=P" in complaint(in_process("vectorize", finished, "--threshold", "roof", "--name", "x"), 2)
+
+
+def test_a_run_without_its_end_is_not_vectorized_without_a_word(in_process, finished, tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "summary.json").unlink()
+    assert "run: the run is not finished" in complaint(in_process("vectorize", run, "--out", tmp_path), 1)
+    assert not (tmp_path / "polygons.geojson").exists()
+    told = in_process("vectorize", run / "mosaic.zarr", "--out", tmp_path)
+    assert told.returncode == 0
+    assert "not computed counts as nodata" in told.stderr
+    assert (tmp_path / "polygons.geojson").exists()
+    assert "cannot be written" in complaint(
+        in_process("vectorize", finished, "--out", tmp_path / "polygons.geojson"), 42
+    )
 
 
 def test_label_rasters_can_be_vectorized(in_process, finished, tmp_path) -> None:

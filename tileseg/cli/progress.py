@@ -55,7 +55,8 @@ class Progress:
         self._began = self._told = time.monotonic()
         resumed = f", {done} of them done before" if done else ""
         self._console.print(
-            f"{prepared.spec.scene}: {plan.scene[1]} x {plan.scene[0]} pixels, {plan.blocks} blocks{resumed}, "
+            f"{prepared.spec.scene}: {plan.scene[1]} x {plan.scene[0]} pixels, {plan.blocks} blocks"
+            f"{_in_area(prepared.wanted[0], prepared)}{resumed}, "
             f"{len(plan.views)} view(s), {plan.precision}, model {prepared.card.name}"
         )
         if not self._console.is_terminal:
@@ -111,7 +112,7 @@ def print_plan(prepared: Prepared) -> None:
         "scene": f"{facts['width']} x {facts['height']} pixels, {prepared.scene.dtype}, bands {prepared.scene.bands}",
         "model": f"{prepared.card.name}, {facts['precision']}",
         "ground": _ground(facts),
-        "blocks": f"{facts['blocks']} of {_by(facts['block'])}",
+        "blocks": f"{facts['blocks']} of {_by(facts['block'])}{_in_area(facts['blocks_in_area'], prepared)}",
         "windows": f"{facts['windows']} of " + ", ".join(_by(w) for w in facts["window"]) + f", batch {facts['batch']}",
         "core": _by(facts["core"]),
         "halo": ", ".join(f"{h} px at scale {s}" for h, s in zip(facts["halo"], prepared.plan.scales, strict=True)),
@@ -163,6 +164,10 @@ def _ground(facts: dict[str, Any]) -> str:
     )
     seen = "not resampled" if facts["resampled_by"] == "1" else f"resampled by {facts['resampled_by']}"
     return f"pixels of the scene: {scene}, for the model: {model}; {seen}"
+
+
+def _in_area(blocks: int, prepared: Prepared) -> str:
+    return "" if prepared.aoi is None else f" ({blocks} touch the area)"
 
 
 def _free(size: int | None) -> str:

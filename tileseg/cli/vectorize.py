@@ -45,7 +45,9 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
         str | None, typer.Option(help="Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
     ] = None,
     connectivity: Annotated[int, typer.Option(help="4 or 8: whether corners connect.", metavar="4|8")] = 4,
-    block: Annotated[int, typer.Option(help="Side of a block in pixels; the polygons do not depend on it.")] = 2048,
+    block: Annotated[
+        int, typer.Option(help="Side of a block in pixels; decides the polygons' order, not the polygons.")
+    ] = 2048,
     workers: Annotated[
         int | None, typer.Option(help="Threads that read and trace; default one per core.", show_default=False)
     ] = None,
@@ -71,7 +73,14 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     options = VectorOptions.parse({key: value for key, value in given.items() if value is not None})
     if block < 1 or (workers is not None and workers < 1):
         raise UsageError("--block and --workers: expected at least 1")
-    source, meaning = _source(parse_place(labels), threshold or [], options.classes)
+    place = parse_place(labels)
+    source, meaning = _source(place, threshold or [], options.classes)
+    notices = options.notices(source.grid)
+    if _is_unfinished(place.parent):
+        notices.append(f"{place.parent}: the run is not finished: what it has not computed counts as nodata")
+    for notice in notices:
+        if not quiet:
+            typer.echo(f"note: {notice}", err=True)
     outputs = vector_paths(out or Path(), options.formats, name)
     for path in outputs.values():
         if path.exists() and not overwrite:
@@ -93,10 +102,16 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
 
 def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | None) -> tuple[LabelSource, Classes]:
     """What is read, and what its labels mean."""
-    from tileseg.errors import UsageError
+    from tileseg.errors import TilesegError, UsageError
+    from tileseg.pipeline import MOSAIC
     from tileseg.vectorize import Classes
 
-    folder = path / "mosaic.zarr" if _is_folder(path / "mosaic.zarr") else path
+    folder = path / MOSAIC if _is_folder(path / MOSAIC) else path
+    if folder != path and _is_unfinished(path):
+        raise TilesegError(
+            f"{path}: the run is not finished: run the same command again first, "
+            f"or give {folder} to vectorise what there is"
+        )
     if _is_folder(folder):
         from tileseg.mosaic import Mosaic
 
@@ -108,6 +123,16 @@ def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | N
 
     raster = open_labels(path)
     return raster, Classes.of_raster(raster.names, wanted)
+
+
+def _is_unfinished(run: Path | Url) -> bool:
+    """Whether this is the folder of a run that has begun and not come to its end."""
+    from tileseg.pipeline import STATE, SUMMARY
+    from tileseg.storage import at
+
+    if not isinstance(run, Path) and not run.writable:
+        return False
+    return at(run / STATE / "run.json").exists() and not at(run / SUMMARY).exists()
 
 
 def _is_folder(place: Path | Url) -> bool:
