@@ -137,7 +137,8 @@ def feed(asked: argparse.Namespace, stream: BinaryIO) -> None:
     }  # fmt: skip
     spec = TrainSpec.parse(options)
     dataset = load_dataset(spec.dataset, gsd=spec.gsd)
-    values = values_of(spec, dataset.dtype, found_in(dataset.train, classes=len(dataset.classes)))
+    found = found_in(dataset.train, classes=len(dataset.classes), limits=spec.value_limits)
+    values = values_of(spec, dataset.dtype, found)
     side = window_side(max(max(s.grid.height, s.grid.width) for s in dataset.validate), spec.crop)
     places = validation_windows(dataset.validate, side)
     header = Header(

@@ -224,6 +224,14 @@ def test_other_options_are_told_by_the_key_that_changed(dataset, trained) -> Non
     assert "(--network width=0.02, now 0.03)" in str(raised.value)
 
 
+def test_what_an_earlier_version_trained_otherwise_is_not_gone_on_with(dataset, trained, tmp_path) -> None:
+    out = shutil.copytree(trained, tmp_path / "m")
+    told = json.loads((out / "training" / "train.json").read_text())
+    (out / "training" / "train.json").write_text(json.dumps({**told, "fingerprint": "older", "algorithm": 0}))
+    with pytest.raises(UsageError, match="an earlier tileseg trained otherwise"):
+        go(spec_of(dataset, out, steps=3))
+
+
 def test_labels_for_validation_are_read_before_the_first_step(dataset, tmp_path) -> None:
     shutil.copytree(dataset.parent, tmp_path / "data")
     with rasterio.open(tmp_path / "data" / "label_v0.tif", "r+") as file:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from dataset_files import dataset, patchy, write
 
-from tileseg.dataset.statistics import DatasetStatistics
+from tileseg.dataset import load_dataset
+from tileseg.dataset.statistics import DatasetStatistics, statistics
 from tileseg.nn.card import Scaling
 from tileseg.train.spec import TrainSpec
 from tileseg.train.values import Values, values_of
@@ -48,6 +50,19 @@ def test_dataset_scaling_makes_mean_0_and_deviation_1() -> None:
 def test_8_bits_are_divided_by_255_and_others_by_a_round_number_above_nearly_all() -> None:
     assert values_of(spec(), "uint8", STATISTICS).reach == 255
     assert values_of(spec(), "uint16", STATISTICS).reach == 3000  # 1200 + 4 * 350 = 2600
+
+
+def test_a_window_has_the_statistics_of_what_it_clips_to(tmp_path) -> None:
+    hounsfield = np.random.default_rng(5).normal(-300, 600, (60, 90, 1)).round().astype(np.int16)
+    write(tmp_path / "a.tif", hounsfield)
+    write(tmp_path / "l.tif", patchy(60, 90))
+    path = dataset(tmp_path, "bands = ['ct']\n[[scenes]]\nimage = 'a.tif'\nlabels = 'l.tif'\n")
+    windowed = spec(value_window="40,400")
+    found = statistics(load_dataset(path).train, classes=3, limits=windowed.value_limits)
+    values = values_of(windowed, "int16", found)
+    seen = as_trained(hounsfield, values)
+    assert (seen.mean(), seen.std()) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
+    assert values.mean[0] == pytest.approx(((np.clip(hounsfield, -160, 240) + 160) / 400).mean(), abs=1e-4)
 
 
 def test_a_window_clips() -> None:

@@ -21,7 +21,7 @@ class DatasetStatistics:
     """Over scenes, as a rule those for training."""
 
     mean: tuple[float, ...]
-    """Per band, in the pixels' own unit."""
+    """Per band, in the pixels' own unit; of the values as they were clipped, if they were."""
     std: tuple[float, ...]
     """Per band; 1 for a constant band."""
     class_shares: tuple[float, ...]
@@ -30,11 +30,13 @@ class DatasetStatistics:
     """How many pixels were read."""
 
 
-def statistics(scenes: Sequence[LabelledScene], *, classes: int) -> DatasetStatistics:
+def statistics(
+    scenes: Sequence[LabelledScene], *, classes: int, limits: tuple[float, float] | None = None
+) -> DatasetStatistics:
     """Mean and deviation of bands over scenes, and the shares of classes.
 
-    Read in at most 512 windows of 128 x 128, spread evenly; pixels whose class is not known do not count. The same
-    scenes give the same numbers. Raises InputError where nothing is known.
+    Read in at most 512 windows of 128 x 128, spread evenly; pixels whose class is not known do not count. Values beyond
+    ``limits`` count as these. The same scenes give the same numbers. Raises InputError where nothing is known.
     """
     windows = [(scene, window) for scene in scenes for window in scene.windows(_WINDOW)]
     chosen = min(len(windows), _WINDOWS)
@@ -46,6 +48,7 @@ def statistics(scenes: Sequence[LabelledScene], *, classes: int) -> DatasetStati
         pixels, labels = scene.read(window)
         known = labels != IGNORE
         values = pixels[known].astype(np.float64)
+        values = values if limits is None else values.clip(*limits)
         count += len(values)
         total += values.sum(axis=0)
         squares += np.einsum("ij,ij->j", values, values)

@@ -183,6 +183,20 @@ class TrainSpec(BaseModel):
         """Steps in all, or None where only time ends the training."""
         return self.steps if self.steps is not None else None if self.minutes is not None else 2000
 
+    @property
+    def value_limits(self) -> tuple[float, float] | None:
+        """Pixel values beyond which others count as these; None: all count as they are."""
+        if self.value_window is None:
+            return None
+        center, width = self.value_window
+        return center - width / 2, center + width / 2
+
+    @property
+    def algorithm(self) -> int:
+        """``ALGORITHM``, or one more where only trainings with such options became others than before."""
+        # Their statistics were once those of the values before they are clipped.
+        return ALGORITHM + (self.value_window is not None and self.scaling == "dataset")
+
     def choices(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: trainings that differ here share no folder."""
         return self.model_dump(mode="json", exclude={"dataset", "out", "name", "threads", "panel_every", "overwrite"})

@@ -39,7 +39,7 @@ from tileseg.train.losses import Loss, parse_loss
 from tileseg.train.optimizer import PartwiseAdam, RunningMean
 from tileseg.train.pictures import write_curves, write_panel
 from tileseg.train.rates import learning_rate
-from tileseg.train.spec import ALGORITHM, TrainSpec
+from tileseg.train.spec import TrainSpec
 from tileseg.train.step import Trained, compile_labels, compile_step, computing_in
 from tileseg.train.validation import Place, Score, read_unit, validate, window_side
 from tileseg.train.values import Values, values_like, values_of
@@ -142,7 +142,7 @@ class _Training:
             return None
         found = json.loads(self.told.read_text(encoding="utf-8")) if self.told.is_file() else {}
         if found.get("fingerprint") != self.fingerprint:
-            changed = _first_change(found.get("spec", {}), spec.choices())
+            changed = _first_change(found, spec)
             raise UsageError(
                 f"{spec.out}: was trained with other options ({changed}); choose another --out, or start anew with "
                 "--overwrite"
@@ -153,7 +153,7 @@ class _Training:
     def prepare(self) -> None:
         """Everything before the first step that changes no file, so that a mistake that shows here costs nothing."""
         spec = self.spec
-        found = statistics(self.dataset.train, classes=len(self.classes))
+        found = statistics(self.dataset.train, classes=len(self.classes), limits=spec.value_limits)
         self.values = values_of(spec, self.dataset.dtype, found)
         if spec.init is not None:
             self.values = values_like(load_card(resolve_model(spec.init)), self.values)
@@ -194,7 +194,12 @@ class _Training:
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
             for path in (*self.folder.glob("panel-*.png"), self.folder / _CURVES):
                 path.unlink(missing_ok=True)
-        about = {"fingerprint": self.fingerprint, "dataset": str(self.spec.dataset), "spec": self.spec.choices()}
+        about = {
+            "fingerprint": self.fingerprint,
+            "algorithm": self.spec.algorithm,
+            "dataset": str(self.spec.dataset),
+            "spec": self.spec.choices(),
+        }
         write_atomic(self.told, json.dumps(about, indent=2) + "\n")
 
     def _read_labels(self) -> None:
@@ -526,12 +531,14 @@ def _start_from(network: keras.Model, folder: Path) -> None:
 
 def _fingerprint(spec: TrainSpec) -> str:
     """Of what decides which model comes out: the options, and the dataset's description."""
-    text = json.dumps([ALGORITHM, spec.choices()], sort_keys=True)
+    text = json.dumps([spec.algorithm, spec.choices()], sort_keys=True)
     return hashlib.sha256(text.encode() + spec.dataset.read_bytes()).hexdigest()
 
 
-def _first_change(before: dict[str, Any], now: dict[str, Any]) -> str:
-    for name, value in now.items():
+def _first_change(told: dict[str, Any], spec: TrainSpec) -> str:
+    """What is other than it was when ``train.json`` was written."""
+    before = told.get("spec", {})
+    for name, value in spec.choices().items():
         option, was = f"--{name.replace('_', '-')}", before.get(name)
         if was == value:
             continue
@@ -539,6 +546,8 @@ def _first_change(before: dict[str, Any], now: dict[str, Any]) -> str:
             key = next(key for key in (*value, *was) if was.get(key) != value.get(key))
             return f"{option} {key}={was.get(key)}, now {value.get(key)}"
         return f"{option} {was}, now {value}"
+    if told.get("algorithm", 1) != spec.algorithm:
+        return "an earlier tileseg trained otherwise with them"
     return "the dataset's file has changed"
 
 

@@ -42,20 +42,20 @@ class Values:
 
 
 def values_of(spec: TrainSpec, dtype: str, statistics: DatasetStatistics) -> Values:
-    """How the values of a dataset are scaled; ``dtype`` is that of its pixels."""
+    """How the values of a dataset are scaled; ``dtype`` is that of its pixels.
+
+    ``statistics`` are those of its values within the limits of ``spec``.
+    """
     mean, std = np.asarray(statistics.mean, np.float64), np.asarray(statistics.std, np.float64)
-    if spec.value_window is not None:
-        center, width = spec.value_window
-        low, reach = center - width / 2, width
+    if spec.value_limits is not None:
+        low, high = spec.value_limits
     else:
-        low, reach = 0.0, 255.0 if dtype == "uint8" else _rounded_up(float(np.max(np.abs(mean) + 4 * std)))
+        low, high = 0.0, 255.0 if dtype == "uint8" else _rounded_up(float(np.max(np.abs(mean) + 4 * std)))
+    reach = high - low
     if spec.scaling == "unit":
         mean_unit, std_unit = np.full(len(mean), 0.5), np.full(len(mean), 0.25)
     else:
         mean_unit, std_unit = (mean - low) / reach, std / reach
-        if spec.value_window is not None:
-            # The statistics are those of all values; clipping can only bring them nearer to the middle.
-            mean_unit, std_unit = np.clip(mean_unit, 0.05, 0.95), np.clip(std_unit, 0.05, 0.5)
     digits = [tuple(round(float(v), 5) for v in values) for values in (mean_unit, np.maximum(std_unit, 1e-3))]
     return Values(low, reach, spec.value_window is not None, digits[0], digits[1])
 
