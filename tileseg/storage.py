@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import http.client
 import os
 import re
 import shutil
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 from tileseg.errors import InputError, Unreachable, UsageError
@@ -49,6 +54,7 @@ _REMEDIES = {
     "https": "see whether the address is right and still valid",
     "http": "see whether the address is right and still valid",
 }
+_MISSING = "no such object or bucket"
 _ANONYMOUS = {"s3": "AWS_NO_SIGN_REQUEST", "gs": "GS_NO_SIGN_REQUEST", "az": "AZURE_NO_SIGN_REQUEST"}
 """Environment variable, as GDAL knows it, by which requests go without credentials."""
 _YES = {"yes", "true", "on", "1"}
@@ -261,6 +267,8 @@ class _Remote:
         return found
 
     def read(self, most: int | None = None) -> bytes:
+        if most is None and not self.url.writable:
+            return patiently(lambda: _page(self.url))
         return self._look(most)[0]
 
     def stamp(self) -> Stamp:
@@ -363,6 +371,21 @@ def _last(key: str) -> str:
     return key.rstrip("/").rpartition("/")[2]
 
 
+def _page(url: Url) -> bytes:
+    """The whole of a web address. Not by obstore, which takes only answers that say in advance how long they are."""
+    address = quote(f"{url}?{url.query}" if url.query else str(url), safe="%/:?&=+,;@!$'()*~[]")
+    problem: OSError
+    try:
+        with urllib.request.urlopen(address, timeout=silent_seconds()) as answer:  # noqa: S310 - https or http
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        error.close()
+        problem = _of_status(url, error.code, f" {error.reason}")
+    except (OSError, http.client.HTTPException):
+        problem = _silent(url)
+    raise problem
+
+
 def object_store(url: Url) -> ObjectStore:
     """The folder at an address as a store of obstore, for Zarr. Raises UsageError where obstore is missing."""
     with _explained(url):
@@ -426,9 +449,8 @@ def _obstore(url: Url) -> Any:
 def _explanation(url: Url, error: Exception) -> OSError:
     from obstore import exceptions
 
-    missing = FileNotFoundError(errno.ENOENT, "no such object or bucket", str(url))
     if isinstance(error, exceptions.NotFoundError | FileNotFoundError):
-        return missing
+        return FileNotFoundError(errno.ENOENT, _MISSING, str(url))
     if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError):
         return FileExistsError(errno.EEXIST, "another process wrote it", str(url))
     remedy = _REMEDIES[url.scheme]
@@ -437,13 +459,27 @@ def _explanation(url: Url, error: Exception) -> OSError:
         return Refused(f"{url}: no credentials found; {remedy}")
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
         return Refused(f"{url}: access denied (or not there, and not allowed to be asked for); {remedy}")
+    if isinstance(error, exceptions.NotSupportedError) and "Range" in text:
+        return Refused(
+            f"{url}: the server does not serve parts of files (byte ranges); copy the file here, or use another server"
+        )
     status = re.search(r"status:? (\d{3})( [A-Z][A-Za-z ]*\w)?", text)
-    if status is not None and status[1] == "404":
-        return missing  # removed while it was read: obstore asks again for the rest, and calls what it hears generic
-    if status is not None and status[1].startswith(("3", "4")) and status[1] not in ("408", "429"):
-        return Refused(f"{url}: refused by the server ({status[1]}{status[2] or ''}); {remedy}")
-    told = f"the server fails ({status[1]}{status[2] or ''})" if status is not None else "the server does not answer"
-    return Unreachable(f"{url}: {told}; running the same command again may help")
+    return _silent(url) if status is None else _of_status(url, int(status[1]), status[2] or "")
+
+
+def _of_status(url: Url, status: int, words: str) -> OSError:
+    """What a server's answer means that is not what was asked for. ``words``: with a blank before them."""
+    if status == HTTPStatus.NOT_FOUND:
+        # Also of what is removed while it is read: obstore asks again for the rest, and calls what it hears generic.
+        return FileNotFoundError(errno.ENOENT, _MISSING, str(url))
+    passing = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in passing:
+        return Refused(f"{url}: refused by the server ({status}{words}); {_REMEDIES[url.scheme]}")
+    return Unreachable(f"{url}: the server fails ({status}{words}); running the same command again may help")
+
+
+def _silent(url: Url) -> Unreachable:
+    return Unreachable(f"{url}: the server does not answer; running the same command again may help")
 
 
 def _store_of(url: Url) -> ObjectStore:

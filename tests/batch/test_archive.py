@@ -7,6 +7,8 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from fakes import smooth_noise, write_scene
 
 from tileseg import RunSpec, run, segment
+from tileseg.batch import archive as archive_module
 from tileseg.batch.archive import BatchSpec, Quiet, run_batch
 from tileseg.batch.report import BatchReport, SceneResult
 from tileseg.batch.sources import read_sources
@@ -96,6 +99,123 @@ def test_only_what_is_new_or_changed_is_done_again(model, tmp_path) -> None:
     report = run_batch(spec(scenes, tmp_path / "out", model), notes)
     assert statuses(report) == ["skipped", "done", "skipped", "done"]
     assert {Path(scene).name for scene, _ in notes.blocks} == {"scene1.tif", "scene9.tif"}
+
+
+def batch_of(sources: list[Path], out: Path, model: Path, **options) -> BatchReport:
+    return run_batch(BatchSpec(read_sources(sources), out, {**OPTIONS, "model": str(model), **options}, retries=0))
+
+
+def outcomes(report: BatchReport) -> dict[str, tuple[str, str]]:
+    """Status and folder, by the folder that a scene lies in."""
+    return {Path(result.scene).parent.name: (result.status, result.folder) for result in report.results}
+
+
+def equal_stems(root: Path, *folders: str) -> list[Path]:
+    for seed, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        write_scene(root / folder / "one.tif", smooth_noise(70, 90 + 8 * seed, 3, seed=seed))
+    return [root / folder for folder in folders]
+
+
+def test_no_scene_takes_the_folder_of_another(model, tmp_path) -> None:
+    first, second = equal_stems(tmp_path, "m", "c")
+    out = tmp_path / "out"
+    assert outcomes(batch_of([first], out, model)) == {"m": ("done", "one.tileseg")}
+    kept = delivered(out / "one.tileseg")
+    ((status, folder),) = outcomes(batch_of([second], out, model)).values()
+    assert status == "done"
+    assert folder.startswith("one-")
+    assert delivered(out / "one.tileseg") == kept
+    # Each by itself, or both in any order: what is done stays where it is.
+    assert outcomes(batch_of([first], out, model)) == {"m": ("skipped", "one.tileseg")}
+    assert outcomes(batch_of([second], out, model, overwrite=True)) == {"c": ("skipped", folder)}
+    for sources in ([first, second], [second, first]):
+        assert outcomes(batch_of(sources, out, model)) == {"m": ("skipped", "one.tileseg"), "c": ("skipped", folder)}
+    # A scene that changes keeps its folder.
+    write_scene(first / "one.tif", smooth_noise(60, 130, 3, seed=7))
+    assert outcomes(batch_of([second, first], out, model))["m"] == ("done", "one.tileseg")
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == sorted([folder, "one.tileseg"])
+
+
+def test_a_scene_that_comes_later_moves_nobody(model, tmp_path) -> None:
+    equal_stems(tmp_path / "arc", "m")
+    batch_of([tmp_path / "arc"], tmp_path / "out", model)
+    equal_stems(tmp_path / "arc", "m2", "c")
+    found = outcomes(batch_of([tmp_path / "arc"], tmp_path / "out", model))
+    assert found["m"] == ("skipped", "one.tileseg")
+    assert {found[name][0] for name in ("c", "m2")} == {"done"}
+    assert len({folder for _, folder in found.values()}) == 3
+
+
+def test_one_scene_with_several_options_has_several_folders(model, tmp_path) -> None:
+    equal_stems(tmp_path, "m")
+    table = tmp_path / "t.csv"
+    table.write_text("scene,flips\nm/one.tif,h\n")
+    (alone,) = batch_of([table], tmp_path / "out", model).results
+    table.write_text("scene,flips\nm/one.tif,none\nm/one.tif,h\n")
+    plain, flipped = batch_of([table], tmp_path / "out", model).results
+    assert (plain.status, flipped.status) == ("done", "skipped")
+    assert plain.folder != flipped.folder == alone.folder == "one.tileseg"
+
+
+def test_an_archive_that_was_moved_is_not_done_again(model, tmp_path) -> None:
+    equal_stems(tmp_path / "old", "m")
+    batch_of([tmp_path / "old"], tmp_path / "out", model)
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / "out").rename(tmp_path / "out2")
+    assert outcomes(batch_of([tmp_path / "new"], tmp_path / "out2", model)) == {"m": ("skipped", "one.tileseg")}
+    noted = json.loads((tmp_path / "out2" / "one.tileseg" / ".state" / "source.json").read_text())
+    assert noted["place"] == str(tmp_path / "new" / "m" / "one.tif")
+    # Another scene, where the one that was done is gone: that one's results are all that is left of it.
+    (tmp_path / "new").rename(tmp_path / "attic")
+    kept = delivered(tmp_path / "out2" / "one.tileseg")
+    ((status, folder),) = outcomes(
+        batch_of(equal_stems(tmp_path / "next", "x", "m")[1:], tmp_path / "out2", model)
+    ).values()
+    assert (status, folder != "one.tileseg") == ("done", True)
+    assert delivered(tmp_path / "out2" / "one.tileseg") == kept
+
+
+def test_folders_of_single_runs_and_of_earlier_versions_belong_to_their_scenes(model, tmp_path, monkeypatch) -> None:
+    first, second = equal_stems(tmp_path, "m", "c")
+    monkeypatch.chdir(tmp_path)
+    folder = run(RunSpec.parse({**OPTIONS, "model": str(model), "scene": "m/one.tif", "out": "out/one.tileseg"})).folder
+    assert outcomes(batch_of([second], tmp_path / "out", model))["c"][1] != "one.tileseg"
+    (folder / ".state" / "source.json").write_text(json.dumps({"scene": "m/one.tif", "datetime": None}))
+    found = outcomes(batch_of([first, second], tmp_path / "out", model))
+    assert found["m"] == ("skipped", "one.tileseg")
+    assert found["c"][0] == "skipped"
+
+
+def test_a_folder_that_another_batch_took_meanwhile_is_left_to_it(model, tmp_path, monkeypatch) -> None:
+    """Two that begin at once both find the folder free."""
+    first, second = equal_stems(tmp_path, "m", "c")
+    real, beaten = archive_module.hold, []
+
+    @contextmanager
+    def late(prepared, lost) -> Iterator[Ledger]:
+        if not beaten:
+            beaten.append(prepared.folder.name)
+            monkeypatch.setattr(archive_module, "hold", real)
+            batch_of([first], tmp_path / "out", model)
+        with real(prepared, lost) as ledger:
+            yield ledger
+
+    monkeypatch.setattr(archive_module, "hold", late)
+    ((status, folder),) = outcomes(batch_of([second], tmp_path / "out", model)).values()
+    assert beaten == ["one.tileseg"]
+    assert (status, folder != "one.tileseg") == ("done", True)
+    assert outcomes(batch_of([first], tmp_path / "out", model)) == {"m": ("skipped", "one.tileseg")}
+
+
+def test_a_date_that_is_corrected_is_noted_without_doing_the_scene_again(model, tmp_path) -> None:
+    equal_stems(tmp_path, "m")
+    for day in ("2024-05-06", "2024-05-07"):
+        (tmp_path / "t.csv").write_text(f"scene,datetime\nm/one.tif,{day}\n")
+        report = batch_of([tmp_path / "t.csv"], tmp_path / "out", model)
+    assert statuses(report) == ["skipped"]
+    noted = json.loads((tmp_path / "out" / "one.tileseg" / ".state" / "source.json").read_text())
+    assert noted["datetime"] == "2024-05-07"
 
 
 def test_bad_scenes_are_listed_and_stop_nobody(model, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -193,6 +194,24 @@ def test_writing_it_again_changes_nothing_but_times(archive) -> None:
     before = (archive / "a.tileseg" / "item.json").read_bytes()
     write_catalogue(archive)
     assert (archive / "a.tileseg" / "item.json").read_bytes() == before
+
+
+def test_what_is_damaged_is_left_out_and_told_of(tmp_path) -> None:
+    for name in ("a", "b", "c"):
+        make_run(tmp_path / f"{name}.tileseg", 60, 100, "yesterday" if name == "a" else None)
+    (tmp_path / "b.tileseg" / "summary.json").write_text("{")
+    shutil.rmtree(tmp_path / "c.tileseg" / "mosaic.zarr")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "summary.json").write_text("[]")
+    told: list[str] = []
+    assert write_catalogue(tmp_path, told.append) == 1
+    assert [Path(line.split(": ")[1]).relative_to(tmp_path).parts[0] for line in told] == [
+        "b.tileseg", "c.tileseg", "other",
+    ]  # fmt: skip
+    assert all("\n" not in line for line in told)
+    (item,) = pystac.Collection.from_file(tmp_path / "collection.json").get_items()
+    # Of an earlier version, which did not look at dates: as if there were none.
+    assert item.datetime.isoformat() == "2026-01-02T03:04:05+00:00"
 
 
 def write_often(folder: Path, me: int, together: Barrier) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import typer
+from fakes import smooth_noise, write_scene
 from typer.testing import CliRunner
 
 from tileseg.cli import batch, run
@@ -36,3 +37,28 @@ def test_unusable_scenes_alone_exit_42_and_are_listed(tmp_path) -> None:
     assert told.returncode == 42, told.stderr
     assert json.loads(told.stdout)["counts"]["unusable"] == 1
     assert json.loads((tmp_path / "res" / "batch.json").read_text())["scenes"][0]["code"] == 42
+
+
+def test_a_dry_run_knows_whose_folders_are_there(tmp_path, in_process) -> None:
+    """Where a scene of the same name has the plain one, and is still there."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.tif").touch()
+    state = tmp_path / "res" / "one.tileseg" / ".state"
+    state.mkdir(parents=True)
+    (state / "source.json").write_text(json.dumps({"scene": str(tmp_path / "a" / "one.tif")}))
+    told = in_process("batch", "a", "--out", "res", "--dry-run", cwd=tmp_path)
+    assert told.stdout == f"a/one.tif -> {Path('res') / 'one.tileseg'}\n"
+    other = in_process("batch", "b", "--out", "res", "--dry-run", cwd=tmp_path)
+    assert other.stdout.startswith(f"b/one.tif -> {Path('res') / 'one-'}")
+
+
+def test_a_damaged_neighbour_does_not_spoil_a_batch(tmp_path, in_process, model) -> None:
+    write_scene(tmp_path / "a.tif", smooth_noise(40, 60, 3))
+    (tmp_path / "res" / "other").mkdir(parents=True)
+    (tmp_path / "res" / "other" / "summary.json").write_text("{")
+    told = in_process("batch", "a.tif", "--out", "res", "--workers", "0", "--model", model, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "1 done" in told.stdout
+    assert f"not in the catalogue: {Path('res') / 'other' / 'summary.json'}: damaged" in told.stderr
+    assert (tmp_path / "res" / "collection.json").exists()

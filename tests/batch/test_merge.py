@@ -15,6 +15,7 @@ from tileseg.batch.merge import merge
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.mosaic import create_mosaic
+from tileseg.publish.vectors import SUFFIXES
 from tileseg.vectorize import Classes, VectorOptions, vectorize
 from tileseg.window import Window
 
@@ -37,7 +38,7 @@ def make_run(folder: Path, labels: np.ndarray, window: Window, form: str = "parq
     part = np.ascontiguousarray(labels[window.slices])
     mosaic = create_mosaic(folder / "mosaic.zarr", grid, (256, 256), CLASSES, "labels", {})
     mosaic.write_block(grid.extent, None, part)
-    path = folder / {"parquet": "polygons.parquet", "geojson": "polygons.geojson", "gpkg": "polygons.gpkg"}[form]
+    path = folder / f"polygons{SUFFIXES[form]}"
     report = vectorize(mosaic, {form: path}, Classes.of_card(CLASSES), VectorOptions())
     pixels = {info.name: int((part == i).sum()) for i, info in enumerate(CLASSES)}
     found = {"polygons": report.counts, "pixels": pixels, "blocks": 1, "outputs": {form: str(path)}}
@@ -116,6 +117,34 @@ def test_disagreement_leaves_no_ground_twice(tmp_path) -> None:
     merged = geopandas.read_parquet(tmp_path / "all.parquet")
     assert shapely.union_all(merged.geometry).area == pytest.approx(merged.area.sum(), rel=1e-6)
     assert merged.geometry.is_valid.all()
+
+
+@pytest.mark.parametrize("form", SUFFIXES)
+def test_scenes_without_polygons_claim_their_ground_and_no_more(tmp_path, whole, form) -> None:
+    nothing = np.zeros((HEIGHT, WIDTH), np.uint8)
+    make_run(tmp_path / "empty.tileseg", nothing, Window(0, 0, HEIGHT, 100), form)
+    assert merge(tmp_path, tmp_path / "none.gpkg").polygons == 0
+    assert len(geopandas.read_file(tmp_path / "none.gpkg")) == 0
+    make_run(tmp_path / "full.tileseg", picture(), Window(0, 60, HEIGHT, WIDTH - 60), form)
+    report = merge(tmp_path, tmp_path / "all.parquet")
+    merged = geopandas.read_parquet(tmp_path / "all.parquet")
+    assert report.scenes == 2
+    assert report.polygons == len(merged) > 5
+    # The line between the centres (column 50 and 145) leaves all to the left of it to the empty scene.
+    assert merged.total_bounds[0] == pytest.approx(PLACE.c + 97.5 * PLACE.a, abs=0.1)
+    assert set(merged.scene) == {"full"}
+
+
+def test_overlaps_in_degrees_are_cut_in_silence(tmp_path) -> None:
+    """Warnings are errors here."""
+    for i, window in enumerate(TILES["overlapping"]):
+        make_run(tmp_path / f"{i}.tileseg", picture(seed=i), window)
+    report = merge(tmp_path, tmp_path / "all.parquet", "EPSG:4326")
+    metres = merge(tmp_path, tmp_path / "metres.parquet")
+    assert report.cut > 0
+    assert (report.scenes, report.crs) == (metres.scenes, "WGS 84")
+    found, expected = (geopandas.read_parquet(tmp_path / name) for name in ("all.parquet", "metres.parquet"))
+    assert found.pixels.sum() == pytest.approx(expected.pixels.sum(), rel=0.01)
 
 
 def test_other_systems_meet_in_degrees(tmp_path) -> None:

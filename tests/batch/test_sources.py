@@ -4,8 +4,13 @@ import datetime as dt
 import json
 from pathlib import Path
 
+import geopandas
+import numpy as np
 import pystac
 import pytest
+import rasterio
+from rasterio.transform import from_origin
+from shapely import box
 
 from tileseg.batch.sources import read_sources, shard, storage
 from tileseg.errors import UsageError
@@ -34,11 +39,49 @@ def test_globs_are_sorted_and_scenes_come_once(archive) -> None:
     assert names(entries, archive) == ["a/x.tif", "b/x.tif", "w.tif"]
 
 
-def test_folders_of_equal_stems_differ_and_stay(archive) -> None:
-    first = read_sources([archive])
-    assert [entry.folder for entry in first][:2] == ["x.tileseg", "y.tileseg"]
-    assert len({entry.folder for entry in first}) == 4
-    assert [entry.folder for entry in read_sources([archive])] == [entry.folder for entry in first]
+def test_folders_of_equal_stems_differ_in_any_order(archive) -> None:
+    folders = {Path(entry.scene): entry.folder for entry in read_sources([archive])}
+    assert [folders[archive / name] for name in ("a/y.JP2", "w.tif")] == ["y.tileseg", "w.tileseg"]
+    equal = [folders[archive / name] for name in ("a/x.tif", "b/x.tif")]
+    assert len({*equal, "x.tileseg"}) == 3
+    assert all(name.startswith("x-") for name in equal)
+    backwards = read_sources([archive / "w.tif", archive / "b", archive / "a"])
+    assert {Path(entry.scene): entry.folder for entry in backwards} == folders
+
+
+def test_a_scene_is_the_same_by_all_ways_that_lead_to_it(archive, monkeypatch) -> None:
+    (archive / "lists").mkdir()
+    (archive / "lists" / "l.txt").write_text("../a/x.tif\n../lists/../w.tif\n")
+    (archive / "link").symlink_to(archive / "a")
+    monkeypatch.chdir(archive)
+    entries = read_sources(["a/x.tif", "lists/l.txt", "b/../a/x.tif", "link/x.tif", archive / "w.tif"])
+    assert [entry.shown for entry in entries] == ["a/x.tif", "w.tif"]
+    # After a link, ".." is not the way back.
+    (archive / "b" / "deep").mkdir()
+    (archive / "away").symlink_to(archive / "b" / "deep")
+    (archive / "l.txt").write_text("away/../x.tif\n")
+    assert [entry.place for entry in read_sources(["l.txt"])] == [str(archive / "b" / "x.tif")]
+
+
+def test_links_to_folders_are_followed_but_not_round_and_round(archive, tmp_path) -> None:
+    (tmp_path / "share" / "deep").mkdir(parents=True)
+    (tmp_path / "share" / "deep" / "far.tif").touch()
+    (tmp_path / "share" / "back").symlink_to(tmp_path / "share")
+    (archive / "a" / "share").symlink_to(tmp_path / "share")
+    assert names(read_sources([archive / "a"]), archive) == ["a/share/deep/far.tif", "a/x.tif", "a/y.JP2"]
+
+
+def test_geopackages_are_scenes_where_they_hold_rasters(archive) -> None:
+    area = geopandas.GeoDataFrame({"n": [1]}, geometry=[box(0, 0, 1, 2)], crs="EPSG:32637")
+    area.to_file(archive / "index.gpkg", layer="scenes", engine="pyogrio")
+    picture = {"driver": "GPKG", "height": 40, "width": 60, "count": 3, "dtype": "uint8", "crs": "EPSG:3857"}
+    with rasterio.open(archive / "z.gpkg", "w", transform=from_origin(0, 0, 1, 1), **picture) as file:
+        file.write(np.full((3, 40, 60), 7, np.uint8))
+    (archive / "no.gpkg").write_text("something else")  # told of as an unusable scene
+    for source in (archive, f"{archive}/*"):
+        found = [Path(entry.scene).name for entry in read_sources([source])]
+        assert "index.gpkg" not in found
+        assert {"no.gpkg", "w.tif", "z.gpkg"} <= set(found)
 
 
 def test_lists_are_relative_to_themselves(archive) -> None:
@@ -54,6 +97,12 @@ def test_tables_bring_options_of_scenes(archive) -> None:
     assert (second.options, second.taken) == ({"min_area": "25"}, None)
     (archive / "t.csv").write_text("scene,out\nw.tif,there\n")
     with pytest.raises(UsageError, match="'out' is no option of a scene"):
+        read_sources([archive / "t.csv"])
+    (archive / "t.csv").write_text("scene,gsd\na/x.tif,\nw.tif,nonsense\n")
+    with pytest.raises(UsageError, match=r"t.csv: line 3: gsd: 'nonsense': expected auto, native or metres"):
+        read_sources([archive / "t.csv"])
+    (archive / "t.csv").write_text("scene,datetime\nw.tif,yesterday\n")
+    with pytest.raises(UsageError, match=r"t.csv: line 2: datetime: 'yesterday': expected RFC 3339"):
         read_sources([archive / "t.csv"])
     (archive / "t.csv").write_text("name\nw.tif\n")
     with pytest.raises(UsageError, match="no column of scenes"):
@@ -94,6 +143,14 @@ def test_stac_item_collections(archive) -> None:
     assert names(read_sources([archive / "items.json"], "nir"), archive) == ["nir.tif"]
 
 
+def test_features_that_are_no_items(archive) -> None:
+    feature = {"type": "Feature", "geometry": None, "properties": {"name": "a field"}}
+    (archive / "fields.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    with pytest.raises(UsageError, match=r"fields.geojson: not a STAC item, collection or catalog") as raised:
+        read_sources([archive / "fields.geojson"])
+    assert "\n" not in str(raised.value)
+
+
 def test_shards_are_disjoint_and_complete(archive) -> None:
     entries = read_sources([archive])
     parts = [shard(entries, f"{i}/3") for i in (1, 2, 3)]
@@ -103,7 +160,7 @@ def test_shards_are_disjoint_and_complete(archive) -> None:
             shard(entries, wrong)
 
 
-@pytest.mark.parametrize("source", ["nowhere.tif", "nothing*.tif", "empty"])
+@pytest.mark.parametrize("source", ["nowhere.tif", "nothing*.tif", "nowhere.json", "empty"])
 def test_sources_that_are_none(tmp_path, source) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=source.replace("*", r"\*")):

@@ -11,7 +11,6 @@ Scenes wait between the threads in small numbers, so memory does not grow with t
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tileseg import hardware, lease
+from tileseg.batch.folders import Source, folder_of
 from tileseg.batch.report import BatchReport, SceneResult, Status
 from tileseg.batch.sources import Entry, storage
 from tileseg.errors import (
@@ -59,9 +59,6 @@ from tileseg.schedule import BlockFailure, first_line, run_feed, run_feed_serial
 from tileseg.segment import Job
 from tileseg.spec import RunSpec
 from tileseg.storage import at, write_atomic
-
-SOURCE = "source.json"
-"""In the state folder of a scene: what the batch knows of it, for the catalogue."""
 
 _AHEAD = 2
 """Scenes that wait ready for the workers."""
@@ -194,6 +191,15 @@ class _Active:
         return self.computed + len(self.failures) >= self.wanted
 
 
+_Through = tuple[Entry, SceneResult]
+"""A scene of which nothing is to be computed, as the sources gave it, and what became of it."""
+
+
+def _into(prepared: Prepared, folder: Path | Url) -> Prepared:
+    """The same run in another folder."""
+    return replace(prepared, folder=folder, spec=prepared.spec.model_copy(update={"out": folder}))
+
+
 class _Batch:
     """The state of a batch. Results come from three threads, so they are guarded by a lock."""
 
@@ -207,7 +213,8 @@ class _Batch:
     ) -> None:
         self._spec, self._listener, self._stop, self._memory, self._workers = spec, listener, stop, memory, workers
         self._client: Any = None
-        self._results: dict[str, SceneResult] = {}
+        self._results: dict[str, SceneResult] = {}  # by the names that the sources gave: others may have them
+        self._placed: dict[str, str] = {}
         self._guard = threading.Lock()
         self._active: dict[str, _Active] = {}
         self._room = threading.Semaphore(_BEHIND)
@@ -250,11 +257,11 @@ class _Batch:
         deadline = time.monotonic() + 2 * lease.EXPIRES
         busy: set[str] = set()
         for entry in self._with_status("locked"):
-            lease.alive(self._spec.out / entry.folder / STATE)  # what moved before now does not say who lives now
+            lease.alive(self._state_of(entry))  # what moved before now does not say who lives now
         while not self._stop.is_set() and time.monotonic() < deadline:
             locked = [entry for entry in self._with_status("locked") if entry.folder not in busy]
             for entry in locked:
-                if lease.alive(self._spec.out / entry.folder / STATE):
+                if lease.alive(self._state_of(entry)):
                     busy.add(entry.folder)
             free = [entry for entry in locked if entry.folder not in busy]
             if not free:
@@ -266,10 +273,13 @@ class _Batch:
             if left:
                 self._stop.wait(lease.BEAT / 2)
 
+    def _state_of(self, entry: Entry) -> Path | Url:
+        return self._spec.out / self._here(entry).folder / STATE
+
     # --- One round over some scenes ------------------------------------------------------------------------------
 
     def _round(self, entries: Sequence[Entry]) -> None:
-        ready: queue.Queue[_Active | SceneResult | None] = queue.Queue(_AHEAD)
+        ready: queue.Queue[_Active | _Through | None] = queue.Queue(_AHEAD)
         ended = threading.Event()
         preparing = threading.Thread(target=self._prepare_all, args=(entries, ready, ended), name="prepare-scenes")
         preparing.start()
@@ -289,13 +299,13 @@ class _Batch:
                 if isinstance(left, _Active):
                     self._active[left.entry.folder] = left
                 elif left is not None:
-                    self._note(left)
+                    self._note(*left)
             preparing.join()
             for active in list(self._active.values()):
                 self._leave(active)
 
     def _prepare_all(
-        self, entries: Sequence[Entry], ready: queue.Queue[_Active | SceneResult | None], ended: threading.Event
+        self, entries: Sequence[Entry], ready: queue.Queue[_Active | _Through | None], ended: threading.Event
     ) -> None:
         for entry in entries:
             if self._stop.is_set() or ended.is_set():
@@ -304,36 +314,50 @@ class _Batch:
             try:
                 found = self._get_ready(entry, started)
             except Exception as error:  # noqa: BLE001 - one scene that fails does not stop the others
-                found = _failed(entry, error, time.perf_counter() - started)
-            ready.put(found)
+                found = _failed(self._here(entry), error, time.perf_counter() - started)
+            ready.put(found if isinstance(found, _Active) else (entry, found))
         ready.put(None)
 
     def _get_ready(self, entry: Entry, started: float) -> _Active | SceneResult:
         prepared = prepare(_spec_of(self._spec, entry))
-        if not (different := differences(prepared)) and (before := finished(prepared)):
-            return _done(entry, before, "skipped", 0.0)
-        lost = threading.Event()
-        with ExitStack() as stack:
-            ledger = stack.enter_context(hold(prepared, lost.set))
-            # Another process may have had the folder until now.
-            different = differences(prepared)
-            if not different and (before := finished(prepared)):
-                return _done(entry, before, "skipped", 0.0)
-            if different and (set(different) <= _OF_THE_SCENE or self._spec.options.get("overwrite")):
-                prepared = replace(prepared, spec=prepared.spec.model_copy(update={"overwrite": True}))
-            begun = begin(prepared, ledger)
-            source = {"scene": entry.shown, "datetime": entry.taken}
-            write_atomic(ledger.root / SOURCE, json.dumps(source))
-            job = make_job(begun) if begun.pending else None
-            return _Active(entry, begun, job, Stopwatch(started), stack.pop_all(), wanted=len(begun.pending), lost=lost)
+        source, scene = Source.of(entry), prepared.identity["scene"]
+        while True:
+            name = self._placed[entry.folder] = folder_of(entry, self._spec.out, lambda: scene)
+            prepared = _into(prepared, self._spec.out / name)
+            if not differences(prepared) and (before := finished(prepared)):
+                if Source.read(prepared.folder) != source:  # of a table that was corrected, or the scene was moved
+                    source.write(prepared.folder)
+                return _done(self._here(entry), before, "skipped", 0.0)
+            lost = threading.Event()
+            with ExitStack() as stack:
+                ledger = stack.enter_context(hold(prepared, lost.set))
+                # Another process may have had the folder until now, for this scene or for another one.
+                if folder_of(entry, self._spec.out, lambda: scene) != name:
+                    continue
+                different = differences(prepared)
+                if not different and (before := finished(prepared)):
+                    return _done(self._here(entry), before, "skipped", 0.0)
+                known = Source.read(prepared.folder)
+                changed = known is not None and known.place == source.place and set(different) <= _OF_THE_SCENE
+                if different and (changed or self._spec.options.get("overwrite")):
+                    prepared = replace(prepared, spec=prepared.spec.model_copy(update={"overwrite": True}))
+                begun = begin(prepared, ledger)
+                source.write(prepared.folder)
+                job = make_job(begun) if begun.pending else None
+                wanted = len(begun.pending)
+                return _Active(entry, begun, job, Stopwatch(started), stack.pop_all(), wanted=wanted, lost=lost)
+
+    def _here(self, entry: Entry) -> Entry:
+        """A scene with the folder that it got."""
+        return replace(entry, folder=self._placed.get(entry.folder, entry.folder))
 
     def _feed(
-        self, ready: queue.Queue[_Active | SceneResult | None], finisher: ThreadPoolExecutor
+        self, ready: queue.Queue[_Active | _Through | None], finisher: ThreadPoolExecutor
     ) -> Iterator[tuple[Job, Iterable[int]]]:
         """The blocks of one scene after the other."""
         while (found := ready.get()) is not None:
-            if isinstance(found, SceneResult):
-                self._note(found)
+            if not isinstance(found, _Active):
+                self._note(*found)
                 continue
             active, job = found, found.job
             self._active[job.key if job else active.entry.folder] = active
@@ -401,12 +425,12 @@ class _Batch:
 
     def _finish(self, active: _Active) -> None:
         try:
-            self._note(self._finished(active))
+            self._note(active.entry, self._finished(active))
         finally:
             self._room.release()
 
     def _finished(self, active: _Active) -> SceneResult:
-        begun, entry = active.begun, active.entry
+        begun, entry = active.begun, self._here(active.entry)
         try:
             with active.held:
                 check_complete(begun, active.computed, active.failures)
@@ -418,20 +442,20 @@ class _Batch:
 
     def _leave(self, active: _Active) -> None:
         """Let go of a scene that is not finished: the batch was stopped."""
-        spent = time.perf_counter() - active.clock.begun
+        spent, entry = time.perf_counter() - active.clock.begun, self._here(active.entry)
         try:
             with active.held:
                 check_complete(active.begun, active.computed, active.failures)
         except Exception as error:  # noqa: BLE001 - told in its result
-            self._note(_failed(active.entry, error, spent, active.begun.prepared, active.computed))
+            self._note(active.entry, _failed(entry, error, spent, active.begun.prepared, active.computed))
         else:
             message = "stopped; what was finished is kept"
-            self._note(SceneResult(active.entry.shown, active.entry.folder, "pending", 1, message, seconds=spent))
+            self._note(active.entry, SceneResult(entry.shown, entry.folder, "pending", 1, message, seconds=spent))
         self._active = {key: other for key, other in self._active.items() if other is not active}
 
-    def _note(self, result: SceneResult) -> None:
+    def _note(self, entry: Entry, result: SceneResult) -> None:
         with self._guard:
-            self._results[result.folder] = result
+            self._results[entry.folder] = result
             self._listener.scene(result)
             bad = sum(r.status in ("failed", "unusable") for r in self._results.values())
             due = time.monotonic() - self._written > _WRITE_SECONDS

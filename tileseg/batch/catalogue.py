@@ -7,12 +7,12 @@ relative, so the folder may be moved. Extensions: processing 1.2, classification
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tileseg.batch.outputs import Finished, finished_in, write_frame
+from tileseg.batch.sources import moment
 from tileseg.errors import UsageError
 from tileseg.place import Url
 from tileseg.storage import at, write_atomic
@@ -42,17 +42,26 @@ _ROUNDS = 3
 """Runs may be finished all the time, by batches that will write the catalogue themselves."""
 
 
-def write_catalogue(folder: Path | Url) -> int:
+def write_catalogue(folder: Path | Url, tell: Callable[[str], None] | None = None) -> int:
     """Describe all finished runs below a folder; how many they are. Raises UsageError where pystac is missing.
 
-    Several batches may do so at once: who wrote without knowing of a run that was finished meanwhile writes again.
+    Those that are damaged are left out; ``tell`` is told of them. Several batches may do so at once: who wrote without
+    knowing of a run that was finished meanwhile writes again.
     """
-    runs = list(finished_in(folder))
+    damaged: dict[str, None] = {}
+
+    def look() -> list[Finished]:
+        return list(finished_in(folder, damaged.setdefault))
+
+    runs = look()
     for _ in range(_ROUNDS):
         _write(folder, runs)
-        known, runs = runs, list(finished_in(folder))
+        known, runs = runs, look()
         if runs == known:
             break
+    if tell is not None:
+        for problem in damaged:
+            tell(f"not in the catalogue: {problem}")
     return len(runs)
 
 
@@ -73,7 +82,8 @@ def make_item(run: Finished) -> pystac.Item:
 
     outline = run.outline("EPSG:4326")
     made = run.summary["written"].replace("+00:00", "Z")
-    taken = run.source.get("datetime")
+    # What an earlier version noted was not checked.
+    taken = None if run.source is None or run.source.taken is None else moment(run.source.taken)
     grid = run.grid
     properties: dict[str, Any] = {
         "title": run.name,
@@ -83,7 +93,7 @@ def make_item(run: Finished) -> pystac.Item:
         "processing:lineage": f"{Path(str(run.summary['scene']['path'])).name}, segmented by {_model(run)}",
         "proj:shape": [grid.height, grid.width],
         "proj:transform": list(grid.transform)[:6],
-        "tileseg:scene": str(run.source.get("scene", run.summary["scene"]["path"])),
+        "tileseg:scene": str(run.summary["scene"]["path"] if run.source is None else run.source.scene),
         "tileseg:model": run.summary["model"],
         "tileseg:polygons": run.summary["report"]["polygons"],
         "tileseg:pixels": run.summary["report"]["pixels"],
@@ -95,7 +105,7 @@ def make_item(run: Finished) -> pystac.Item:
         id=run.name,
         geometry=None if outline is None else dict(outline.__geo_interface__),
         bbox=None if outline is None else [round(value, 7) for value in outline.bounds],
-        datetime=_moment(taken or made),
+        datetime=taken or moment(made),
         properties=properties,
         stac_extensions=[_PROCESSING, _CLASSIFICATION, _PROJECTION],
     )
@@ -166,11 +176,6 @@ def _write_index(path: Path | Url, runs: Sequence[Finished]) -> None:
 def _model(run: Finished) -> str:
     model = run.summary["model"]
     return f"{model['name']} ({model['sha256'][:12]})"
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _slug(text: str) -> str:

@@ -24,6 +24,7 @@ from tileseg.batch.outputs import Finished, finished_in, write_frame
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
+from tileseg.publish.vectors import Table
 from tileseg.vectorize import Classes, VectorOptions, vectorize
 from tileseg.window import Window
 
@@ -103,6 +104,8 @@ def merge(folder: Path, out: Path, crs: str | None = None) -> MergeReport:
         frame["scene"], frame["_scene"] = scene.run.name, i
         frames.append(frame)
         cut += number
+    # Where some have polygons, columns are theirs.
+    frames = [frame for frame in frames if len(frame)] or frames[:1]
     frame = geopandas.GeoDataFrame(pd.concat(frames, ignore_index=True), crs=target)
     frame, joined = _joined(frame, max(scene.tolerance for scene in placed))
     _measure(frame, target)
@@ -184,7 +187,13 @@ def _read(run: Finished, crs: CRS) -> GeoDataFrame:
     import geopandas
 
     form, path = _source(run)
-    frame = geopandas.read_parquet(path) if form == "parquet" else pyogrio.read_dataframe(path)
+    if not sum(run.summary["report"]["polygons"].values()):
+        # Not all formats have columns without rows.
+        kinds = Table(run.grid, {}, has_confidence=False).columns
+        empty = {name: np.empty(0, kind.to_pandas_dtype()) for name, kind in kinds.items()}
+        frame = geopandas.GeoDataFrame(empty, geometry=[], crs=crs)
+    else:
+        frame = geopandas.read_parquet(path) if form == "parquet" else pyogrio.read_dataframe(path)
     frame = frame.to_crs(crs).astype({"id": "int64", "class": "int32", "pixels": "int64"})
     frame["_open"] = frame["touches_edge"] | frame["touches_nodata"]
     frame["_changed"] = False
@@ -201,14 +210,15 @@ def _without(frame: GeoDataFrame, lost: Any, tolerance: float) -> tuple[GeoDataF
     frame = frame.copy()
     frame.loc[frame.index[near], "_open"] = True
     hit = near[_has_width(shapely.intersection(shapes[near], lost), tolerance)]
-    frame["_density"] = frame["pixels"] / frame.geometry.area
+    # In the units of the coordinates, degrees as well: only shares of it count.
+    frame["_density"] = frame["pixels"] / shapely.area(shapes)
     frame.loc[frame.index[hit], "geometry"] = shapely.difference(shapes[hit], lost)
     frame.loc[frame.index[hit], "_changed"] = True
     parts = frame[~frame.geometry.is_empty].explode(index_parts=False, ignore_index=True)
     changed = parts["_changed"].to_numpy()
     parts = parts[~changed | _has_width(parts.geometry.to_numpy(), tolerance)].reset_index(drop=True)
     rows = np.flatnonzero(parts["_changed"].to_numpy())
-    areas = parts.geometry.area.to_numpy()[rows]
+    areas = shapely.area(parts.geometry.to_numpy()[rows])
     parts.loc[rows, "pixels"] = np.rint(areas * parts["_density"].to_numpy()[rows]).astype(np.int64)
     return parts.drop(columns="_density"), len(hit)
 
@@ -241,7 +251,7 @@ def _joined(frame: GeoDataFrame, tolerance: float) -> tuple[GeoDataFrame, int]:
     made = []
     for _, members in pd.Series(together).groupby(group[together]):
         part = frame.iloc[rows[members.to_numpy()]]
-        largest = part.geometry.area.to_numpy().argmax()
+        largest = shapely.area(part.geometry.to_numpy()).argmax()
         row = part.iloc[largest].copy()
         row["geometry"] = shapely.union_all(part.geometry.to_numpy(), grid_size=2 * tolerance)
         row["pixels"] = int(part["pixels"].sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from tileseg.batch.archive import SOURCE
+from tileseg.batch.folders import Source
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
-from tileseg.pipeline import STATE
+from tileseg.pipeline import SUMMARY
 from tileseg.place import Url
 from tileseg.storage import at, until_whole
 
@@ -50,12 +50,9 @@ class Finished:
         return self.mosaic.grid
 
     @cached_property
-    def source(self) -> dict[str, Any]:
-        """What a batch noted of the scene; empty if it was a single run."""
-        try:
-            return dict(json.loads(at(self.folder / STATE / SOURCE).read()))
-        except (FileNotFoundError, ValueError):
-            return {}
+    def source(self) -> Source | None:
+        """What a batch noted of the scene; None if it was a single run."""
+        return Source.read(self.folder)
 
     @property
     def outputs(self) -> dict[str, Path | Url]:
@@ -79,17 +76,38 @@ class Finished:
         return shapely.orient_polygons(shapely.Polygon(np.column_stack([x, y])))
 
 
-def finished_in(folder: Path | Url) -> Iterator[Finished]:
-    """All finished runs directly below a folder, by name. Raises InputError where a summary is damaged."""
+def finished_in(folder: Path | Url, tell: Callable[[str], None] | None = None) -> Iterator[Finished]:
+    """All finished runs directly below a folder, by name.
+
+    Raises InputError where one cannot be described; with ``tell``, those are left out, and it is told of them, a line
+    each.
+    """
     for name in sorted(at(folder).listed()[1]):
-        path = folder / name / "summary.json"
         try:
-            summary = json.loads(at(path).read())
-        except FileNotFoundError:
+            found = _finished(folder / name)
+        except InputError as error:
+            if tell is None:
+                raise
+            tell(str(error))
             continue
-        except ValueError as error:
-            raise InputError(f"{path}: damaged; run its scene again with --overwrite") from error
-        yield Finished(path.parent, summary)
+        if found is not None:
+            yield found
+
+
+def _finished(folder: Path | Url) -> Finished | None:
+    """The run in a folder; None where none is finished. Raises InputError where summary or mosaic are damaged."""
+    path = folder / SUMMARY
+    try:
+        summary = json.loads(at(path).read())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        summary = None
+    if not isinstance(summary, dict) or not summary.keys() >= {"report", "scene", "model", "written"}:
+        raise InputError(f"{path}: damaged, or not of tileseg; run its scene again with --overwrite")
+    found = Finished(folder, summary)
+    _ = found.grid  # the mosaic is there, too
+    return found
 
 
 def write_frame(frame: GeoDataFrame, path: Path, layer: str) -> None:

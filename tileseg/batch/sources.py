@@ -6,16 +6,21 @@ import csv
 import fnmatch
 import glob
 import hashlib
+import os
+import posixpath
+import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from tileseg.errors import InputError, Unreachable, UsageError
-from tileseg.place import Url, is_address, shown
+from tileseg.place import Url, is_address, parse_place, shown
 from tileseg.spec import RunSpec
 from tileseg.storage import at
 
@@ -26,6 +31,9 @@ ENDINGS = (
     ".tif", ".tiff", ".jp2", ".j2k", ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".img", ".ntf", ".nitf", ".gpkg", ".vrt",
 )  # fmt: skip
 """What rasters in folders are called."""
+
+_NOT_FROM_SERVERS = (".gpkg", ".vrt")
+"""Of these, those that are only read as files."""
 
 _NOT_PER_SCENE = {
     "scene",
@@ -49,7 +57,8 @@ class Entry:
     scene: str
     """Path or address."""
     folder: str
-    """Name of its output folder; no other scene of the batch has it."""
+    """Name of its output folder, as far as the sources decide it (see :mod:`tileseg.batch.folders`); no other scene of
+    the batch has it."""
     options: dict[str, str] = field(default_factory=dict)
     """Options of a run that a table gives this scene alone."""
     taken: str | None = None
@@ -60,19 +69,32 @@ class Entry:
         """The scene as it may be written down: an address without its signature."""
         return shown(self.scene)
 
+    @property
+    def place(self) -> str:
+        """The scene as it may be written down, absolute."""
+        return absolute(self.scene)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What its folder may be called: after its stem, and with a digest of where it lies and of its options."""
+        name = self.shown.rstrip("/").rpartition("/")[2]
+        stem = name.removesuffix(Path(name).suffix) or "scene"
+        text = f"{self.place} {sorted(self.options.items())}"
+        return f"{stem}.tileseg", f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.tileseg"
+
 
 def read_sources(sources: Sequence[str | Path], asset: str | None = None) -> tuple[Entry, ...]:
     """All scenes, each once, in the order of the sources; those of globs and folders sorted by name.
 
     ``asset``: key or role of the asset that is the scene, in STAC sources. Raises UsageError where a source is none,
-    or holds no scene.
+    or holds no scene, InputError where an address is not there.
     """
     found: dict[tuple[str, tuple[tuple[str, str], ...]], Entry] = {}
     for source in sources:
         before = len(found)
         entries = list(_entries(str(source), asset))
         for entry in entries:
-            found.setdefault((_absolute(entry.scene), tuple(sorted(entry.options.items()))), entry)
+            found.setdefault((entry.place, tuple(sorted(entry.options.items()))), entry)
         if not entries and len(found) == before:
             raise UsageError(f"{source}: no scenes there")
     return _with_folders(list(found.values()))
@@ -111,18 +133,18 @@ def _entries(source: str, asset: str | None) -> Iterator[Entry]:
     path = Path(source)
     ending = path.suffix.lower()
     if path.is_dir():
-        yield from _plain(p for p in sorted(path.rglob("*")) if _is_raster(p, path))
+        yield from _plain(p for p in sorted(_files_below(path)) if _is_raster(p, path))
     elif path.is_file() and ending == ".txt":
         yield from _lines(path)
     elif path.is_file() and ending == ".csv":
         yield from _table(path)
-    elif ending in (".json", ".geojson"):
+    elif path.is_file() and ending in (".json", ".geojson"):
         yield from _stac(source, asset)
     elif path.exists():
         yield Entry(source, "")
     elif glob.has_magic(source):
-        matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - pathlib's takes no absolute patterns
-        yield from _plain(m for m in matches if Path(m).is_file() and ".tileseg" not in _endings(Path(m).parents))
+        matches = map(Path, sorted(glob.glob(source, recursive=True)))  # noqa: PTH207 - pathlib's takes no absolute ones
+        yield from _plain(m for m in matches if m.is_file() and not _is_written(m.parents) and not _is_index(m))
     else:
         raise UsageError(f"{source}: no such file, folder or pattern")
 
@@ -150,14 +172,19 @@ def _far(source: str, asset: str | None) -> Iterator[Entry]:
 
 def _below(url: Url) -> Iterator[str]:
     """Names of all objects below an address: nothing hidden, and nothing that tileseg wrote."""
-    for name in at(url).names():
+    try:
+        names = at(url).names()
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: {error.strerror}") from error
+    for name in names:
         parts = name.split("/")
         if not any(part.startswith(".") for part in parts) and not any(p.endswith(".tileseg") for p in parts[:-1]):
             yield name
 
 
 def _is_raster_name(name: str) -> bool:
-    return Path(name).suffix.lower() in ENDINGS
+    ending = Path(name).suffix.lower()
+    return ending in ENDINGS and ending not in _NOT_FROM_SERVERS
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -178,25 +205,69 @@ def _plain(paths: Iterator[Path] | Iterator[str]) -> Iterator[Entry]:
     return (Entry(str(path), "") for path in paths)
 
 
-def _endings(paths: Sequence[Path]) -> set[str]:
-    return {path.suffix for path in paths}
+def _files_below(root: Path) -> Iterator[Path]:
+    """All files in a folder and below. Links to folders are followed, but not to one that leads there."""
+    above: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
+    for folder, inside, files in os.walk(root, followlinks=True):
+        way = above.pop(folder)
+        for name in tuple(inside):
+            path = os.path.join(folder, name)  # noqa: PTH118 - as os.walk will call it
+            if (real := os.path.realpath(path)) in way:
+                inside.remove(name)
+            else:
+                above[path] = (*way, real)
+        yield from (Path(folder, name) for name in files)
+
+
+def _is_written(folders: Sequence[Path]) -> bool:
+    """Whether one of the folders that a file lies in is the output of a run."""
+    return any(folder.suffix == ".tileseg" for folder in folders)
 
 
 def _is_raster(path: Path, root: Path) -> bool:
     """Whether a file in a folder is taken for a scene: not what tileseg wrote, and nothing hidden."""
     inside = path.relative_to(root)
     hidden = any(part.startswith(".") for part in inside.parts)
-    written = ".tileseg" in _endings([*inside.parents, *root.absolute().parents, root.absolute()])
-    return path.suffix.lower() in ENDINGS and not hidden and not written and path.is_file()
+    written = _is_written([*inside.parents, *root.absolute().parents, root.absolute()])
+    return path.suffix.lower() in ENDINGS and not hidden and not written and path.is_file() and not _is_index(path)
+
+
+def _is_index(path: Path) -> bool:
+    """Whether it is a GeoPackage without raster tiles, such as a batch's index or a merged layer.
+
+    Goes by its table of contents (OGC 12-128r19, section 1.1.3).
+    """
+    if path.suffix.lower() != ".gpkg":
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            kinds = {kind for (kind,) in database.execute("SELECT data_type FROM gpkg_contents")}
+    except sqlite3.Error:
+        return False  # whatever it is, reading it says what is wrong
+    return not any("tile" in kind or "coverage" in kind for kind in kinds)
 
 
 def _beside(manifest: Path | Url, text: str) -> str:
     """A scene named in a file: relative to that file."""
-    return text if "://" in text or text.startswith("/vsi") else str(manifest.parent / text)
+    if is_address(text) or text.startswith("/vsi"):
+        return text
+    if isinstance(manifest, Url):
+        # Keys have no "..": whoever wrote the list meant folders. One that leads out of the bucket is told of as it is.
+        return f"{manifest.root}/{posixpath.normpath(str(PurePosixPath(manifest.parent.key, text)))}"
+    return _tidy(str(manifest.parent / text))
+
+
+def _tidy(path: str) -> str:
+    """A path without detours, unless that leads elsewhere: after a link to a folder, ``..`` is not the way back."""
+    plain = os.path.normpath(path)
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else path
 
 
 def _table(path: Path | Url) -> Iterator[Entry]:
-    """A table with a header: a column of scenes, ``datetime`` if known, others are options of ``tileseg run``."""
+    """A table with a header: a column of scenes, ``datetime`` if known, others are options of ``tileseg run``.
+
+    Raises UsageError, naming the line, where a value makes no sense.
+    """
     rows = csv.DictReader(_text(path).splitlines())
     names = [name.strip() for name in rows.fieldnames or ()]
     column = next((name for name in _NAMES if name in names), None)
@@ -209,10 +280,27 @@ def _table(path: Path | Url) -> Iterator[Entry]:
     for row in rows:
         values = {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
         if values.get(column):
+            scene, taken = _beside(path, values[column]), values.get("datetime") or None
             given = {option: values[name] for name, option in options.items() if values.get(name)}
             if "aoi" in given:
                 given["aoi"] = _beside(path, given["aoi"])
-            yield Entry(_beside(path, values[column]), "", given, values.get("datetime") or None)
+            where = f"{path}: line {rows.line_num}"
+            if taken is not None and moment(taken) is None:
+                raise UsageError(f"{where}: datetime: {taken!r}: expected RFC 3339, such as 2024-05-06T07:08:09Z")
+            try:
+                RunSpec.parse({**given, "scene": scene})
+            except UsageError as error:
+                raise UsageError(f"{where}: {str(error).removeprefix('--')}") from error
+            yield Entry(scene, "", given, taken)
+
+
+def moment(text: str) -> datetime | None:
+    """A moment as the catalogue takes it, in UTC where no zone is given; None where the text is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _columns() -> str:
@@ -224,6 +312,8 @@ def _text(path: Path | Url) -> str:
         return at(path).read().decode("utf-8-sig")
     except (InputError, Unreachable):
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
 
@@ -241,7 +331,7 @@ def _stac(source: str, asset: str | None) -> Iterator[Entry]:
             items = list(pystac.ItemCollection.from_dict(content))
             for item in items:
                 if item.get_self_href() is None:
-                    item.set_self_href(_absolute(source))
+                    item.set_self_href(absolute(source))
         else:
             root = pystac.read_file(source, stac_io=reader)
             if isinstance(root, pystac.Item):
@@ -250,7 +340,9 @@ def _stac(source: str, asset: str | None) -> Iterator[Entry]:
                 items = list(cast(pystac.Catalog, root).get_items(recursive=True))
     except (InputError, Unreachable):
         raise
-    except (OSError, ValueError, KeyError, pystac.STACError) as error:
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename or source}: {error.strerror}") from error
+    except (OSError, ValueError, KeyError, pystac.STACError, pystac.STACTypeError) as error:
         raise UsageError(f"{source}: not a STAC item, collection or catalog that can be read: {error}") from error
     for item in items:
         yield Entry(_local(_chosen(source, item, asset)), "", taken=_taken(item))
@@ -293,32 +385,30 @@ def _taken(item: pystac.Item) -> str | None:
 
 
 def _stac_reader() -> pystac.StacIO:
-    """Reads from object stores, too."""
+    """Reads as all else is read, so that a server that fails is asked again, and told from what is not there."""
     from pystac.stac_io import DefaultStacIO
 
     class Reader(DefaultStacIO):
         def read_text_from_href(self, href: str) -> str:
-            far = is_address(href) and Url.parse(href).writable
-            return at(Url.parse(href)).read().decode() if far else super().read_text_from_href(href)
+            return at(parse_place(_local(href))).read().decode()
 
     return Reader()
 
 
-def _absolute(scene: str) -> str:
-    return shown(scene) if "://" in scene or scene.startswith("/vsi") else str(Path(scene).absolute())
+def absolute(scene: str) -> str:
+    """A scene as it may be written down, absolute: the same by all ways to its folder, links among them."""
+    if "://" in scene or scene.startswith("/vsi"):
+        return shown(scene)
+    path = Path(scene).absolute()
+    return str(_resolved(path.parent) / path.name)
+
+
+@cache
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
 
 
 def _with_folders(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Name the output folders: ``<stem>.tileseg``; a stem that comes again gets a digest of where it lies, too."""
-    taken: set[str] = set()
-    named = []
-    for entry in entries:
-        name = entry.shown.rstrip("/").rpartition("/")[2]
-        stem = name.removesuffix(Path(name).suffix) or "scene"
-        folder = f"{stem}.tileseg"
-        if folder in taken:
-            text = f"{_absolute(entry.scene)} {sorted(entry.options.items())}"
-            folder = f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.tileseg"
-        taken.add(folder)
-        named.append(Entry(entry.scene, folder, entry.options, entry.taken))
-    return tuple(named)
+    """Name the output folders: those of scenes that share a stem all get a digest, so that their order is no matter."""
+    stems = Counter(entry.names[0] for entry in entries)
+    return tuple(replace(entry, folder=entry.names[stems[entry.names[0]] > 1]) for entry in entries)

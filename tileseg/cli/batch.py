@@ -87,12 +87,12 @@ def _batch(  # noqa: PLR0913 - one parameter per option of the command
     spec = BatchSpec(entries, folder, {**options, "overwrite": overwrite}, retries, max_failures, stem)
     with _Lines(quiet=quiet or as_json, verbose=verbose) as lines, stop_on_interrupt(lines, *BLOCKS) as stop:
         report = run_batch(spec, lines, stop)
+        if as_json:
+            typer.echo(json.dumps(report.to_json(), indent=2))
+        elif not quiet:
+            _tell(report, stem)
         if catalogue:
             _catalogue(folder, lines)
-    if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2))
-    elif not quiet:
-        _tell(report, stem)
     if report.exit_code:
         raise typer.Exit(report.exit_code)
 
@@ -157,8 +157,18 @@ class _Lines:
 
 
 def _list(entries: tuple[Entry, ...], out: Path | Url) -> None:
+    from tileseg.batch.folders import folder_of
+    from tileseg.errors import InputError
+    from tileseg.scene import open_scene
+
+    def identity(entry: Entry) -> str | None:
+        try:
+            return open_scene(entry.scene, expected=1, warp=True).identity
+        except InputError:
+            return None
+
     for entry in entries:
-        typer.echo(f"{entry.shown} -> {out / entry.folder}")
+        typer.echo(f"{entry.shown} -> {out / folder_of(entry, out, partial(identity, entry))}")
 
 
 def _catalogue(out: Path | Url, lines: _Lines) -> None:
@@ -166,7 +176,7 @@ def _catalogue(out: Path | Url, lines: _Lines) -> None:
     from tileseg.errors import UsageError
 
     try:
-        write_catalogue(out)
+        write_catalogue(out, lines.notice)
     except UsageError as error:  # an optional package is missing: the outputs are there all the same
         lines.notice(str(error))
 

@@ -1,0 +1,101 @@
+"""Whose a folder of an archive is: no scene takes one that belongs to another.
+
+Each folder names its scene in ``.state/source.json``. A scene alone with its stem gets ``<stem>.tileseg``, unless that
+is another's; those that share a stem get ``<stem>-<digest>.tileseg``, but for one that had the plain name before. So
+names depend neither on the order of the sources nor on who comes first, and processes that begin at different times
+agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from tileseg.batch.sources import Entry, absolute
+from tileseg.ledger import Ledger
+from tileseg.pipeline import STATE, SUMMARY
+from tileseg.place import Url, is_address
+from tileseg.storage import at, write_atomic
+
+SOURCE = "source.json"
+"""In the state folder of a scene: what the batch knows of it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a batch notes of the scene in a folder."""
+
+    scene: str
+    """As the user named it, without a signature."""
+    place: str
+    """The same, absolute."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Options that a table gives this scene alone."""
+    taken: str | None = None
+    """When it was taken (RFC 3339)."""
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """What is noted of a scene."""
+        return cls(entry.shown, entry.place, entry.options, entry.taken)
+
+    @classmethod
+    def read(cls, folder: Path | Url) -> Self | None:
+        """What was noted in a folder; None where nothing was, or it is damaged."""
+        values = _json(folder / STATE / SOURCE)
+        if "scene" not in values:
+            return None
+        scene = str(values["scene"])
+        # Of earlier versions, which noted neither of them.
+        place, options = values.get("place") or absolute(scene), values.get("options") or {}
+        return cls(scene, place, options, values.get("datetime"))
+
+    def write(self, folder: Path | Url) -> None:
+        """Note it in a folder, whose state folder is there."""
+        values = {"scene": self.scene, "place": self.place, "options": self.options, "datetime": self.taken}
+        write_atomic(folder / STATE / SOURCE, json.dumps(values))
+
+
+def folder_of(entry: Entry, out: Path | Url, identity: Callable[[], str | None]) -> str:
+    """Name of the folder of a scene below ``out``, as things stand there.
+
+    ``identity``: that of the scene's file; asked for only where it may have been moved.
+    """
+    plain, own = entry.names
+    alone = entry.folder == plain
+    owner = _owner_of(out / plain)
+    if owner is None:
+        return plain if alone and Source.read(out / own) is None else own
+    if not alone and owner.options != entry.options:  # the same scene may be there with several options
+        return own
+    return plain if owner.place == entry.place or _was_moved(out / plain, owner, identity) else own
+
+
+def _owner_of(folder: Path | Url) -> Source | None:
+    """The scene that a folder belongs to; None where nobody has finished anything in it that is known."""
+    found = Source.read(folder)
+    if found is None and "scene" in (summary := _json(folder / SUMMARY)):  # by `tileseg run`
+        scene = str(summary["scene"]["path"])
+        found = Source(scene, absolute(scene))
+    return found
+
+
+def _was_moved(folder: Path | Url, owner: Source, identity: Callable[[], str | None]) -> bool:
+    """Whether a folder's scene is this one, which lay elsewhere before: the same file, and none there any more.
+
+    An address is not asked for: its identity holds the server's time and, mostly, a digest of the content.
+    """
+    if not is_address(owner.place) and Path(owner.place).exists():
+        return False
+    run = Ledger(folder / STATE).read_run()
+    return run is not None and run["identity"]["scene"] == identity()
+
+
+def _json(path: Path | Url) -> dict[str, Any]:
+    try:
+        return dict(json.loads(at(path).read()))
+    except (FileNotFoundError, ValueError):
+        return {}
