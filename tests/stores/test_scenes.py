@@ -2,6 +2,9 @@
 
 import pickle
 import socket
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +155,21 @@ def test_a_server_that_is_down_may_come_back(bucket, scene, monkeypatch) -> None
         with pytest.raises(Unreachable, match="does not answer") as raised:
             open_scene(scene, expected=3)
     assert raised.value.exit_code == 1
+
+
+def test_a_server_that_serves_no_parts_of_files(bucket, scene_file) -> None:
+    """Python's own does not. Trying again would be useless."""
+    handler = partial(SimpleHTTPRequestHandler, directory=scene_file.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(
+                InputError, match=r"does not serve parts of files \(byte ranges\); copy the file"
+            ) as raised:
+                open_scene(f"http://127.0.0.1:{server.server_port}/scene.tif", expected=3)
+        finally:
+            server.shutdown()
+    assert raised.value.exit_code == 42
 
 
 def test_a_scene_that_changes_while_it_is_read(bucket, scene, tmp_path) -> None:
