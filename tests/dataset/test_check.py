@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
+import shapely
 from dataset_files import CLASSES, box, dataset, noise, patchy, polygons, write
 from PIL import Image
 from typer.testing import CliRunner
@@ -103,7 +106,7 @@ def test_what_is_odd_is_a_warning(tmp_path: Path) -> None:
     )  # fmt: skip
     report = check_dataset(dataset(tmp_path, f"ground_sample_distance = 0.3\n{text}"))
     assert report.errors == 0
-    warnings = messages(report, "warning")
+    found = messages(report, "warning")
     for told in (
         "nodata.tif: calls its value 0 nodata",
         "flat.png: is the same everywhere in red, green, blue",
@@ -115,7 +118,58 @@ def test_what_is_odd_is_a_warning(tmp_path: Path) -> None:
         "a.tif: has 0.5 m per pixel and is enlarged 1.67 times",
         "no scene for validation has a pixel of 'water'",
     ):
-        assert any(told in line for line in warnings), (told, warnings)
+        assert any(told in line for line in found), (told, found)
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_labels_that_do_not_say_where_they_lie_are_told(tmp_path: Path, suffix: str) -> None:
+    image = write(tmp_path / "a.tif", noise(60, 90))
+    rings = [box(5, 7, 30, 20), box(40, 20, 31, 30)]
+    vector = tmp_path / f"l{suffix}"
+    frame = geopandas.GeoDataFrame(geometry=[shapely.Polygon(ring) for ring in rings])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of what is wanted here
+        frame.to_parquet(vector) if suffix == ".parquet" else frame.to_file(vector)
+    polygons(tmp_path / "metres.geojson", [(ring, {}) for ring in rings], crs=None)
+    write(tmp_path / "same.tif", patchy(60, 90), crs=None)
+    write(tmp_path / "other.tif", patchy(70, 90), crs=None)
+    named = ("same.tif", "other.tif", vector.name, "metres.geojson")
+    text = "class = 'building'\n" + scenes(*(("train", image.name, name) for name in named))
+    report = check_dataset(dataset(tmp_path, text))
+    assert report.errors == 0
+    told = [line for line in messages(report, "warning") if "taken to" in line]
+    expected = (
+        "same.tif: has no coordinate reference system; image and labels are taken to be on one grid",
+        "other.tif: has no coordinate reference system; image and labels are taken to have the same coordinates",
+        f"{vector.name}: has no coordinate reference system; its polygons are taken to be in the image's coordinates",
+        "metres.geojson: is in degrees by what it says (or, as GeoJSON, does not say), but its numbers are too large",
+    )
+    assert len(told) == len(expected)
+    for line, start in zip(told, expected, strict=True):
+        assert start in line
+    # Both files of polygons lie where they should.
+    drawn = [scene.read_labels(scene.extent) for scene in report.scenes[2:]]
+    assert (drawn[0] == 1).sum() == 30 * 20 + 31 * 30
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+
+
+def test_masks_of_0_and_255_are_doubted_unless_it_is_said_what_255_is(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", noise(60, 90))
+    write(tmp_path / "mask.png", patchy(60, 90, classes=2) * np.uint8(255))
+    some = patchy(60, 90)
+    some[:9] = 255
+    write(tmp_path / "some.png", some)
+    pairs = scenes(("train", "a.png", "mask.png"), ("train", "a.png", "some.png"))
+    told = [line for line in messages(check_dataset(dataset(tmp_path, pairs)), "warning") if "but 0 and" in line]
+    assert len(told) == 1
+    assert "mask.png: has no values but 0 and 255" in told[0]
+    assert 'label_map = { 0 = "ground", 255 = "building" }' in told[0]
+    for said in ("ignore = [255]\n", "label_map = { 0 = 'ground', 255 = 'ignore', 1 = 1, 2 = 2 }\n"):
+        told = messages(check_dataset(dataset(tmp_path, said + pairs)), "warning")
+        assert not [line for line in told if "no values but" in line]
+        assert any("mask.png: has nothing but 'ground'" in line for line in told)
+    said = "label_map = { 0 = 'ground', 255 = 'building', 1 = 1, 2 = 2 }\n"
+    assert check_dataset(dataset(tmp_path, said + pairs)).facts[0].unknown == 0
 
 
 def test_overlapping_ground_is_told(tmp_path: Path) -> None:
@@ -135,6 +189,7 @@ def test_the_command_prints_a_table_json_and_a_sheet(good: Path, tmp_path: Path)
     sheet = tmp_path / "sheet.png"
     done = runner.invoke(app, ["check", str(good), "--sheet", str(sheet)], catch_exceptions=False)
     assert done.exit_code == 0
+    assert ": 2 scenes, bands" in done.stdout
     assert "420 x 300" in done.stdout
     assert "0 ground (background), 1 building, 2 water" in done.stdout
     with Image.open(sheet) as picture:
@@ -151,6 +206,7 @@ def test_a_dataset_that_cannot_be_used_ends_with_42(good: Path, tmp_path: Path) 
     assert isinstance(done.exception, InputError)
     assert done.exception.exit_code == 42
     assert "1 error (see above)" in str(done.exception)
+    assert ": 1 scene, bands" in done.stdout
     assert "error: " in done.stdout
     for arguments, told in ((["--gsd", "fine"], "--gsd fine"), (["--sheet", "a.jpg"], "--sheet a.jpg")):
         refused = runner.invoke(app, ["check", str(good), *arguments])

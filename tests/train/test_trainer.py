@@ -22,6 +22,7 @@ from tileseg.errors import InputError, Interrupted, LockedError, TilesegError, U
 from tileseg.ledger import Ledger
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
+from tileseg.nn.card import load_card
 from tileseg.train.checkpoint import Store
 from tileseg.train.journal import STEPS, read_columns
 from tileseg.train.spec import TrainSpec
@@ -337,6 +338,25 @@ def test_without_validation_the_last_weights_are_kept(tmp_path) -> None:
     assert report.score is None
     assert any("validate" in notice for notice in listener.notices)
     load_bundle(tmp_path / "m")
+
+
+def test_what_is_odd_about_the_scenes_is_said_before_the_first_step(tmp_path) -> None:
+    dataset = write_dataset(tmp_path / "data", train=1, validate=1)
+    for name in ("t0", "v0"):
+        for kind in ("image", "label"):
+            path = tmp_path / "data" / f"{kind}_{name}.tif"
+            pixels = np.asarray(Image.open(path))
+            # As pictures are: without coordinates; and masks as other tools write them.
+            Image.fromarray(pixels if kind == "image" else pixels * np.uint8(255)).save(path)
+    listener = Silent()
+    go(spec_of(dataset, tmp_path / "m", steps=1, gsd=0.25), listener)
+    sizes, mask = listener.notices
+    assert "image_t0.tif: does not say its ground sample distance" in sizes
+    assert "as it is instead of at 0.25 m per pixel, and the model's card names none" in sizes
+    assert sizes.endswith("(1 more like it)")
+    assert "label_t0.tif: has no values but 0 and 255" in mask
+    assert mask.endswith('255 = "house" } (1 more like it)')
+    assert load_card(tmp_path / "m").ground_sample_distance is None
 
 
 def test_time_ends_a_training(dataset, tmp_path) -> None:

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import shapely
 
-from tileseg.dataset.labelled import LabelledScene, open_image, open_labelled
+from tileseg.dataset.labelled import LabelledScene, mask_doubt, open_image, open_labelled
 from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, list_pairs, parse_gsd, read_spec
 from tileseg.dataset.truth import RasterTruth, VectorTruth, WarpedTruth, is_placed
 from tileseg.errors import InputError
+from tileseg.grid import Grid
 from tileseg.nn.card import ClassInfo
 from tileseg.scene import LabelRaster
 from tileseg.window import tile
@@ -216,17 +217,35 @@ def _georeference(scene: LabelledScene, pair: Pair, gsd: float | None) -> Iterat
             f"{pair.image}: has no coordinate reference system, so its ground sample distance is not known and it is "
             "read as it is; give pixel_size (metres)",
         )
-    truth = scene.truth
-    if isinstance(truth, RasterTruth) and is_placed(scene.grid) != is_placed(truth.raster.grid):
-        without = pair.labels if is_placed(scene.grid) else pair.image
-        yield Finding(
-            "warning", f"{without}: has no coordinate reference system; image and labels are taken to be on one grid"
-        )
-    if isinstance(truth, VectorTruth) and scene.grid.crs is None:
-        yield Finding(
-            "warning",
-            f"{pair.image}: has no coordinate reference system; its polygons are taken to be in its own coordinates",
-        )
+    found = _doubtful_place(scene, pair)
+    if found is not None:
+        without, taken = found
+        yield Finding("warning", f"{without}: {taken}")
+
+
+def _doubtful_place(scene: LabelledScene, pair: Pair) -> tuple[Path, str] | None:
+    """Which file does not say where it lies, and what is made of that; None where all is said, or nothing."""
+    nothing = "has no coordinate reference system"
+    image, truth = scene.scene.grid, scene.truth
+    if isinstance(truth, VectorTruth):
+        if image.crs is None:
+            return pair.image, f"{nothing}; its polygons are taken to be in its own coordinates"
+        if truth.system == "named":
+            return None
+        wrong = "is in degrees by what it says (or, as GeoJSON, does not say), but its numbers are too large for that"
+        said = nothing if truth.system == "unnamed" else wrong
+        return pair.labels, f"{said}; its polygons are taken to be in the image's coordinates"
+    assert isinstance(truth, RasterTruth | WarpedTruth)
+    known, told = _knows(image), _knows(truth.raster.grid)
+    if known == told:
+        return None
+    shared = "be on one grid" if isinstance(truth, RasterTruth) else "have the same coordinates"
+    return pair.labels if told < known else pair.image, f"{nothing}; image and labels are taken to {shared}"
+
+
+def _knows(grid: Grid) -> int:
+    """How much a file says about where its pixels lie: nothing, where in some coordinates, where on the Earth."""
+    return int(is_placed(grid)) + int(grid.crs is not None)
 
 
 def _label_values(scene: LabelledScene, pair: Pair, spec: DatasetSpec) -> Iterator[Finding]:
@@ -305,7 +324,8 @@ def _content(scene: LabelledScene, facts: SceneFacts, pair: Pair, spec: DatasetS
         yield Finding("warning", f"{pair.labels}: the class of {_percent(facts.unknown)} of its pixels is not known")
     if known and max(facts.counts[:-1]) == known:
         only = spec.classes[int(np.argmax(facts.counts[:-1]))].name
-        yield Finding("warning", f"{pair.labels}: has nothing but {only!r}")
+        doubt = mask_doubt(scene) if facts.counts[-1] else None
+        yield Finding("warning", doubt or f"{pair.labels}: has nothing but {only!r}")
     constant = [spec.bands[i] for i, deviation in enumerate(facts.std) if deviation < 1e-9]
     if constant:
         yield Finding("warning", f"{pair.image}: is the same everywhere in {', '.join(constant)}")

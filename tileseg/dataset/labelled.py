@@ -14,8 +14,8 @@ import numpy.typing as npt
 from affine import Affine
 
 from tileseg.dataset.rescale import Axis, Rescale
-from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split
-from tileseg.dataset.truth import Labels, Truth, open_truth
+from tileseg.dataset.spec import IGNORE, IGNORE_NAME, DatasetSpec, Pair, Split
+from tileseg.dataset.truth import Labels, RasterTruth, Truth, WarpedTruth, is_mask, open_truth
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.nn.card import ClassInfo
@@ -189,6 +189,21 @@ def open_labelled(pair: Pair, spec: DatasetSpec, gsd: float | None) -> LabelledS
         rescale=rescale,
         truth=truth,
         key=key,
+    )
+
+
+def mask_doubt(scene: LabelledScene) -> str | None:
+    """What to say about labels that look like a mask of 0 and 255, of which 255 is not learnt; None: they do not."""
+    truth = scene.truth
+    if not isinstance(truth, RasterTruth | WarpedTruth) or not is_mask(truth):
+        return None
+    zero = dict(truth.values.meaning).get(0, IGNORE)
+    others = [info for i, info in enumerate(scene.classes) if i != zero]
+    meant = next((info for info in others if not info.background), others[0])
+    first = IGNORE_NAME if zero == IGNORE else scene.classes[zero].name
+    return (
+        f"{truth.raster.path}: has no values but 0 and 255, and 255 means that the class is not known; if it is one, "
+        f'say so: label_map = {{ 0 = "{first}", 255 = "{meant.name}" }}'
     )
 
 

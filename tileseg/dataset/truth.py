@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,15 +34,19 @@ from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, Pair
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.scene import LabelRaster, Scene, open_labels, open_scene
-from tileseg.window import Window
+from tileseg.window import Window, tile
 
 if TYPE_CHECKING:
     from pyproj import CRS
 
 Labels = npt.NDArray[np.uint8]
+System = Literal["named", "unnamed", "not degrees"]
+"""What a file says of its coordinates: a reference system, none, or degrees where its numbers cannot be any."""
 
 _PARQUET = (".parquet", ".geoparquet")
 _OPEN_FILES = 32
+_BLOCK = 1024
+"""Pixels: side of what is read at once of a whole label raster."""
 _STEPS = 512
 """Points along the scene's diagonal: a straight line in one coordinate reference system is bent in another."""
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -68,6 +72,8 @@ class Values:
     """(value, label), sorted by value."""
     colors: bool = False
     """Whether values are 0xRRGGBB."""
+    assumed: bool = False
+    """Whether 255 means not known only because nobody says what it means."""
 
     def labels(self, values: npt.NDArray[np.integer], where: Window) -> Labels:
         """Labels of values (y, x). Raises InputError naming a value that has no meaning."""
@@ -275,6 +281,11 @@ class VectorTruth:
         return len(_polygons(self).areas)
 
     @property
+    def system(self) -> System:
+        """What the file says about its coordinate reference system."""
+        return _polygons(self).system
+
+    @property
     def apart(self) -> bool:
         """Whether the file has features, all of them in another place; a scene without any is a fair example."""
         return _polygons(self).apart
@@ -287,11 +298,24 @@ class VectorTruth:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Features:
+    system: System
+    crs: CRS | None
+    """Of the shapes; None: they are taken to be in the image's coordinates."""
+    shapes: npt.NDArray[Any]
+    """Geometries near the scene, in the file's coordinates."""
+    columns: Mapping[str, Any]
+    apart: bool
+    """Whether there are features, all of them in another place."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Drawn:
     areas: npt.NDArray[Any]
     """Polygons in (column, row) of the target grid, in the order in which they are drawn."""
     labels: Labels
     tree: shapely.STRtree
+    system: System
     apart: bool
 
 
@@ -313,8 +337,8 @@ def _polygons(truth: VectorTruth) -> _Drawn:
 
 def _load(truth: VectorTruth) -> _Drawn:
     columns = [name for name in (truth.attribute, *(name for name, _ in truth.ignore_where)) if name is not None]
-    crs, shapes, fields, apart = _read_vectors(truth, list(dict.fromkeys(columns)))
-    labels = np.zeros(len(shapes), np.uint8)
+    found = _read_vectors(truth, list(dict.fromkeys(columns)))
+    fields, labels = found.columns, np.zeros(len(found.shapes), np.uint8)
     meaning = dict(truth.meaning)
     if truth.attribute is None:
         labels[:] = meaning[""]
@@ -330,18 +354,15 @@ def _load(truth: VectorTruth) -> _Drawn:
         labels[:] = [meaning[value] for value in values]
     for name, wanted in truth.ignore_where:
         labels[[_text(value) in wanted for value in fields[name]]] = IGNORE
-    areas, owner = _on_grid(truth, crs, shapes)
+    areas, owner = _on_grid(truth, found.crs, found.shapes)
     order = np.argsort(labels[owner] == IGNORE, kind="stable")
     areas, owner = areas[order], owner[order]
     tree = shapely.STRtree(areas)
     tree.query(shapely.box(0, 0, 1, 1))  # it is built by the first query, which must be one thread's alone
-    return _Drawn(areas, labels[owner], tree, apart)
+    return _Drawn(areas, labels[owner], tree, found.system, found.apart)
 
 
-def _read_vectors(
-    truth: VectorTruth, columns: list[str]
-) -> tuple[CRS | None, npt.NDArray[Any], Mapping[str, Any], bool]:
-    """Coordinate reference system, geometries near the scene, columns, and whether all features lie elsewhere."""
+def _read_vectors(truth: VectorTruth, columns: list[str]) -> _Features:
     from pyproj import CRS
 
     path = truth.path
@@ -354,8 +375,10 @@ def _read_vectors(
         except (ArrowInvalid, ValueError, OSError) as error:
             raise InputError(f"{path}: cannot be read as GeoParquet: {_first_line(error)}") from error
         _check_columns(path, columns, [str(name) for name in frame.columns])
-        apart = _is_apart(truth.grid, frame.crs, tuple(frame.total_bounds))
-        return frame.crs, np.asarray(frame.geometry.array), {name: frame[name].to_numpy() for name in columns}, apart
+        bounds = tuple(frame.total_bounds)
+        system, crs = _system(frame.crs, bounds)
+        fields = {name: frame[name].to_numpy() for name in columns}
+        return _Features(system, crs, np.asarray(frame.geometry.array), fields, _is_apart(truth.grid, crs, bounds))
     try:
         layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
         layer = truth.layer or (layers[0] if len(layers) == 1 else None)
@@ -365,16 +388,23 @@ def _read_vectors(
                 + (f" (there is no {layer!r})" if layer else "")
             )
         info = pyogrio.read_info(path, layer=layer)
-        crs = None if info["crs"] is None else CRS.from_user_input(info["crs"])
         _check_columns(path, columns, [str(name) for name in info["fields"]])
-        bounds = info["total_bounds"] if info["features"] else None
-        bbox = None if bounds is None else _bbox(truth.grid, crs, bounds)
+        bounds = tuple(info["total_bounds"]) if info["features"] else (math.nan,) * 4
+        system, crs = _system(None if info["crs"] is None else CRS.from_user_input(info["crs"]), bounds)
+        bbox = _bbox(truth.grid, crs) if info["features"] else None
         meta, _, wkb, data = pyogrio.raw.read(path, layer=layer, columns=columns, force_2d=True, bbox=bbox)
         shapes = shapely.from_wkb(wkb, on_invalid="fix")
     except (DataSourceError, DataLayerError, ValueError, shapely.errors.ShapelyError) as error:
         raise InputError(f"{path}: cannot be read as a vector file: {_first_line(error)}") from error
-    apart = bounds is not None and _is_apart(truth.grid, crs, bounds)
-    return crs, shapes, dict(zip(meta["fields"], data, strict=True)), apart
+    apart = _is_apart(truth.grid, crs, bounds)
+    return _Features(system, crs, shapes, dict(zip(meta["fields"], data, strict=True)), apart)
+
+
+def _system(crs: CRS | None, bounds: tuple[float, ...]) -> tuple[System, CRS | None]:
+    """What to make of what a file says: decided once, so that everything is read by the same coordinates."""
+    if crs is None:
+        return "unnamed", None
+    return ("not degrees", None) if _are_wrong_degrees(crs, bounds) else ("named", crs)
 
 
 def _check_columns(path: Path, columns: list[str], there: list[str]) -> None:
@@ -383,10 +413,10 @@ def _check_columns(path: Path, columns: list[str], there: list[str]) -> None:
             raise InputError(f"{path}: has no column {name!r}; it has {', '.join(there[:12]) or 'none'}")
 
 
-def _bbox(grid: Grid, crs: CRS | None, bounds: tuple[float, ...]) -> tuple[float, float, float, float] | None:
+def _bbox(grid: Grid, crs: CRS | None) -> tuple[float, float, float, float] | None:
     """Where in the file's coordinates the scene lies, a little larger; None: everywhere."""
     outline = _outline(grid)
-    if crs is not None and grid.crs is not None and crs != grid.crs and not _are_wrong_degrees(crs, bounds):
+    if crs is not None and grid.crs is not None and crs != grid.crs:
         from pyproj import Transformer
 
         outline = np.stack(Transformer.from_crs(grid.crs, crs, always_xy=True).transform(*outline.T), axis=1)
@@ -401,7 +431,7 @@ def _bbox(grid: Grid, crs: CRS | None, bounds: tuple[float, ...]) -> tuple[float
 
 def _is_apart(grid: Grid, crs: CRS | None, bounds: tuple[float, ...]) -> bool:
     """Whether features within ``bounds`` cannot lie on the grid."""
-    near = _bbox(grid, crs, bounds)
+    near = _bbox(grid, crs)
     if near is None or not np.isfinite(bounds).all():
         return False
     return not shapely.box(*near).intersects(shapely.box(*bounds))
@@ -434,14 +464,13 @@ def _on_grid(
     if not len(shapes):
         return shapes, whole
     if crs is not None and grid.crs is not None and crs != grid.crs:
-        bounds = tuple(shapely.total_bounds(shapes))
-        if not _are_wrong_degrees(crs, bounds):
-            from pyproj import Transformer
+        from pyproj import Transformer
 
-            diagonal = math.hypot(bounds[2] - bounds[0], bounds[3] - bounds[1])
-            shapes = shapely.segmentize(shapes, max(diagonal / _STEPS, 1e-9))
-            forward = Transformer.from_crs(crs, grid.crs, always_xy=True)
-            shapes = shapely.transform(shapes, forward.transform, interleaved=False)
+        left, bottom, right, top = shapely.total_bounds(shapes)
+        diagonal = math.hypot(right - left, top - bottom)
+        shapes = shapely.segmentize(shapes, max(diagonal / _STEPS, 1e-9))
+        forward = Transformer.from_crs(crs, grid.crs, always_xy=True)
+        shapes = shapely.transform(shapes, forward.transform, interleaved=False)
     inverse = ~grid.transform
     matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
     shapes = shapely.transform(shapes, lambda xy: xy @ matrix.T + (inverse.c, inverse.f))
@@ -520,7 +549,9 @@ def _values(pair: Pair, spec: DatasetSpec, raster: LabelRaster | None) -> Values
     meaning |= dict.fromkeys(spec.ignore, IGNORE)
     if raster is not None and raster.nodata is not None and str(raster.nodata) not in listed:
         meaning[raster.nodata] = IGNORE
-    return Values(str(pair.labels), tuple(sorted(meaning.items())), colors=raster is None)
+    said = str(IGNORE) in listed or IGNORE in spec.ignore or (raster is not None and raster.nodata == IGNORE)
+    assumed = raster is not None and not said
+    return Values(str(pair.labels), tuple(sorted(meaning.items())), colors=raster is None, assumed=assumed)
 
 
 def _id(spec: DatasetSpec, wanted: int | str) -> int:
@@ -562,6 +593,22 @@ def _open_vectors(pair: Pair, spec: DatasetSpec, target: Grid) -> VectorTruth:
         background=spec.background,
         identity=(facts.st_size, facts.st_mtime_ns),
     )
+
+
+def is_mask(truth: Truth) -> bool:
+    """Whether a label raster has nothing but 0 and 255, and nobody says what 255 means: masks mostly come so.
+
+    Read up to the first other value. Raises InputError.
+    """
+    if not isinstance(truth, RasterTruth | WarpedTruth) or not truth.values.assumed:
+        return False
+    found = False
+    for window in tile(truth.raster.grid.extent, _BLOCK, _BLOCK):
+        values = truth.raster.read_labels(window)
+        if not ((values == 0) | (values == IGNORE)).all():
+            return False
+        found = found or bool((values == IGNORE).any())
+    return found
 
 
 def is_placed(grid: Grid) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.dataset.dataset import Dataset, load_dataset
+from tileseg.dataset.labelled import mask_doubt
 from tileseg.dataset.patches import PatchSampler, count_cells, prefetched, validation_windows
 from tileseg.dataset.statistics import DatasetStatistics, statistics
 from tileseg.errors import InputError, Interrupted, TilesegError, UsageError
@@ -153,6 +154,8 @@ class _Training:
     def prepare(self) -> None:
         """Everything before the first step that changes no file, so that a mistake that shows here costs nothing."""
         spec = self.spec
+        if (unsized := _unsized(self.dataset)) is not None:
+            self.listener.notice(unsized)
         found = statistics(self.dataset.train, classes=len(self.classes), limits=spec.value_limits)
         self.values = values_of(spec, self.dataset.dtype, found)
         if spec.init is not None:
@@ -210,7 +213,15 @@ class _Training:
         self.sampler = PatchSampler(
             self.dataset.train, size=spec.crop + 2 * margin, batch=spec.batch, seed=spec.seed, balance=spec.balance
         )
-        count_cells(self.dataset.validate, len(self.classes), self.sampler.cells.side)
+        validated = count_cells(self.dataset.validate, len(self.classes), self.sampler.cells.side)
+        doubts = []
+        for scene, counts in zip(self.dataset.scenes, self.sampler.cells.counts + validated.counts, strict=True):
+            known = counts.sum(axis=(0, 1), dtype=np.int64)
+            # Only a scene of one class and of what is not known can be a mask: others are not read again.
+            if np.count_nonzero(known) == 1 and known.sum() < scene.extent.pixels and (doubt := mask_doubt(scene)):
+                doubts.append(doubt)
+        if doubts:
+            self.listener.notice(doubts[0] + _and_more(len(doubts)))
 
     def _build(self, loss: Loss) -> None:
         """Network, step, optimizer and running mean, at their start."""
@@ -466,11 +477,33 @@ class _Training:
 
 
 def _ground_sample_distance(dataset: Dataset) -> float | None:
-    """Metres per pixel that the network is trained at: the median scene's where scenes are read as they are."""
-    if dataset.ground_sample_distance is not None:
-        return dataset.ground_sample_distance
+    """Metres per pixel that the network is trained at: the median scene's where scenes are read as they are.
+
+    None where no scene for training says its own: then none can have been resampled.
+    """
     known = [s.ground_sample_distance for s in dataset.train if s.ground_sample_distance is not None]
-    return round(median(known), 4) if known else None
+    if not known:
+        return None
+    return dataset.ground_sample_distance or round(median(known), 4)
+
+
+def _unsized(dataset: Dataset) -> str | None:
+    """What to say of scenes whose ground sample distance is not known while one was asked for, or others have one."""
+    without = [scene for scene in dataset.scenes if scene.ground_sample_distance is None]
+    asked = dataset.ground_sample_distance
+    if not without or (asked is None and len(without) == len(dataset.scenes)):
+        return None
+    instead = "" if asked is None else f" instead of at {asked:g} m per pixel"
+    card = "" if _ground_sample_distance(dataset) is not None else ", and the model's card names none"
+    return (
+        f"{without[0].scene.path}: does not say its ground sample distance, so it is read as it is{instead}{card}; "
+        f"give pixel_size (metres){_and_more(len(without))}"
+    )
+
+
+def _and_more(count: int) -> str:
+    """Behind what was said of the first of several."""
+    return f" ({count - 1} more like it)" if count > 1 else ""
 
 
 def _part(variable: Any) -> str:
