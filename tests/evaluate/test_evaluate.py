@@ -234,6 +234,19 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         assert "\n" not in said.strip()
 
 
+def test_classes_that_do_not_match_are_told_before_anything_is_run(model: Path, tmp_path: Path) -> None:
+    write_scene(tmp_path / "a.tif", smooth_noise(HEIGHT, WIDTH, 3))
+    _write(tmp_path / "a_labels.tif", _blobs())
+    dataset = tmp_path / "data.toml"
+    dataset.write_text(
+        'classes = [{name = "land", color = "#00ff00"}, {name = "sea", color = "#0000ff"}]\n'
+        '[[scenes]]\nimage = "a.tif"\nlabels = "a_labels.tif"\nsplit = "validate"\n'
+    )
+    with pytest.raises(UsageError, match=r"is none of the classes land \(0\), sea \(1\); .*--map"):
+        evaluate_model(ModelSpec(str(model), dataset), EvaluateSpec(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_model_on_a_dataset(tmp_path: Path) -> None:
     card = save_tiny(tmp_path / "model")

@@ -13,11 +13,11 @@ from tileseg.dataset.dataset import load_dataset
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.errors import InputError, UsageError
 from tileseg.evaluate.compare import Options, Pair, default_threads, score
-from tileseg.evaluate.meaning import Meaning, agree, match_classes
+from tileseg.evaluate.meaning import agree, match_classes
 from tileseg.evaluate.pairing import pair_files, pair_scene, reference_grid
 from tileseg.evaluate.report import write_report
 from tileseg.evaluate.results import Evaluation
-from tileseg.evaluate.sides import describe_side
+from tileseg.evaluate.sides import describe_model, describe_side
 from tileseg.nn.card import load_card, resolve_model
 from tileseg.polygons.shape import Quantity
 from tileseg.spec import RunSpec
@@ -128,16 +128,18 @@ def evaluate_model(
     and whatever a run raises.
     """
     options = spec.options()
-    spec.check_out()
     dataset = load_dataset(model.dataset, gsd="native")
     chosen = {"train": dataset.train, "validate": dataset.validate, "all": dataset.scenes}[model.split]
     if not chosen:
         raise InputError(f"{model.dataset}: has no scene to {model.split}; choose another --split")
+    card = load_card(resolve_model(model.model))
+    # Before anything is run, which may take hours.
+    meaning = match_classes(dataset.classes, describe_model(model.model, card.classes), spec.map_prediction)
+    spec.check_out()
     pairs: list[Pair] = []
-    meaning: Meaning | None = None
     scored = []
     notices: list[str] = []
-    trained = load_card(resolve_model(model.model)).ground_sample_distance
+    trained = card.ground_sample_distance
     for scene in chosen:
         own = scene.ground_sample_distance
         if scene.grid.ground_sample_distance is None and own and trained and not 0.8 <= own / trained <= 1.25:
@@ -145,12 +147,11 @@ def evaluate_model(
                 f"{scene.name}: nothing in the image says its pixel size ({own:g} m by the dataset, {trained:g} m for "
                 "the model), so the model saw it as it is; --scales resamples it"
             )
-        side = describe_side(_run(_run_spec(scene, model, spec, dataset.bands), listener, again=spec.overwrite))
-        meaning = match_classes(dataset.classes, side, spec.map_prediction)
+        same = card.bands == dataset.bands and not scene.scene.palette
+        side = describe_side(_run(_run_spec(scene, model, spec, same_bands=same), listener, again=spec.overwrite))
         pair = pair_scene(scene, side, meaning)
         scored.append(score(pair, meaning.classes, options, _named(progress, scene.name)))
         pairs.append(pair)
-    assert meaning is not None
     found = Evaluation(
         {"model": model.model, "dataset": f"{model.dataset} ({model.split})"},
         meaning.classes,
@@ -161,16 +162,15 @@ def evaluate_model(
     return _written(found, pairs, spec)
 
 
-def _run_spec(scene: LabelledScene, model: ModelSpec, spec: EvaluateSpec, bands: Sequence[str]) -> RunSpec:
+def _run_spec(scene: LabelledScene, model: ModelSpec, spec: EvaluateSpec, *, same_bands: bool) -> RunSpec:
     # What the dataset chose as its bands is what the model gets, if they mean the same.
-    same = load_card(resolve_model(model.model)).bands == tuple(bands) and not scene.scene.palette
     folder = spec.out / _RUNS / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', scene.name)}.tileseg"
     return RunSpec.parse(
         {
             "scene": scene.scene.path,
             "out": folder,
             "model": model.model,
-            "bands": scene.scene.bands if same else None,
+            "bands": scene.scene.bands if same_bands else None,
             **model.run,
         }
     )

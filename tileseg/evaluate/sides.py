@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ class Side:
     labels: Path
     """The raster or vector file that holds the labels."""
     grid: Grid | None
-    """Where its pixels lie; None for polygons."""
+    """Where its pixels lie; None for polygons, and for what a model has yet to predict."""
     values: Mapping[str, str | None]
     """Every value that occurs, or that its makers named, and its name: ids as text, or values of an attribute."""
     infos: Mapping[str, ClassInfo] = field(default_factory=dict)
@@ -76,6 +76,16 @@ def describe_side(path: Path, attribute: str | None = None) -> Side:
     return _raster(path)
 
 
+def describe_model(name: str, classes: Sequence[ClassInfo]) -> Side:
+    """What a model of these classes will predict, as far as classes go."""
+    return Side(Path(name), Path(name), None, _numbered(classes), {info.name: info for info in classes})
+
+
+def _numbered(classes: Sequence[ClassInfo]) -> dict[str, str | None]:
+    """Ids as text, and names."""
+    return {str(i): info.name for i, info in enumerate(classes)}
+
+
 def _run(folder: Path) -> Side:
     labels, mosaic, summary = folder / "labels.tif", folder / "mosaic.zarr", folder / "summary.json"
     try:
@@ -94,7 +104,7 @@ def _run(folder: Path) -> Side:
         folder,
         labels,
         open_labels(labels).grid,
-        {str(i): info.name for i, info in enumerate(classes)},
+        _numbered(classes),
         {info.name: info for info in classes},
         mosaic=mosaic,
         scene=scene if scene.is_file() else None,
