@@ -126,7 +126,9 @@ def test_arrays_that_are_no_shares_are_refused(task, array) -> None:
     assert task.told("tileseg") == []
 
 
-@pytest.mark.parametrize("script", sorted(FOLDER.glob("*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "script", sorted(FOLDER.parent.glob("*/*.sh")), ids=lambda path: f"{path.parent.name}/{path.name}"
+)
 def test_shellcheck_finds_nothing(script) -> None:
     told = subprocess.run([BESIDE / "shellcheck", script], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stdout
