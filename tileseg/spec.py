@@ -147,7 +147,7 @@ class ClusterSpec(BaseModel):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
         except ValidationError as error:
-            raise UsageError(f"{path}: {first_problem(error)}") from error
+            raise UsageError(f"{path}: {first_problem(error, cls)}") from error
 
 
 def _cluster(value: Any) -> Any:
@@ -234,9 +234,9 @@ class RunSpec(BaseModel):
         try:
             return cls.model_validate(options)
         except ValidationError as error:
-            where, colon, problem = first_problem(error).partition(": ")
+            where, colon, problem = first_problem(error, cls).partition(": ")
             name = where.partition(".")[0].replace("_", "-")  # the option, not the place in its list
-            told = f"{'format' if name == 'formats' else name}{colon}{problem.removeprefix('Value error, ')}"
+            told = f"{'format' if name == 'formats' else name}{colon}{problem}"
             raise UsageError(f"--{told}") from error
 
     @field_validator("out")

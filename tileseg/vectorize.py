@@ -98,7 +98,7 @@ class VectorOptions(BaseModel):
         try:
             return cls.model_validate(dict(options))
         except ValidationError as error:
-            raise UsageError(f"--{first_problem(error).replace('_', '-', 1)}") from error
+            raise UsageError(f"--{first_problem(error, cls).replace('_', '-', 1)}") from error
 
     def notices(self, grid: Grid) -> list[str]:
         """What the user should know of these options on this grid, a line each."""

@@ -66,8 +66,11 @@ def test_entries_complete_what_they_say_by_the_top_of_the_file(tmp_path: Path) -
     ("text", "told"),
     [
         ("", "lists no scenes"),
-        ("[[scenes]]\nimage = 'a.tif'", "scenes.0.labels"),
-        ("[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nlabel = 3", "scenes.0.label: Extra inputs"),
+        ("[[scenes]]\nimage = 'a.tif'", "scenes.0.labels: is missing"),
+        (
+            "[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nlabel = 3",
+            "scenes.0.label: is not known (did you mean labels?); expected one of image_bands, label_map",
+        ),
         ("[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nsplit = 'test'", "'train' or 'validate'"),
         ("[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nlabel_map = { 1 = 'hut' }", "1 = 'hut': no such class"),
         ("[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nclass = 'hut'", "class = 'hut'"),
@@ -76,6 +79,9 @@ def test_entries_complete_what_they_say_by_the_top_of_the_file(tmp_path: Path) -
         ("[[folders]]\nimages = 'i'\nlabels = 'l'\nvalidate = '('", "no regular expression"),
         ("[[folders]]\nimages = 'i'\nlabels = 'l'\nvalidate = 1.5", "between 0 and 1"),
         ("ground_sample_distance = 0\n[[voc]]\nroot = '.'", "greater than 0"),
+        ("[[scene]]\nimage = 'a.tif'", "scene: is not known (did you mean scenes?); expected one of image_bands, "),
+        ("[scenes]\nimage = 'a.tif'", "scenes: expected a list, not {'image': 'a.tif'}"),
+        ("[[folders]]\nimages = 'a'\nlabels = 'l'\nvalid = 3", "folders.0.valid: is not known"),
         ("scenes = 3", "not TOML"),
     ],
 )
@@ -84,6 +90,11 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, text: str, told: str) ->
     if told == "not TOML":
         path.write_text("scenes = [")
     assert told in refusal(path)
+
+
+def test_classes_are_tables(tmp_path: Path) -> None:
+    told = refusal(dataset(tmp_path, "[[voc]]\nroot = '.'", 'classes = ["a", "b"]'))
+    assert "classes.0: expected a table of name, color, background, not 'a'" in told
 
 
 def test_classes_have_names_of_their_own(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def read_spec(path: Path) -> DatasetSpec:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
-        raise InputError(f"{path}: {first_problem(error)}") from error
+        raise InputError(f"{path}: {first_problem(error, DatasetSpec)}") from error
 
 
 @dataclass(frozen=True, slots=True)

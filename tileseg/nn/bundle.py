@@ -84,7 +84,7 @@ def save_bundle(  # noqa: PLR0913 - a card's fields that cannot be derived
         )
     except ValidationError as error:
         partial.unlink()
-        raise InputError(f"model {model.name} and its card do not agree: {first_problem(error)}") from error
+        raise InputError(f"model {model.name} and its card do not agree: {first_problem(error, ModelCard)}") from error
     partial.replace(archive)
     save_card(card, folder)
     return card

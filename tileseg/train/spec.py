@@ -176,7 +176,9 @@ class TrainSpec(BaseModel):
         try:
             return cls.model_validate(options)
         except ValidationError as error:
-            raise UsageError(f"--{_told(error)}") from error
+            where, colon, what = first_problem(error, cls).partition(": ")
+            option = where.replace("_", "-").replace(".", " ", 1)
+            raise UsageError(f"--{option}{colon}{what}") from error
 
     @property
     def last_step(self) -> int | None:
@@ -206,9 +208,3 @@ class TrainSpec(BaseModel):
         paths = {name: value.name for name, value in self if isinstance(value, Path)}
         choices = self.choices()
         return choices | {name: told for name, told in paths.items() if name in choices}
-
-
-def _told(error: ValidationError) -> str:
-    """The first problem, its option written as on the command line."""
-    where, colon, what = first_problem(error).partition(": ")
-    return where.replace("_", "-").replace(".", " ", 1) + colon + what
