@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import logging
 import os
 import signal
 import socket
@@ -12,10 +14,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from fakes import save_tiny, smooth_noise, write_scene
 
 from tileseg import cluster, run, schedule
@@ -146,9 +154,79 @@ def test_no_scheduler_file(tmp_path) -> None:
     assert caught.value.exit_code == 1
 
 
-def start_scheduler(file: Path) -> subprocess.Popen[bytes]:
+def test_certificates_that_are_missing_are_told_of_at_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(cluster, "Workers", lambda *_, **__: pytest.fail("it was tried all the same"))
+    place = ClusterSpec(scheduler="tls://127.0.0.1:1")
+    told = (
+        r"^tls://127.0.0.1:1: needs certificates; give --cluster a file with .*security: .*DASK_DISTRIBUTED__COMM__TLS"
+    )
+    with pytest.raises(UsageError, match=told), connect(place, nothing_needed(tmp_path), print):
+        pass
+    with pytest.raises(UsageError, match="needs certificates; give --tls CA CERT KEY"):
+        cluster.security_for("tls://127.0.0.1:1", "worker", None)
+    keys = {"ca_file": tmp_path / "ca.pem", "cert": tmp_path / "c.pem", "key": tmp_path / "k.pem"}
+    place = ClusterSpec.model_validate({"scheduler": "tls://127.0.0.1:1", "security": keys})
+    with (
+        pytest.raises(UsageError, match=r"ca.pem: no such file; expected a PEM"),
+        connect(place, nothing_needed(tmp_path), print),
+    ):
+        pass
+    # Dask's own settings do as well.
+    tls = {"ca-file": "ca", "client.cert": "c", "client.key": "k"}
+    with dask.config.set({f"distributed.comm.tls.{name}": value for name, value in tls.items()}):
+        assert cluster.security_for("tls://127.0.0.1:1", "client", None) is None
+    assert cluster.security_for("tcp://127.0.0.1:1", "client", None) is None
+
+
+def test_arguments_that_a_class_does_not_take(monkeypatch) -> None:
+    """The reason is what it all began with; Dask's logs, which tell it several times, are not wanted."""
+
+    def start(workers: int = 1) -> None:
+        del workers
+
+    class Picky:
+        def __init__(self, silence_logs: int = logging.WARNING, **arguments: object) -> None:
+            levels.append(silence_logs)
+            try:
+                start(**arguments)
+            except TypeError as error:
+                raise RuntimeError("Nanny failed to start.") from error
+
+    levels: list[int] = []
+    monkeypatch.setattr(cluster, "_class_of", lambda _: Picky)
+    place = ClusterSpec.model_validate({"class": "distributed.LocalCluster", "arguments": {"nonsense": 1}})
+    told = "^distributed.LocalCluster: .*unexpected keyword argument 'nonsense'; see its `arguments`$"
+    with pytest.raises(UsageError, match=told), cluster._started(place):
+        pass
+    own = place.model_copy(update={"arguments": {"nonsense": 1, "silence_logs": logging.INFO}})
+    with pytest.raises(UsageError), cluster._started(own):
+        pass
+    assert levels == [logging.CRITICAL, logging.INFO]
+
+
+class Page(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(int(self.path.strip("/")))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_dashboard_is_named_where_there_is_one() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        pages = {status: f"http://127.0.0.1:{server.server_port}/{status}" for status in (200, 403, 404)}
+        found = {status: cluster.dashboard(SimpleNamespace(dashboard_link=page)) for status, page in pages.items()}
+        server.shutdown()
+    assert found == {200: pages[200], 403: pages[403], 404: None}
+    assert cluster.dashboard(SimpleNamespace(dashboard_link=f"http://127.0.0.1:{closed_port()}/status")) is None
+    assert cluster.dashboard(SimpleNamespace(dashboard_link=None)) is None
+
+
+def start_scheduler(file: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(file)]
-    return subprocess.Popen([*command, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"])
+    return subprocess.Popen([*command, "--host", "127.0.0.1", "--port", "0", "--no-dashboard", *more])
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +360,44 @@ def test_tileseg_workers_give_the_same_bytes(scheduler, scene) -> None:
         assert (scene / "far" / name).read_bytes() == (scene / "alone" / name).read_bytes()
     assert not list((scene / "far/.state").glob("shared-*"))
     assert "</html>" in (scene / "r.html").read_text()
+
+
+def make_certificates(folder: Path) -> tuple[Path, Path]:
+    """One for all, signed by itself: certificate (and CA), and key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tileseg")])
+    today = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(today - dt.timedelta(days=1))
+        .not_valid_after(today + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8, serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(*reversed(plain)))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@pytest.mark.slow
+def test_over_an_encrypted_connection(scene, tmp_path) -> None:
+    cert, key = make_certificates(tmp_path)
+    file = tmp_path / "scheduler.json"
+    keys = ["--tls-ca-file", str(cert), "--tls-cert", str(cert), "--tls-key", str(key)]
+    with ended(start_scheduler(file, "--protocol", "tls", *keys)):
+        wait_for(file.exists)
+        address = json.loads(file.read_text())["address"]
+        assert address.startswith("tls://")
+        spec = spec_file(
+            tmp_path, f"scheduler: {address}\nwait: 200\nsecurity: {{ca_file: {cert}, cert: {cert}, key: {key}}}\n"
+        )
+        worker = [sys.executable, "-m", "tileseg", "worker", address, "--device", "cpu", "--threads", "1"]
+        with ended(subprocess.Popen([*worker, "--tls", str(cert), str(cert), str(key)])):
+            done = tileseg(scene, "run", *options(scene, tmp_path.name), "--cluster", str(spec))
+            assert done.returncode == 0, done.stderr
+    assert tree(scene / tmp_path.name / "mosaic.zarr") == tree(scene / "alone/mosaic.zarr")
+    assert key.read_text() not in (scene / tmp_path.name / "summary.json").read_text()
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import importlib
+import inspect
 import json
 import logging
 import multiprocessing.util
@@ -12,9 +14,12 @@ import signal
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -69,6 +74,13 @@ _EXTRAS = {
 _SCRATCH = "dask-scratch-space"
 """Part of the names of the folders that Dask puts on ``sys.path``."""
 _CONNECT_SECONDS = 10.0
+_PAGE_SECONDS = 2.0
+_ENCRYPTED = ("tls://", "wss://")
+_CERTIFICATES = {
+    "client": "give --cluster a file with `scheduler:` and `security: {ca_file: ..., cert: ..., key: ...}`",
+    "worker": "give --tls CA CERT KEY",
+}
+"""Role -> how its certificates are given."""
 _GRACE_SECONDS = 1.0
 """After all workers were refused, until that is final."""
 
@@ -220,8 +232,47 @@ def restore_path(before: Sequence[str]) -> None:
 
 
 def dashboard(client: Client) -> str | None:
-    """Address of the page on which Dask shows what it does; None where the packages for it are not there."""
-    return client.dashboard_link or None if find_spec("bokeh") is not None else None
+    """Address of the page on which Dask shows what it does; None where there is none.
+
+    A scheduler names an address in any case, also without Bokeh or with ``--no-dashboard``.
+    """
+    address = client.dashboard_link if find_spec("bokeh") is not None else None
+    return address if address and _has_page(address) else None
+
+
+def _has_page(address: str) -> bool:
+    """Whether a page is there, for those who may see it."""
+    if not address.startswith(("http://", "https://")):
+        return True  # below that of a notebook server, as Dask's settings say
+    try:
+        urllib.request.urlopen(address, timeout=_PAGE_SECONDS).close()  # noqa: S310 - http or https
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code != HTTPStatus.NOT_FOUND
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
+
+
+def security_for(address: str, role: str, files: tuple[Path, Path, Path] | None) -> Security | None:
+    """The certificates of a ``client`` or ``worker``: from files (CA, certificate, key), or None: from Dask's settings.
+
+    Raises UsageError where a file is missing, or an address needs certificates and there are none.
+    """
+    if files is not None:
+        for file in files:
+            if not file.is_file():
+                raise UsageError(f"{file}: no such file; expected a PEM file for {address}")
+        ca, cert, key = map(str, files)
+        names = {f"tls_{role}_cert": cert, f"tls_{role}_key": key}
+        return Security(tls_ca_file=ca, require_encryption=True, **names)
+    known = Security().get_tls_config_for_role(role)
+    if address.startswith(_ENCRYPTED) and not (known["ca_file"] and known["cert"]):
+        variables = (
+            f"DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ..._TLS__{role.upper()}__CERT and ..._TLS__{role.upper()}__KEY"
+        )
+        raise UsageError(f"{address}: needs certificates; {_CERTIFICATES[role]}, or set {variables}")
+    return None
 
 
 @contextmanager
@@ -253,15 +304,19 @@ def performance_report(client: Client, path: Path, tell: Callable[[str], None]) 
 def _started(place: ClusterSpec) -> Iterator[Any]:
     """A cluster of the class that the spec names."""
     cluster_class = _class_of(place.kind or "")
+    silent = "silence_logs" in inspect.signature(cluster_class).parameters and "silence_logs" not in place.arguments
+    # What goes wrong is raised: Dask's logs tell it several times, with tracebacks.
+    quiet = {"silence_logs": logging.CRITICAL} if silent else {}
     try:
         with warnings.catch_warnings():
             # Any other port will do: its address is printed.
             warnings.filterwarnings("ignore", r"\s*Port \d+ is already in use", UserWarning)
-            cluster = cluster_class(**place.arguments)
-    except TypeError as error:
-        raise UsageError(f"{place.kind}: {str(error).splitlines()[0]}") from error
+            cluster = cluster_class(**quiet, **place.arguments)
     except Exception as error:
-        raise TilesegError(f"{place.kind}: cannot be started: {_one_line(error)}") from error
+        cause = _root(error)
+        if isinstance(cause, TypeError):  # arguments that the class, or what it passes them on to, does not take
+            raise UsageError(f"{place.kind}: {_one_line(cause)}; see its `arguments`") from error
+        raise TilesegError(f"{place.kind}: cannot be started: {_one_line(cause)}") from error
     try:
         if place.adapt is not None:
             cluster.adapt(minimum=place.adapt.minimum, maximum=place.adapt.maximum)
@@ -270,6 +325,13 @@ def _started(place: ClusterSpec) -> Iterator[Any]:
         yield cluster
     finally:
         _quietly(cluster.close)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error was raised because of, first of all."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _class_of(kind: str) -> Any:
@@ -313,10 +375,9 @@ def address_in(file: Path | None, deadline: float) -> str:
 @contextmanager
 def _connected(target: Any, place: ClusterSpec) -> Iterator[Workers]:
     keys = place.security
-    security = Security(
-        tls_ca_file=str(keys.ca_file), tls_client_cert=str(keys.cert), tls_client_key=str(keys.key),
-        require_encryption=True,
-    ) if keys is not None else None  # fmt: skip
+    files = None if keys is None else (keys.ca_file, keys.cert, keys.key)
+    # Clusters that were started here have their own.
+    security = security_for(target, "client", files) if isinstance(target, str) else None
     seconds = min(place.wait, _CONNECT_SECONDS)
     try:
         with warnings.catch_warnings():

@@ -122,8 +122,9 @@ class ClusterSpec(BaseModel):
     """Certificates for a scheduler's address."""
     gpu: bool = False
     """Use only workers that see a GPU."""
-    wait: float = Field(default=30.0, gt=0)
-    """Seconds until the first worker must have come: more where jobs wait in a queue."""
+    wait: float = Field(default=25.0, gt=0)
+    """Seconds until the first worker must have come: more where jobs wait in a queue. By default few enough that a run
+    without one is refused within half a minute, its own start and end included."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

@@ -13,11 +13,10 @@ from typing import Any
 
 import dask
 from distributed import Nanny
-from distributed.security import Security
 
 from tileseg import hardware
 from tileseg.admission import IN_FLIGHT, RESOURCE
-from tileseg.cluster import SETTINGS, Setup, address_in, process_environment
+from tileseg.cluster import SETTINGS, Setup, address_in, process_environment, security_for
 from tileseg.errors import TilesegError, UsageError
 from tileseg.segment import COMPUTE_THREADS
 
@@ -74,10 +73,7 @@ def serve(options: WorkerOptions) -> str:
 
 async def _serve(options: WorkerOptions, address: str, devices: tuple[str, ...], threads: int) -> bool:
     """Whether a signal came."""
-    keys = options.security
-    security = Security(
-        tls_ca_file=str(keys[0]), tls_worker_cert=str(keys[1]), tls_worker_key=str(keys[2]), require_encryption=True
-    ) if keys is not None else None  # fmt: skip
+    security = security_for(address, "worker", options.security)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
