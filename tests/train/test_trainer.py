@@ -105,6 +105,7 @@ def test_a_model_folder_comes_out(dataset, tmp_path) -> None:
     assert len(card.scaling.mean) == 3
     assert card.training["spec"]["network"]["width"] == 0.02
     assert card.training["iou_house"] == pytest.approx(report.score.iou["house"], abs=1e-3)
+    assert card.training["iou_by_scene"] == {"v0": {n: card.training[f"iou_{n}"] for n in ("ground", "house")}}
     assert model.output_shape == (None, None, None, 2)
     assert listener.steps == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in listener.scores] == [3, 6]

@@ -596,4 +596,8 @@ def _facts(progress: Progress, score: Score | None) -> dict[str, Any]:
     if score is not None:
         facts["mean_iou"] = round(score.mean_iou, 4)
         facts.update({f"iou_{name}": round(value, 4) for name, value in score.iou.items()})
+        facts["iou_by_scene"] = {
+            scene: {name: round(value, 4) for name, value in found.items()}
+            for scene, found in score.iou_by_scene.items()
+        }
     return facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +26,28 @@ LARGEST = 512
 class Score:
     """What a validation found."""
 
-    matrix: Matrix
-    """(class, class) pixels, [truth, prediction]."""
+    matrices: Mapping[str, Matrix]
+    """By scene: (class, class) pixels, [truth, prediction]."""
     classes: tuple[ClassInfo, ...]
+
+    @property
+    def matrix(self) -> Matrix:
+        """(class, class) pixels of all scenes."""
+        return np.asarray(sum(self.matrices.values()), np.int64)
 
     @property
     def iou(self) -> dict[str, float]:
         """Of each class that the truth or the prediction has."""
-        found = iou(self.matrix)
-        return {info.name: float(v) for info, v in zip(self.classes, found, strict=True) if not math.isnan(v)}
+        return self._named(self.matrix)
+
+    @property
+    def iou_by_scene(self) -> dict[str, dict[str, float]]:
+        """The same in each scene: all together tell little where scenes are of several kinds."""
+        return {name: self._named(matrix) for name, matrix in self.matrices.items()}
+
+    def _named(self, matrix: Matrix) -> dict[str, float]:
+        pairs = zip(self.classes, iou(matrix), strict=True)
+        return {info.name: float(value) for info, value in pairs if not math.isnan(value)}
 
     @property
     def mean_iou(self) -> float:
@@ -71,8 +84,8 @@ def validate(
     batch: int,
     threads: int,
 ) -> Score:
-    """Count every pixel of the places once; memory does not grow with their number."""
-    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    """Count every pixel of the places once; memory does not grow with their number, only with that of scenes."""
+    matrices = {scene.name: np.zeros((len(classes), len(classes)), np.int64) for scene, _ in places}
 
     def read(index: int) -> tuple[npt.NDArray[np.float32], Labels]:
         chosen = [read_unit(place, side, values) for place in places[index * batch : (index + 1) * batch]]
@@ -80,6 +93,10 @@ def validate(
         chosen += [(chosen[-1][0], np.full_like(chosen[-1][1], IGNORE))] * (batch - len(chosen))
         return np.stack([pixels for pixels, _ in chosen]), np.stack([labels for _, labels in chosen])
 
-    for images, truth in prefetched(read, 0, -(-len(places) // batch), ahead=2 * threads, threads=threads):
-        matrix += confusion(truth, labels_of(images), len(classes))
-    return Score(matrix, classes)
+    batches = prefetched(read, 0, -(-len(places) // batch), ahead=2 * threads, threads=threads)
+    for index, (images, truth) in enumerate(batches):
+        # What a last batch was filled up with has no place, and falls away.
+        looked_at = places[index * batch : (index + 1) * batch]
+        for (scene, _), true, found in zip(looked_at, truth, labels_of(images), strict=False):
+            matrices[scene.name] += confusion(true, found, len(classes))
+    return Score(matrices, classes)
