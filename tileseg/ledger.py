@@ -98,7 +98,7 @@ class Ledger:
         """Options and fingerprint of the run that the folder belongs to, or None."""
         try:
             text = at(self.run_file).read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             return json.loads(text)  # type: ignore[no-any-return]

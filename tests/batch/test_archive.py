@@ -208,6 +208,22 @@ def test_a_folder_that_another_batch_took_meanwhile_is_left_to_it(model, tmp_pat
     assert outcomes(batch_of([first], tmp_path / "out", model)) == {"m": ("skipped", "one.tileseg")}
 
 
+def test_what_lies_where_a_folder_should_be_is_told_of(model, tmp_path) -> None:
+    (scenes,) = equal_stems(tmp_path, "m")
+    state = tmp_path / "out" / "one.tileseg" / ".state"
+    (state / "source.json").mkdir(parents=True)
+    (told,) = batch_of([scenes], tmp_path / "out", model).results
+    assert (told.status, told.code) == ("unusable", 42)
+    assert "source.json: cannot be read: Is a directory" in told.message
+    (state / "source.json").rmdir()
+    (state / "source.json").write_text("[]")  # damaged: as if there were none
+    assert outcomes(batch_of([scenes], tmp_path / "out", model)) == {"m": ("done", "one.tileseg")}
+    (tmp_path / "out2").mkdir()
+    (tmp_path / "out2" / "one.tileseg").touch()
+    (told,) = batch_of([scenes], tmp_path / "out2", model).results
+    assert (told.status, told.code) == ("unusable", 42)
+
+
 def test_a_date_that_is_corrected_is_noted_without_doing_the_scene_again(model, tmp_path) -> None:
     equal_stems(tmp_path, "m")
     for day in ("2024-05-06", "2024-05-07"):

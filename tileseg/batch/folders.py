@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tileseg.batch.sources import Entry, absolute
+from tileseg.errors import InputError, TilesegError
 from tileseg.ledger import Ledger
 from tileseg.pipeline import STATE, SUMMARY
 from tileseg.place import Url, is_address
@@ -77,9 +78,9 @@ def folder_of(entry: Entry, out: Path | Url, identity: Callable[[], str | None])
 def _owner_of(folder: Path | Url) -> Source | None:
     """The scene that a folder belongs to; None where nobody has finished anything in it that is known."""
     found = Source.read(folder)
-    if found is None and "scene" in (summary := _json(folder / SUMMARY)):  # by `tileseg run`
-        scene = str(summary["scene"]["path"])
-        found = Source(scene, absolute(scene))
+    if found is None and isinstance(scene := _json(folder / SUMMARY).get("scene"), dict):  # by `tileseg run`
+        path = str(scene.get("path"))
+        found = Source(path, absolute(path))
     return found
 
 
@@ -95,7 +96,17 @@ def _was_moved(folder: Path | Url, owner: Source, identity: Callable[[], str | N
 
 
 def _json(path: Path | Url) -> dict[str, Any]:
+    """The values of a file; none where it is missing or damaged. Raises InputError where it may not be read."""
     try:
-        return dict(json.loads(at(path).read()))
-    except (FileNotFoundError, ValueError):
+        text = at(path).read()
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except TilesegError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}; choose another --out") from error
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
