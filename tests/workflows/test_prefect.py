@@ -18,7 +18,9 @@ OPTIONS = {"model": "tiny", "block": "64", "workers": "0", "precision": "float32
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("prefect") is None, reason="prefect is not installed; workflows/prefect/try.sh does it"),
+    pytest.mark.skipif(
+        find_spec("prefect") is None, reason="prefect is not installed; workflows/prefect/try.sh does it"
+    ),
 ]
 
 
