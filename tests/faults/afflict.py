@@ -11,7 +11,6 @@ import resource
 import signal
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -26,7 +25,7 @@ _STEP = 64 << 20
 
 
 def _afflicted(job: Job, index: int, clock: segment._Clock) -> tuple[int, tuple[str, ...]]:
-    line = f"{time.time_ns()} {os.getpid()} {Path(job.mosaic.path).parent.resolve()} {index}\n"
+    line = f"{time.time_ns()} {os.getpid()} {job.mosaic.path.parent.resolve()} {index}\n"
     log = os.open(os.environ["FAULT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(log, line.encode())
     os.close(log)

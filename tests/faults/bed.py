@@ -19,9 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from fakes import save_tiny, smooth_noise, write_scene
+
+if TYPE_CHECKING:
+    from buckets import Bucket
 
 BOUND = 900.0
 """Seconds after which a process hangs. They are many, because processors may be busy; nothing here measures speed."""
@@ -89,6 +93,26 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class InBucket:
+    """Where a run's outputs are, on an object store."""
+
+    bucket: Bucket
+    key: str
+
+    def __str__(self) -> str:
+        return self.bucket.url(self.key)
+
+    @property
+    def name(self) -> str:
+        """As of a folder."""
+        return self.key
+
+    def resolve(self) -> str:
+        """Its address."""
+        return str(self)
+
+
+@dataclass(frozen=True)
 class Ended:
     """How a process ended."""
 
@@ -132,9 +156,11 @@ class Bed:
     def _options(self) -> list[str]:
         return ["--model", "tiny", "--block", "128", "--precision", "float32", "--format", "geojson,gpkg"]
 
-    def run(self, out: Path, *more: str, program: Sequence[str] = _TILESEG, **env: str) -> Process:
-        """Begin (or go on with) the run of the first scene."""
-        scene = str(self.scene())
+    def run(
+        self, out: Path | InBucket, *more: str, program: Sequence[str] = _TILESEG, scene: str = "", **env: str
+    ) -> Process:
+        """Begin (or go on with) the run of the first scene, which may also be read elsewhere."""
+        scene = scene or str(self.scene())
         return self.start("run", scene, "--out", str(out), *self._options, "-q", *more, program=program, **env)
 
     def batch(self, out: str | Path, *more: str, **env: str) -> Process:
@@ -169,12 +195,14 @@ class Bed:
             process.kill()
         return Ended(process.wait(), process.complaints.read_text())
 
-    def begun(self, folder: Path) -> list[tuple[int, int, int]]:
+    def begun(self, folder: Path | InBucket) -> list[tuple[int, int, int]]:
         """(nanoseconds, process, block) of all blocks of a run that were begun."""
         lines = [line.split() for line in self.log.read_text().splitlines()] if self.log.exists() else []
         return [(int(t), int(process), int(block)) for t, process, out, block in lines if out == str(folder.resolve())]
 
-    def compare(self, folder: Path, tally: Tally, name: str = "scene0", known: Sequence[Snapshot] = ()) -> None:
+    def compare(
+        self, folder: Path | InBucket, tally: Tally, name: str = "scene0", known: Sequence[Snapshot] = ()
+    ) -> None:
         """Count what was lost or done twice in a run that is finished, and the files that are not as they should be.
 
         ``known``: what was there at each fault.
@@ -206,26 +234,34 @@ class Snapshot:
 
     time: int
     """Nanoseconds."""
-    records: dict[int, tuple[int, int]]
+    records: dict[int, tuple[object, ...]]
 
 
-def snapshot(folder: Path) -> Snapshot:
+def snapshot(folder: Path | InBucket) -> Snapshot:
     """What is finished now; blocks begun later must not be among it."""
     found = records(folder)
     return Snapshot(time.time_ns(), found)
 
 
-def records(folder: Path) -> dict[int, tuple[int, int]]:
-    """Finished blocks: (time of change, inode) of their records."""
-    found = {}
+def records(folder: Path | InBucket) -> dict[int, tuple[object, ...]]:
+    """Finished blocks: (time of change, inode) of their records; in a bucket, (ETag, time of change)."""
+    if isinstance(folder, InBucket):
+        keys = folder.bucket.keys(f"{folder.key}/.state/done/")
+        return {int(Path(key).stem): folder.bucket.stat(key) for key in keys}
+    found: dict[int, tuple[object, ...]] = {}
     for path in (folder / ".state" / "done").glob("*/*.json"):
         facts = path.stat()
         found[int(path.stem)] = (facts.st_mtime_ns, facts.st_ino)
     return found
 
 
-def digest(folder: Path) -> dict[str, str]:
+def digest(folder: Path | InBucket) -> dict[str, str]:
     """SHA-256 of every file that a run delivers, by relative path; of the summary, that it is there."""
+    if isinstance(folder, InBucket):
+        contents = folder.bucket.contents(f"{folder.key}/")
+        kept = {name: data for name, data in contents.items() if not name.startswith((".state/", "summary.json"))}
+        there = {"summary.json": str("summary.json" in contents)}
+        return {name: hashlib.sha256(data).hexdigest() for name, data in kept.items()} | there
     files = [p for p in (folder / "mosaic.zarr").rglob("*") if p.is_file()]
     files += [p for p in folder.iterdir() if p.is_file() and p.name not in ("summary.json", "item.json")]
     found = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
@@ -243,7 +279,7 @@ def wait_until(condition: Callable[[], bool], process: Process | None = None) ->
     return True
 
 
-def wait_for_blocks(process: Process, folder: Path, goal: int) -> bool:
+def wait_for_blocks(process: Process, folder: Path | InBucket, goal: int) -> bool:
     """Wait until so many blocks are finished; False if the run ended before."""
     return wait_until(lambda: len(records(folder)) >= goal, process)
 

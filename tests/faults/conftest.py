@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from faults.bed import Tally
+from stores.conftest import bucket, moto_port, s3  # noqa: F401 - fixtures
 
 _HEAD = "| fault | how it is made | times | blocks lost | blocks computed twice | hang | result identical | {} |"
 _tallies: list[Tally] = []
