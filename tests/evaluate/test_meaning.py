@@ -58,6 +58,37 @@ def test_masks_of_255_ask_too_and_are_mapped() -> None:
     assert _names(found) == ["background", "1"]
 
 
+def test_masks_of_255_ask_also_where_the_other_side_has_names() -> None:
+    mask = _raster(0, 255)
+    with pytest.raises(UsageError, match="--map-truth 255=building"):
+        agree(mask, MODEL)
+    with pytest.raises(UsageError, match="--map-truth 255=cell"):
+        agree(mask, _raster(0, 1), names=["matrix", "cell"])
+    with pytest.raises(UsageError, match="--map 255=building"):
+        agree(MODEL, mask)
+    found = agree(mask, MODEL, map_truth=["255=building"])
+    assert (_names(found), found.truth) == (["ground", "building", "road"], {"0": 0, "255": 1})
+    assert found.notices == ()
+    assert agree(mask, MODEL, map_truth=["255=2"]).truth == {"0": 0, "255": 2}
+    assert agree(mask, MODEL, map_truth=["255=ignore"]).truth == {"0": 0, "255": 255}
+
+
+def test_the_truth_is_mapped_to_the_names_of_the_prediction() -> None:
+    polygons = Side(Path("osm.geojson"), Path("osm.geojson"), None, {ALL: None})
+    found = agree(polygons, MODEL, map_truth=["*=road"])
+    assert (_names(found), dict(found.truth)) == (["ground", "building", "road"], {ALL: 2})
+    with pytest.raises(UsageError, match=r"expected one of ground \(0\), building \(1\), road \(2\), or ignore"):
+        agree(_raster(0, 7), MODEL, map_truth=["7=tower"])
+
+
+def test_a_name_that_no_side_has_is_told_how_to_be_given() -> None:
+    for maps in ({"map_prediction": ["255=building"]}, {"map_truth": ["1=building"]}):
+        with pytest.raises(UsageError, match=r"building: no such class.*; --classes other,building"):
+            agree(_raster(0, 1), _raster(0, 255), **{"map_prediction": ["255=1"], **maps})
+    found = agree(_raster(0, 1), _raster(0, 255), names=["other", "building"], map_prediction=["255=building,*=other"])
+    assert found.prediction == {"0": 0, "255": 1}
+
+
 def test_names_are_matched_whatever_the_ids() -> None:
     truth = Side(Path("t"), Path("t"), GRID, {"0": "Road", "1": "Ground", "2": "Building"})
     found = agree(truth, MODEL)

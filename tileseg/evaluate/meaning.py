@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tileseg.dataset.spec import IGNORE, IGNORE_NAME
 from tileseg.errors import UsageError
@@ -41,13 +41,16 @@ def agree(
 ) -> Meaning:
     """Find the classes, and what the values of both sides mean.
 
-    The classes are those of the truth, if it names them; ``names`` gives or replaces them, by id. Values are matched
+    The classes are those of the truth if it names them, else of the prediction unless its own map renames them;
+    ``names`` gives or replaces them, by id. Values are matched
     by name where both sides have names, else by id. The maps are texts such as ``building=1`` (value or name of that
     side = name or id of a class, or ``ignore``); ``*=0`` stands for all others that no class is called like. Values of
     the prediction that its map leaves out, and that no class is called like, are background. Raises UsageError where
     something has no counterpart.
     """
     to_truth, to_prediction = _parse("--map-truth", map_truth), _parse("--map", map_prediction)
+    _refuse_mask(truth, to_truth, "--map-truth", names or _foreground(prediction))
+    _refuse_mask(prediction, to_prediction, "--map", names or _foreground(truth))
     legend, notices = _find_classes(truth, prediction, names, to_truth, to_prediction)
     of_truth, _ = _assign(truth, legend, to_truth, "--map-truth", rest_is_background=False)
     of_prediction, left = _assign(prediction, legend, to_prediction, "--map", rest_is_background=True)
@@ -70,6 +73,8 @@ class _Legend:
     infos: tuple[ClassInfo, ...]
     numbers: tuple[int, ...]
     """What the files call each, which may leave gaps."""
+    remedy: str = ""
+    """What to do where a name is not among them, as the end of a sentence."""
 
     def find(self, text: str) -> int | None:
         """Position of a class, by its name or number; None if there is no such class."""
@@ -104,6 +109,21 @@ def _parse(option: str, texts: Sequence[str]) -> dict[str, str]:
     return out
 
 
+def _refuse_mask(side: Side, wanted: Mapping[str, str], option: str, classes: Sequence[str]) -> None:
+    """Masks mostly come as 0 and 255. Raises UsageError where nobody says what 255 means."""
+    if not wanted and not side.is_named and {*side.values} == {"0", str(IGNORE)}:
+        raise UsageError(
+            f"{side.path}: its ids are 0 and {IGNORE}, which usually means unknown; say what it is here: "
+            f"{option} {IGNORE}={classes[-1] if classes else 1} (a class), or {option} {IGNORE}={IGNORE_NAME}"
+        )
+
+
+def _foreground(side: Side) -> list[str]:
+    """Names of the side's classes, those that come first last, without background."""
+    named = [name for name in side.values.values() if name is not None]
+    return [name for name in reversed(named) if name not in side.infos or not side.infos[name].background]
+
+
 def _find_classes(
     truth: Side, prediction: Side, names: Sequence[str], to_truth: Mapping[str, str], to_prediction: Mapping[str, str]
 ) -> tuple[_Legend, list[str]]:
@@ -113,13 +133,8 @@ def _find_classes(
         return _legend(dict(enumerate(names)), known), []
     if truth.is_named:
         return _legend(_listed_names(truth, prediction), known), []
-    if prediction.is_named and not to_prediction and not to_truth:
-        return _of_prediction(truth, prediction, known)
-    if not to_truth and {*truth.values} == {"0", str(IGNORE)}:
-        raise UsageError(
-            f"{truth.path}: its ids are 0 and {IGNORE}, which usually means unknown; say what it is here: "
-            f"--map-truth {IGNORE}=1 (a class), or --map-truth {IGNORE}={IGNORE_NAME}"
-        )
+    if prediction.is_named and not to_prediction:
+        return _of_prediction(truth, prediction, known, to_truth)
     texts = [*(v for v in truth.values if v not in to_truth), *to_truth.values(), *to_prediction.values()]
     texts += [] if to_prediction else prediction.values
     numbers = {1 if text == ALL else int(text) for text in texts if text == ALL or _is_id(text)} - {IGNORE}
@@ -132,7 +147,8 @@ def _find_classes(
             listed[int(wanted)] = value
     if len(listed) == 2 and 0 in listed:
         listed[0] = "background"
-    return _legend(listed, known), []
+    legend = _legend(listed, known)
+    return replace(legend, remedy="; --classes other,building gives them such names"), []
 
 
 def _listed_names(side: Side, other: Side) -> dict[int, str]:
@@ -145,10 +161,14 @@ def _listed_names(side: Side, other: Side) -> dict[int, str]:
     return found_ids if len(found_ids) > 1 else {0: "0", 1: "1"} | found_ids
 
 
-def _of_prediction(truth: Side, prediction: Side, known: Mapping[str, ClassInfo]) -> tuple[_Legend, list[str]]:
+def _of_prediction(
+    truth: Side, prediction: Side, known: Mapping[str, ClassInfo], to_truth: Mapping[str, str]
+) -> tuple[_Legend, list[str]]:
     """The truth has no names and the prediction has."""
     legend = _legend(_listed_names(prediction, truth), known)
     foreground = [info.name for info in legend.infos if not info.background]
+    if to_truth:  # says what the truth shows
+        return legend, []
     if truth.is_vector:
         if len(foreground) != 1:
             raise UsageError(
@@ -195,7 +215,9 @@ def _assign(
     for key, target in wanted.items():
         label = IGNORE if target in (IGNORE_NAME, str(IGNORE)) else legend.find(target)
         if label is None:
-            raise UsageError(f"{option} {key}={target}: no such class; expected one of {legend}, or {IGNORE_NAME}")
+            raise UsageError(
+                f"{option} {key}={target}: no such class; expected one of {legend}, or {IGNORE_NAME}{legend.remedy}"
+            )
         if key == REST:
             rest = label
         elif (value := own_names.get(key.casefold(), key)) in side.values:
@@ -231,6 +253,7 @@ def _by_default(side: Side, value: str, name: str | None, legend: _Legend, optio
         raise UsageError(
             f"{side.path}: {name or value} is none of the classes {legend}; say what it counts as, such as "
             f"{option} {name or value}={legend.infos[-1].name}, or {option} '{name or value}={IGNORE_NAME}'"
+            f"{legend.remedy}"
         )
     return label
 
