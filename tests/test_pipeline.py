@@ -338,6 +338,25 @@ def test_keeping_less_gives_the_same_polygons(scene, model, tmp_path, undisturbe
     assert {name: found[name] for name in wanted} == {name: expected[name] for name in wanted}
 
 
+def test_pages_of_a_stack_are_scenes_of_their_own(model, tmp_path, monkeypatch) -> None:
+    """Also where all pages have the size and the type of the first one, and GDAL would take the folder for a page."""
+    monkeypatch.chdir(tmp_path)
+    pages = [smooth_noise(40, 60, 3, seed=i) for i in range(2)]
+    write_scene(Path("stack.tif"), pages[0], crs=None)
+    with rasterio.open("stack.tif", "r") as file:
+        profile = {**file.profile, "append_subdataset": True}
+    with rasterio.open("stack.tif", "w", **profile) as file:
+        file.write(np.moveaxis(pages[1], -1, 0))
+    for number, page in enumerate(pages, 1):
+        run(spec(Path(f"GTIFF_DIR:{number}:stack.tif"), model, None, formats="geojson,gpkg"))
+        alone = run(spec(write_scene(Path("alone.tif"), page, crs=None), model, Path(f"alone{number}")))
+        assert delivered(Path(f"stack-{number}.tileseg"))["labels.tif"] == delivered(alone.folder)["labels.tif"]
+    with pytest.raises(UsageError, match="made with other options"):
+        run(spec(Path("GTIFF_DIR:2:stack.tif"), model, Path("stack-1.tileseg"), formats="geojson,gpkg"))
+    odd = run(spec(Path("GTIFF_DIR:2:stack.tif"), model, Path("GTIFF_DIR:2:odd"), formats="geojson,gpkg"))
+    assert all(Path(place).exists() for place in odd.outputs.values())
+
+
 def test_scene_smaller_than_everything(model, tmp_path) -> None:
     path = write_scene(tmp_path / "scene.tif", smooth_noise(1, 3, 3))
     report = run(spec(path, model, tmp_path / "run", block=None))

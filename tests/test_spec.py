@@ -17,6 +17,21 @@ def test_text_with_commas_becomes_lists() -> None:
     assert spec.max_memory == 8 << 30
 
 
+@pytest.mark.parametrize(
+    ("scene", "folder"),
+    [
+        ("in/a.b.tif", "a.b.tileseg"),
+        ("GTIFF_DIR:3:in/stack.tif", "stack-3.tileseg"),
+        ("GTIFF_DIR:off:824:stack.tif", "stack-off-824.tileseg"),
+        ("GPKG:in/two.gpkg:second", "two-second.tileseg"),
+        ("s3://bucket/in/a.tif", "a.tileseg"),
+    ],
+)
+def test_the_usual_folder_is_one_that_every_program_takes(scene, folder) -> None:
+    """GDAL reads colons as notation of its own."""
+    assert str(RunSpec.parse({"scene": scene}).folder) == folder
+
+
 def test_numbers_are_taken_as_they_are_meant() -> None:
     spec = RunSpec.parse({"scene": "a.tif", "scales": 0.5, "min_area": 25, "simplify": 0.5, "classes": [1, "road"]})
     assert spec.scales == (Fraction(1, 2),)

@@ -7,13 +7,12 @@ files on a server, only those that need no other files beside them are read.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from tileseg.errors import InputError, Unreachable
-from tileseg.place import Url, is_address
+from tileseg.place import SubDataset, Url, is_address
 from tileseg.storage import Refused, Stamp, at
 
 DRIVERS = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "BMP", "WEBP", "HFA", "ENVI", "NITF", "GPKG", "VRT")
@@ -42,7 +41,6 @@ _FORMATS = "GeoTIFF, JPEG, PNG, JPEG 2000, BMP, WebP, Erdas Imagine, ENVI, NITF,
 _HEAD = 4096
 _LARGEST_VRT = 64 << 20
 _DEEPEST_VRT = 8
-_SUBDATASET = re.compile(r"(?:(GTIFF_DIR):(?P<page>\d+|off:\d+):(?P<tif>.+)|(GPKG):(?P<gpkg>.+):(?P<table>[^:/\\]+))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +80,18 @@ def identify(path: str | Path | Url) -> Source:
         return _on_server(path)
     if text.startswith(("/vsi", "\\vsi")) or "://" in text:
         raise InputError(f"{text}: not a path or an address that is read; expected s3://, gs://, az:// or https://")
-    match = _SUBDATASET.fullmatch(text)
-    if match is None or Path(text).exists():
+    part = SubDataset.parse(text)
+    if part is None or Path(text).exists():
         file = Path(text).absolute()
         driver, files = _inspect(file, text, ())
         return Source(str(file), driver, files)
-    inner = match["tif"] or match["gpkg"]
-    file = Path(inner).absolute()
-    driver, files = _inspect(file, inner, ())
-    wanted = match[1] or match[4]
-    if {"GTIFF_DIR": "GTiff", "GPKG": "GPKG"}[wanted] != driver:
-        raise InputError(f"{text}: {inner} is no {wanted.removesuffix('_DIR')} file, so it has no such sub-dataset")
-    name = f"GTIFF_DIR:{match['page']}:{file}" if match["tif"] else f"GPKG:{file}:{match['table']}"
-    return Source(name, driver, files)
+    file = Path(part.file).absolute()
+    driver, files = _inspect(file, part.file, ())
+    if {"GTIFF_DIR": "GTiff", "GPKG": "GPKG"}[part.kind] != driver:
+        raise InputError(
+            f"{text}: {part.file} is no {part.kind.removesuffix('_DIR')} file, so it has no such sub-dataset"
+        )
+    return Source(str(replace(part, file=str(file))), driver, files)
 
 
 def _on_server(path: str | Path | Url) -> Source:

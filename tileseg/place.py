@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ BUCKETS = ("s3", "gs", "az")
 _WEB = ("https", "http")
 """Schemes of web servers, which are read only."""
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SUBDATASET = re.compile(r"(GTIFF_DIR):(?P<page>\d+|off:\d+):(?P<tif>.+)|(GPKG):(?P<gpkg>.+):(?P<table>[^:/\\]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,52 @@ class Url:
     def absolute(self) -> Self:
         """Itself."""
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class SubDataset:
+    """One raster of several in a file, by GDAL's name for it: ``GTIFF_DIR:2:scene.tif``, ``GPKG:scene.gpkg:table``."""
+
+    kind: str
+    """``GTIFF_DIR`` or ``GPKG``."""
+    file: str
+    """The file, as the name has it."""
+    part: str
+    """Number of the page (or ``off:`` and its place in the file), or name of the table."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """None where the text is no such name. A file may be called so all the same: whoever opens it looks first."""
+        match = _SUBDATASET.fullmatch(text)
+        if match is None:
+            return None
+        return cls(match[1] or match[4], match["tif"] or match["gpkg"], match["page"] or match["table"])
+
+    def __str__(self) -> str:
+        return f"GTIFF_DIR:{self.part}:{self.file}" if self.kind == "GTIFF_DIR" else f"GPKG:{self.file}:{self.part}"
+
+
+def file_of(text: str) -> str:
+    """The file in which a scene lies: the scene itself, unless it is one raster of several."""
+    found = SubDataset.parse(text)
+    return text if found is None else found.file
+
+
+def with_file(text: str, change: Callable[[str], str]) -> str:
+    """A scene with the path of its file changed."""
+    found = SubDataset.parse(text)
+    return change(text) if found is None else str(replace(found, file=change(found.file)))
+
+
+def stem_of(text: str) -> str:
+    """What a scene's outputs are called: its name without ending, and which raster of its file it is.
+
+    Without colons: GDAL would take ``GTIFF_DIR:1:scene.tileseg/labels.tif`` for a page of a file.
+    """
+    found = SubDataset.parse(text)
+    name = file_of(text).rstrip("/").rpartition("/")[2]
+    stem = name.removesuffix(PurePosixPath(name).suffix) or "scene"
+    return stem if found is None else f"{stem}-{found.part.replace(':', '-')}"
 
 
 def is_address(text: str) -> bool:

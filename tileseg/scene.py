@@ -36,7 +36,7 @@ from rasterio.vrt import WarpedVRT
 from tileseg.errors import InputError, Unreachable, UsageError
 from tileseg.formats import Source, identify
 from tileseg.grid import Grid
-from tileseg.place import Url
+from tileseg.place import SubDataset, Url
 from tileseg.storage import is_yes, patiently, s3_endpoint, silent_seconds
 from tileseg.window import Window
 
@@ -685,6 +685,8 @@ def _identity(source: Source, dataset: DatasetReader) -> str:
         (dataset.height, dataset.width, dataset.count, dataset.dtypes, tuple(dataset.transform)[:6]),
         dataset.crs.to_wkt() if dataset.crs else None,
     ]
+    if part := SubDataset.parse(source.name):  # the pages of a stack are mostly alike
+        facts.append(part.part)
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

@@ -24,7 +24,7 @@ from pydantic import (
 
 from tileseg.errors import UsageError
 from tileseg.nn.card import first_problem
-from tileseg.place import Url, parse_place
+from tileseg.place import Url, parse_place, stem_of
 from tileseg.plan import Keep, Stitch
 from tileseg.tta import Flips, parse_scale
 
@@ -163,7 +163,8 @@ class RunSpec(BaseModel):
     scene: Place
     """A raster that GDAL reads: a path, or an address such as ``s3://bucket/scene.tif``."""
     out: Place | None = None
-    """Output folder, or an address on an object store; by default ``<stem>.tileseg`` in the current folder."""
+    """Output folder, or an address on an object store; by default ``<stem>.tileseg`` in the current folder
+    (``<stem>-<page or table>.tileseg`` of one raster of several in a file)."""
     model: str = "embedded"
     """``embedded``, or a model folder (card.json + model.keras)."""
 
@@ -285,7 +286,7 @@ class RunSpec(BaseModel):
     @property
     def folder(self) -> Path | Url:
         """Where the outputs go."""
-        return self.out or Path(f"{self.scene.name.removesuffix(self.scene.suffix) or 'scene'}.tileseg")
+        return self.out or Path(f"{stem_of(str(self.scene))}.tileseg")
 
     def choices(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: two runs that differ here do not share a folder."""

@@ -49,6 +49,14 @@ def test_folders_of_equal_stems_differ_in_any_order(archive) -> None:
     assert {Path(entry.scene): entry.folder for entry in backwards} == folders
 
 
+def test_pages_of_a_stack_are_scenes_beside_the_list_that_names_them(archive, monkeypatch) -> None:
+    (archive / "l.txt").write_text("GTIFF_DIR:1:a/x.tif\nGTIFF_DIR:2:a/x.tif\nGPKG:w.gpkg:old\n")
+    monkeypatch.chdir(archive / "b")
+    listed = read_sources([archive / "l.txt", "GTIFF_DIR:1:../a/x.tif"])
+    assert [entry.scene for entry in listed[:2]] == [f"GTIFF_DIR:{i}:{archive}/a/x.tif" for i in (1, 2)]
+    assert [entry.folder for entry in listed] == ["x-1.tileseg", "x-2.tileseg", "w-old.tileseg"]
+
+
 def test_a_scene_is_the_same_by_all_ways_that_lead_to_it(archive, monkeypatch) -> None:
     (archive / "lists").mkdir()
     (archive / "lists" / "l.txt").write_text("../a/x.tif\n../lists/../w.tif\n")

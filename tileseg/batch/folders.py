@@ -18,7 +18,7 @@ from tileseg.batch.sources import Entry, absolute
 from tileseg.errors import InputError, TilesegError
 from tileseg.ledger import Ledger
 from tileseg.pipeline import STATE, SUMMARY
-from tileseg.place import Url, is_address
+from tileseg.place import Url, file_of, is_address
 from tileseg.storage import at, write_atomic
 
 SOURCE = "source.json"
@@ -89,7 +89,7 @@ def _was_moved(folder: Path | Url, owner: Source, identity: Callable[[], str | N
 
     An address is not asked for: its identity holds the server's time and, mostly, a digest of the content.
     """
-    if not is_address(owner.place) and Path(owner.place).exists():
+    if not is_address(owner.place) and Path(file_of(owner.place)).exists():
         return False
     run = Ledger(folder / STATE).read_run()
     return run is not None and run["identity"]["scene"] == identity()

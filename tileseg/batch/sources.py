@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from tileseg.errors import InputError, Unreachable, UsageError
-from tileseg.place import Url, is_address, parse_place, shown
+from tileseg.place import Url, file_of, is_address, parse_place, shown, stem_of, with_file
 from tileseg.spec import RunSpec
 from tileseg.storage import at
 
@@ -77,8 +77,7 @@ class Entry:
     @property
     def names(self) -> tuple[str, str]:
         """What its folder may be called: after its stem, and with a digest of where it lies and of its options."""
-        name = self.shown.rstrip("/").rpartition("/")[2]
-        stem = name.removesuffix(Path(name).suffix) or "scene"
+        stem = stem_of(self.shown)
         text = f"{self.place} {sorted(self.options.items())}"
         return f"{stem}.tileseg", f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.tileseg"
 
@@ -115,7 +114,7 @@ def storage(scene: str) -> str:
         return f"{address.scheme}://{address.netloc}"
     if scene.startswith("/vsi"):
         return "/".join(scene.split("/")[:3])
-    return _device(str(Path(scene).absolute().parent))
+    return _device(str(Path(file_of(scene)).absolute().parent))
 
 
 @cache
@@ -140,7 +139,7 @@ def _entries(source: str, asset: str | None) -> Iterator[Entry]:
         yield from _table(path)
     elif path.is_file() and ending in (".json", ".geojson"):
         yield from _stac(source, asset)
-    elif path.exists():
+    elif path.exists() or Path(file_of(source)).is_file():
         yield Entry(source, "")
     elif glob.has_magic(source):
         matches = map(Path, sorted(glob.glob(source, recursive=True)))  # noqa: PTH207 - pathlib's takes no absolute ones
@@ -254,7 +253,7 @@ def _beside(manifest: Path | Url, text: str) -> str:
     if isinstance(manifest, Url):
         # Keys have no "..": whoever wrote the list meant folders. One that leads out of the bucket is told of as it is.
         return f"{manifest.root}/{posixpath.normpath(str(PurePosixPath(manifest.parent.key, text)))}"
-    return _tidy(str(manifest.parent / text))
+    return with_file(text, lambda file: _tidy(str(manifest.parent / file)))
 
 
 def _tidy(path: str) -> str:
@@ -399,7 +398,11 @@ def absolute(scene: str) -> str:
     """A scene as it may be written down, absolute: the same by all ways to its folder, links among them."""
     if "://" in scene or scene.startswith("/vsi"):
         return shown(scene)
-    path = Path(scene).absolute()
+    return with_file(scene, _absolute)
+
+
+def _absolute(file: str) -> str:
+    path = Path(file).absolute()
     return str(_resolved(path.parent) / path.name)
 
 

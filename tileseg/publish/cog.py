@@ -51,7 +51,8 @@ def write_label_cog(
     depend on the size; on disk, the labels lie there twice while it works. Raises TilesegError if it cannot be
     written.
     """
-    scratch = path.with_name(f".{path.name}.partial")
+    # Absolute: GDAL reads a colon in a relative path as its own notation for a part of a file.
+    scratch = path.absolute().with_name(f".{path.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)

@@ -166,7 +166,8 @@ class _Writer(Protocol):
 @contextmanager
 def _writer(form: VectorFormat, path: Path, table: Table) -> Iterator[_Writer]:
     """A writer to a temporary name, renamed at the end if nothing went wrong."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")  # GDAL goes by the ending
+    # With the ending, by which GDAL goes; absolute, because it takes colons in a relative path for notation of its own.
+    partial = path.absolute().with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)
