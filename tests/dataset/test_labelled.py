@@ -17,9 +17,11 @@ import rasterio.warp
 import shapely
 from affine import Affine
 from dataset_files import NORTH_UP, UTM, box, dataset, noise, patchy, polygons, write
+from PIL import Image
 from rasterio.enums import Resampling
 
 from tileseg.dataset import LabelledScene, load_dataset
+from tileseg.dataset.check import check_dataset
 from tileseg.dataset.truth import RasterTruth, WarpedTruth
 from tileseg.errors import InputError, UsageError
 from tileseg.window import Window
@@ -41,6 +43,28 @@ def refusal(folder: Path, image: Path, labels: Path, entry: str = "", head: str 
         read()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_pages_of_a_stack_are_images_and_labels(tmp_path: Path) -> None:
+    pixels, labels = noise(3 * 50, 70, 1).reshape(3, 50, 70), patchy(3 * 50, 70).reshape(3, 50, 70)
+    for name, pages in (("stack.tif", pixels), ("truth.tif", labels)):
+        first, *others = map(Image.fromarray, pages)
+        first.save(tmp_path / name, save_all=True, append_images=others)
+    text = "bands = ['grey']\n" + "".join(
+        ENTRY.format(image=f"GTIFF_DIR:{page}:stack.tif", labels=f"GTIFF_DIR:{page}:truth.tif") for page in (1, 3)
+    )
+    scenes = load_dataset(dataset(tmp_path, text)).train  # the files are relative to the TOML
+    assert [scene.name for scene in scenes] == ["stack-1", "stack-3"]
+    assert scenes[0].key != scenes[1].key
+    for scene, page in zip(scenes, (0, 2), strict=True):
+        image, truth = scene.read(scene.extent)
+        np.testing.assert_array_equal(image[..., 0], pixels[page])
+        np.testing.assert_array_equal(truth, labels[page])
+    report = check_dataset(tmp_path / "dataset.toml")
+    assert [fact.size for fact in report.facts] == [(50, 70)] * 2
+    gone = text + ENTRY.format(image="GTIFF_DIR:1:gone.tif", labels="GTIFF_DIR:1:away.tif")
+    told = [finding.message for finding in check_dataset(dataset(tmp_path, gone)).findings if finding.level == "error"]
+    assert [line.partition("; ")[0].partition("tif: ")[2] for line in told] == ["is not there"] * 2
 
 
 def test_pixels_and_labels_are_those_of_the_files(tmp_path: Path) -> None:

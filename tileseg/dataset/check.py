@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 
 from tileseg.dataset.labelled import LabelledScene, mask_doubt, open_image, open_labelled
-from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, list_pairs, parse_gsd, read_spec
+from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, is_there, list_pairs, parse_gsd, read_spec
 from tileseg.dataset.truth import RasterTruth, VectorTruth, WarpedTruth, is_placed
 from tileseg.errors import InputError
 from tileseg.grid import Grid
@@ -172,7 +172,7 @@ def _check_pair(
         try:
             open_image(pair, spec)
         except InputError:
-            if not pair.labels.exists():
+            if not is_there(pair.labels):
                 found.append(Finding("error", f"{pair.labels}: is not there; expected the labels of {pair.image.name}"))
         return None, None, found
     findings = [*_georeference(scene, pair, gsd), *_label_values(scene, pair, spec)]

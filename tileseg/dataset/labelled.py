@@ -14,7 +14,7 @@ import numpy.typing as npt
 from affine import Affine
 
 from tileseg.dataset.rescale import Axis, Rescale
-from tileseg.dataset.spec import IGNORE, IGNORE_NAME, DatasetSpec, Pair, Split
+from tileseg.dataset.spec import IGNORE, IGNORE_NAME, DatasetSpec, Pair, Split, is_there
 from tileseg.dataset.truth import Labels, RasterTruth, Truth, WarpedTruth, is_mask, open_truth
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
@@ -209,7 +209,7 @@ def mask_doubt(scene: LabelledScene) -> str | None:
 
 def open_image(pair: Pair, spec: DatasetSpec) -> Scene:
     """The image of a pair. Raises InputError in one line."""
-    if not pair.image.exists():
+    if not is_there(pair.image):
         raise InputError(f"{pair.image}: is not there; expected the image of {pair.labels.name}")
     try:
         return open_scene(pair.image, expected=len(spec.bands), bands=pair.reading.image_bands, names=spec.bands)

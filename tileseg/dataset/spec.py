@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.card import ClassInfo, first_problem
+from tileseg.place import file_of, stem_of, with_file
 
 IGNORE = 255
 """Label of pixels whose class is not known: unlabelled, unsure, outside the scene, or without data in the image."""
@@ -68,8 +69,10 @@ class SceneEntry(Reading):
 
     split: Split = "train"
     image: str
+    """A raster; one of several in a file by GDAL's name for it, such as ``GTIFF_DIR:2:stack.tif``."""
     labels: str
-    """A raster of class ids on any grid, or polygons in any coordinate reference system."""
+    """A raster of class ids on any grid (or one of several in a file), or polygons in any coordinate reference system.
+    """
     name: str | None = None
 
 
@@ -195,6 +198,7 @@ class Pair:
     name: str
     split: Split
     image: Path
+    """One raster of several in a file goes by GDAL's name for it: see :func:`is_there`."""
     labels: Path
     reading: Reading
     """What the entry says, completed by what the top of the file says."""
@@ -212,8 +216,8 @@ def list_pairs(spec: DatasetSpec, folder: Path) -> tuple[list[Pair], list[str]]:
         try:
             match entry:
                 case SceneEntry():
-                    image = folder / entry.image
-                    pairs.append(Pair(entry.name or image.stem, entry.split, image, folder / entry.labels, reading))
+                    image, labels = _placed(folder, entry.image), _placed(folder, entry.labels)
+                    pairs.append(Pair(entry.name or stem_of(str(image)), entry.split, image, labels, reading))
                 case FolderEntry():
                     pairs.extend(_in_folder(entry, folder, reading, problems))
                 case VocEntry():
@@ -221,6 +225,17 @@ def list_pairs(spec: DatasetSpec, folder: Path) -> tuple[list[Pair], list[str]]:
         except InputError as error:
             problems.append(str(error))
     return _named_apart(pairs), problems
+
+
+def _placed(folder: Path, text: str) -> Path:
+    """A path of the TOML, which is relative to its folder; in a GDAL name it is the file's that is."""
+    plain = folder / text
+    return plain if plain.exists() else Path(with_file(text, lambda file: str(folder / file)))
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file exists, or the one that a GDAL name such as ``GTIFF_DIR:2:stack.tif`` is about."""
+    return path.exists() or Path(file_of(str(path))).is_file()
 
 
 def _complete(spec: DatasetSpec, entry: Reading) -> Reading:
@@ -232,8 +247,9 @@ def _complete(spec: DatasetSpec, entry: Reading) -> Reading:
 
 def _in_folder(entry: FolderEntry, folder: Path, reading: Reading, problems: list[str]) -> Iterator[Pair]:
     images = _matches(folder, entry.images)
-    one_for_all = (folder / entry.labels).is_file()
-    labels = dict.fromkeys(images, folder / entry.labels) if one_for_all else _matches(folder, entry.labels)
+    one = _placed(folder, entry.labels)
+    one_for_all = is_there(one) and not one.is_dir()
+    labels = dict.fromkeys(images, one) if one_for_all else _matches(folder, entry.labels)
     if not images:
         raise InputError(f"{folder / entry.images}: no images there; expected {', '.join(RASTERS[:5])} or the like")
     keys = sorted(images, key=_natural)

@@ -30,7 +30,7 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
 from tileseg.dataset.rescale import Rescale
-from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, Pair
+from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, Pair, is_there
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.scene import LabelRaster, Scene, open_labels, open_scene
@@ -497,7 +497,7 @@ def _first_line(error: Exception) -> str:
 def open_truth(pair: Pair, spec: DatasetSpec, image: Grid, target: Grid, rescale: Rescale) -> Truth:
     """The labels of an image whose own grid is ``image``. Raises InputError in one line."""
     path = pair.labels
-    if not path.exists():
+    if not is_there(path):
         raise InputError(f"{path}: is not there; expected the labels of {pair.image.name}")
     if path.suffix.lower() in VECTORS:
         truth = _open_vectors(pair, spec, target)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyogrio  # before TensorFlow, see publish/vectors.py
 
-from tileseg.dataset.spec import VECTORS
+from tileseg.dataset.spec import VECTORS, is_there
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.nn.card import ClassInfo
@@ -107,7 +107,7 @@ def _run(folder: Path) -> Side:
         _numbered(classes),
         {info.name: info for info in classes},
         mosaic=mosaic,
-        scene=scene if scene.is_file() else None,
+        scene=scene if is_there(scene) else None,
     )
 
 
