@@ -187,7 +187,8 @@ def test_images_of_any_kind_go_with_labels_of_any_kind(tmp_path: Path, suffix: s
     assert pixels.shape == (33, 47, 1)
     np.testing.assert_array_equal(truth, patchy(33, 47))
     told = refusal(tmp_path, image, labels)
-    assert "image_bands 1,1,1 repeats a band" in told or "has 1 band besides" in told
+    assert "has 1 band besides alpha; the dataset has 3 (red, green, blue)" in told
+    assert 'needs bands = ["grey"] at its top (image_bands = [1,1,1] repeats the one band)' in told
 
 
 def test_colours_may_stand_for_classes(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataset_files import CLASSES, dataset
 
 from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, list_pairs, parse_gsd, read_spec
 from tileseg.errors import InputError, UsageError
+from tileseg.nn.card import default_color
 
 
 def pairs_of(path: Path) -> tuple[list[Pair], list[str]]:
@@ -197,3 +198,15 @@ def test_the_ground_sample_distance_asked_for_comes_first(tmp_path: Path) -> Non
     assert [parse_gsd(value, spec) for value in (None, "native", 1, 0.15)] == [0.3, None, 1.0, 0.15]
     with pytest.raises(UsageError, match="--gsd -1"):
         parse_gsd(-1, spec)
+
+
+def test_classes_without_a_color_get_one_each() -> None:
+    spec = DatasetSpec.model_validate(
+        {
+            "classes": [{"name": "sky", "background": True}, {"name": "tree"}, {"name": "hut", "color": "#123456"}],
+            "scenes": [{"image": "a.tif", "labels": "l.tif"}],
+        }
+    )
+    sky, tree, hut = (info.color for info in spec.classes)
+    assert (sky, hut) == (default_color(0, background=True), "#123456")
+    assert len({sky, tree, hut}) == 3

@@ -216,4 +216,10 @@ def open_image(pair: Pair, spec: DatasetSpec) -> Scene:
     except (InputError, UsageError) as error:
         # The same rules as for a run, but here bands are chosen in the file that lists the scenes.
         told = str(error).replace("--bands", "image_bands").replace("the model takes", "the dataset has")
+        told = told.replace("choose a scene or a model that fit", "list under bands what all images have")
+        once = ",".join("1" * len(spec.bands))
+        told = told.replace(
+            f"image_bands {once} repeats a band",
+            f'a dataset of grey images needs bands = ["grey"] at its top (image_bands = [{once}] repeats the one band)',
+        )
         raise InputError(told) from error

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tileseg.errors import InputError, UsageError
-from tileseg.nn.card import ClassInfo, first_problem
+from tileseg.nn.card import ClassInfo, default_color, first_problem
 from tileseg.place import file_of, stem_of, with_file
 
 IGNORE = 255
@@ -33,6 +33,18 @@ VECTORS = (".geojson", ".json", ".gpkg", ".parquet", ".geoparquet", ".fgb", ".sh
 
 def _as_list(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _colored(value: Any) -> Any:
+    """Classes with a colour each."""
+    if not isinstance(value, list):
+        return value
+    return tuple(
+        {"color": default_color(i, background=entry.get("background") is True), **entry}
+        if isinstance(entry, dict)
+        else entry
+        for i, entry in enumerate(value)
+    )
 
 
 Ids = Annotated[tuple[int, ...], BeforeValidator(_as_list)]
@@ -118,8 +130,8 @@ class VocEntry(Reading):
 class DatasetSpec(Reading):
     """A dataset: what ``DATASET.toml`` may say."""
 
-    classes: Annotated[tuple[ClassInfo, ...], BeforeValidator(_as_list), Field(min_length=2, max_length=255)]
-    """In the order of their ids, from 0."""
+    classes: Annotated[tuple[ClassInfo, ...], BeforeValidator(_colored), Field(min_length=2, max_length=255)]
+    """In the order of their ids, from 0; those without a ``color`` get one."""
     bands: Annotated[Names, Field(min_length=1)] = ("red", "green", "blue")
     """Meaning of the bands that a network will see."""
     ground_sample_distance: Annotated[float | None, Field(gt=0, strict=False)] = None

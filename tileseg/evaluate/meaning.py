@@ -8,15 +8,10 @@ from dataclasses import dataclass, replace
 from tileseg.dataset.spec import IGNORE, IGNORE_NAME
 from tileseg.errors import UsageError
 from tileseg.evaluate.sides import ALL, Side
-from tileseg.nn.card import ClassInfo
+from tileseg.nn.card import ClassInfo, default_color
 
 REST = "*"
 """In a map: all values that it does not name."""
-
-_COLORS = (
-    "#d9544d", "#3f7fbf", "#4f9a4d", "#e0a030", "#8a63b0", "#4fb5b0", "#b5651d", "#d77fb0", "#6b6b76", "#9aa63c",
-)  # fmt: skip
-_BACKGROUND = "#c8b99a"
 
 
 @dataclass(frozen=True)
@@ -197,7 +192,7 @@ def _legend(listed: Mapping[int, str], known: Mapping[str, ClassInfo]) -> _Legen
     infos = tuple(
         ClassInfo(
             name=name,
-            color=known[name].color if name in known else _BACKGROUND if i == background else _COLORS[i % len(_COLORS)],
+            color=known[name].color if name in known else default_color(i, background=i == background),
             background=known[name].background if name in known and background < 0 else i == background,
         )
         for i, name in enumerate(names)

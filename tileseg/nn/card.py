@@ -22,6 +22,11 @@ EMBEDDED = "embedded"
 """Name of the model that comes with tileseg."""
 _MODELS = Path(__file__).resolve().parent.parent / "models"
 
+_COLORS = (
+    "#d9544d", "#3f7fbf", "#4f9a4d", "#e0a030", "#8a63b0", "#4fb5b0", "#b5651d", "#d77fb0", "#6b6b76", "#9aa63c",
+)  # fmt: skip
+_BACKGROUND = "#c8b99a"
+
 Activation = Literal["logits", "softmax", "sigmoid"]
 
 
@@ -37,6 +42,11 @@ class ClassInfo(_Strict):
     """As in CSS: ``#rrggbb``."""
     background: bool = False
     """Background is labelled but not vectorised unless asked for with ``--classes``."""
+
+
+def default_color(position: int, *, background: bool) -> str:
+    """Colour of a class for which nobody chose one, by its place among the classes."""
+    return _BACKGROUND if background else _COLORS[position % len(_COLORS)]
 
 
 class Scaling(_Strict):
