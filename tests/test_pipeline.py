@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import rasterio
 from fakes import save_tiny, smooth_noise, write_scene
 
 from tileseg import RunSpec, pipeline, run
-from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, UsageError
+from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, OutputsGone, UsageError
 from tileseg.ledger import BlockRecord, Ledger
 from tileseg.pipeline import Prepared, RunReport, Silent, describe, prepare
 
@@ -355,6 +356,31 @@ def test_pages_of_a_stack_are_scenes_of_their_own(model, tmp_path, monkeypatch) 
         run(spec(Path("GTIFF_DIR:2:stack.tif"), model, Path("stack-1.tileseg"), formats="geojson,gpkg"))
     odd = run(spec(Path("GTIFF_DIR:2:stack.tif"), model, Path("GTIFF_DIR:2:odd"), formats="geojson,gpkg"))
     assert all(Path(place).exists() for place in odd.outputs.values())
+
+
+@pytest.mark.parametrize("keep", ["logits", "probabilities"])
+def test_outputs_that_were_removed_are_made_again_from_the_mosaic(scene, model, tmp_path, keep) -> None:
+    wish = spec(scene, model, tmp_path / "run", keep=keep, formats="geojson,parquet")
+    folder = run(wish).folder
+    before = delivered(folder)
+    for name in ("labels.tif", "polygons.parquet", "quicklook.png"):
+        (folder / name).unlink()
+    listener = Stopper(after=99)
+    again = run(wish, listener)
+    assert delivered(folder) == before
+    assert (again.finished_before, again.computed, listener.computed) == (False, 0, 0)
+    assert not (folder / ".state" / "fragments").exists()
+    assert run(wish).finished_before
+
+
+def test_a_run_whose_mosaic_was_removed_is_not_finished(scene, model, tmp_path) -> None:
+    wish = spec(scene, model, tmp_path / "run")
+    shutil.rmtree(run(wish).folder / "mosaic.zarr")
+    with pytest.raises(OutputsGone, match=r"run: was finished, but mosaic\.zarr is not there.*--overwrite"):
+        run(wish)
+    assert (tmp_path / "run" / "labels.tif").exists()
+    run(wish.model_copy(update={"overwrite": True}))
+    assert run(wish).finished_before
 
 
 def test_scene_smaller_than_everything(model, tmp_path) -> None:

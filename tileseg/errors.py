@@ -17,6 +17,10 @@ class UsageError(TilesegError, ValueError):
     exit_code = 2
 
 
+class OutputsGone(UsageError):
+    """Outputs of a finished run were removed, and nothing that is left gives them again."""
+
+
 class InputError(TilesegError):
     """The input cannot be used: running the same command again is useless."""
 

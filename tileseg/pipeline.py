@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg import hardware
-from tileseg.errors import BlocksFailed, InputError, Interrupted, TilesegError, UsageError, disk_full
+from tileseg.errors import BlocksFailed, InputError, Interrupted, OutputsGone, TilesegError, UsageError, disk_full
 from tileseg.ledger import BlockRecord, Ledger, fragment_name
 from tileseg.nn.card import ModelCard, Scaling, check_archive, file_sha256, load_card, resolve_model
 from tileseg.place import Url
@@ -386,7 +386,11 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
 
 
 def finished(prepared: Prepared) -> RunReport | None:
-    """The report of a run that is finished and had the same options, or None. Raises UsageError where they differ."""
+    """The report of a run that is finished and had the same options, or None.
+
+    None, too, where outputs were removed since that its mosaic gives again: :func:`begin` and :func:`finish` make them.
+    Raises UsageError where the options differ, OutputsGone where what was removed cannot be made again.
+    """
     path = prepared.folder / SUMMARY
     try:
         text = at(path).read()
@@ -405,6 +409,15 @@ def finished(prepared: Prepared) -> RunReport | None:
     report["folder"] = prepared.folder
     report["outputs"] = {name: prepared.folder / Path(path).name for name, path in report["outputs"].items()}
     report["notices"] = tuple(report["notices"])
+    files, folders = at(prepared.folder).listed()
+    if gone := sorted({path.name for path in report["outputs"].values()} - {*files, *folders}):
+        # Of labels alone, polygons would have no probabilities.
+        if MOSAIC in gone or prepared.spec.keep == "labels" or Ledger(prepared.folder / STATE).read_run() is None:
+            raise OutputsGone(
+                f"{prepared.folder}: was finished, but {', '.join(gone)} is not there any more; put it back, or start "
+                "anew with --overwrite"
+            )
+        return None
     return RunReport(**{**report, "computed": 0, "finished_before": True})
 
 
@@ -448,11 +461,27 @@ def begin(prepared: Prepared, ledger: Ledger) -> Begun:
     Raises UsageError where the folder was made with other options.
     """
     prepared, ledger = _claim(prepared, ledger)
+    if at(prepared.folder / SUMMARY).exists():  # it was finished, and outputs were removed since
+        _trace_again(prepared, ledger)
     ledger.take_back()
     preview = _in_background(partial(_get_ready, prepared))
     done = ledger.done()
     pending = tuple(i for i in range(prepared.plan.blocks) if i not in done)
     return Begun(prepared, ledger, pending, len(done), preview)
+
+
+def _trace_again(prepared: Prepared, ledger: Ledger) -> None:
+    """Make the polygons of the blocks again, which a finished run keeps no more, as the blocks made them."""
+    from tileseg.mosaic import Mosaic
+    from tileseg.vectorize import Classes, trace
+
+    mosaic, classes = Mosaic(prepared.folder / MOSAIC), Classes({}, prepared.ignore)
+    for record in ledger.records():
+        fragment = trace(mosaic, prepared.plan[record.index].core, classes, prepared.vectors) if record.valid else None
+        if fragment is not None:
+            place = ledger.fragment(record.index)
+            at(place.parent).make_folder()
+            at(place).deliver(fragment.save)
 
 
 def _check_writable(folder: Path | Url) -> None:

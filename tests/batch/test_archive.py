@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -99,6 +100,22 @@ def test_only_what_is_new_or_changed_is_done_again(model, tmp_path) -> None:
     report = run_batch(spec(scenes, tmp_path / "out", model), notes)
     assert statuses(report) == ["skipped", "done", "skipped", "done"]
     assert {Path(scene).name for scene, _ in notes.blocks} == {"scene1.tif", "scene9.tif"}
+
+
+def test_a_scene_whose_outputs_were_removed_is_not_skipped(model, tmp_path) -> None:
+    scenes = archive(tmp_path / "scenes", SIZES[:3])
+    out = run_batch(spec(scenes, tmp_path / "out", model)).folder
+    before = delivered(out)
+    (out / "scene0.tileseg" / "labels.tif").unlink()
+    shutil.rmtree(out / "scene1.tileseg" / "mosaic.zarr")
+    notes = Notes()
+    report = run_batch(spec(scenes, out, model), notes)
+    assert statuses(report) == ["done", "unusable", "skipped"]
+    assert "mosaic.zarr is not there any more" in report.results[1].message
+    assert notes.blocks == []  # that of the first was made from the mosaic
+    assert statuses(run_batch(spec(scenes, out, model, overwrite=True))) == ["skipped", "done", "skipped"]
+    after = delivered(out)
+    assert {n: d for n, d in after.items() if "tileseg" in n} == {n: d for n, d in before.items() if "tileseg" in n}
 
 
 def batch_of(sources: list[Path], out: Path, model: Path, **options) -> BatchReport:

@@ -30,6 +30,7 @@ from tileseg.errors import (
     InputError,
     Interrupted,
     LockedError,
+    OutputsGone,
     TilesegError,
     Unreachable,
     UsageError,
@@ -324,7 +325,7 @@ class _Batch:
         while True:
             name = self._placed[entry.folder] = folder_of(entry, self._spec.out, lambda: scene)
             prepared = _into(prepared, self._spec.out / name)
-            if not differences(prepared) and (before := finished(prepared)):
+            if before := self._before(prepared)[1]:
                 if Source.read(prepared.folder) != source:  # of a table that was corrected, or the scene was moved
                     source.write(prepared.folder)
                 return _done(self._here(entry), before, "skipped", 0.0)
@@ -334,8 +335,8 @@ class _Batch:
                 # Another process may have had the folder until now, for this scene or for another one.
                 if folder_of(entry, self._spec.out, lambda: scene) != name:
                     continue
-                different = differences(prepared)
-                if not different and (before := finished(prepared)):
+                different, before = self._before(prepared)
+                if before:
                     return _done(self._here(entry), before, "skipped", 0.0)
                 known = Source.read(prepared.folder)
                 changed = known is not None and known.place == source.place and set(different) <= _OF_THE_SCENE
@@ -346,6 +347,17 @@ class _Batch:
                 job = make_job(begun) if begun.pending else None
                 wanted = len(begun.pending)
                 return _Active(entry, begun, job, Stopwatch(started), stack.pop_all(), wanted=wanted, lost=lost)
+
+    def _before(self, prepared: Prepared) -> tuple[list[str], RunReport | None]:
+        """What keeps a folder from being gone on with, and the report where it is finished."""
+        if different := differences(prepared):
+            return different, None
+        try:
+            return [], finished(prepared)
+        except OutputsGone:
+            if not self._spec.options.get("overwrite"):
+                raise
+            return ["outputs"], None
 
     def _here(self, entry: Entry) -> Entry:
         """A scene with the folder that it got."""
