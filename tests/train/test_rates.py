@@ -17,6 +17,26 @@ def test_warm_up_is_a_line() -> None:
     )
 
 
+def test_the_default_warm_up_is_at_most_a_tenth() -> None:
+    def rates(share: float, **options) -> list[float]:
+        chosen = spec(schedule="constant", warmup=None, **options)
+        return [learning_rate(chosen, step, step * share, Plateau()) for step in (0, 1, 2, 24, 49)]
+
+    assert rates(1 / 2000, steps=2000) == pytest.approx([0.002, 0.004, 0.006, 0.05, 0.1])
+    assert rates(1 / 500, minutes=60) == pytest.approx([0.002, 0.004, 0.006, 0.05, 0.1])
+    assert rates(1 / 50, steps=50) == pytest.approx([0.02, 0.04, 0.06, 0.1, 0.1])
+    # By the clock: 20 steps in all, of which two are a tenth.
+    assert rates(1 / 20, minutes=1)[:3] == pytest.approx([0.002, 0.05, 0.1])
+    assert spec(warmup=None, steps=5).warmup_steps == 0
+    assert learning_rate(spec(schedule="constant", warmup=50, steps=5), 4, 0.8, Plateau()) == pytest.approx(0.01)
+
+
+def test_a_warm_up_that_is_not_given_is_told_as_the_number_that_it_is() -> None:
+    assert spec(warmup=None).choices()["warmup"] == spec(warmup=None, minutes=9).choices()["warmup"] == 50
+    assert spec(warmup=None, steps=30).choices() == spec(warmup=3, steps=30).choices()
+    assert spec(warmup=None, steps=500).choices() == spec(warmup=50, steps=500).choices()
+
+
 def test_cosine_falls_from_all_to_a_thousandth() -> None:
     rates = [learning_rate(spec(), 0, share, Plateau()) for share in (0, 1 / 3, 0.5, 1)]
     assert rates == pytest.approx([0.1, 1e-4 + 0.0999 * 0.75, 1e-4 + 0.0999 * 0.5, 1e-4])

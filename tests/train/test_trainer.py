@@ -247,6 +247,23 @@ def test_labels_for_validation_are_read_before_the_first_step(dataset, tmp_path)
     assert not (tmp_path / "m").exists()
 
 
+def test_a_warm_up_that_outlasts_the_training_is_said(dataset, tmp_path) -> None:
+    told = Silent()
+    assert go(spec_of(dataset, tmp_path / "m", steps=1, warmup=40, rate=0.002), told).progress.step == 1
+    assert [text for text in told.notices if "--warmup" in text] == [
+        "--warmup 40: is longer than the training (1 step), so the learning rate never reaches 0.002"
+    ]
+
+
+def test_a_training_of_usual_length_with_the_default_warm_up_goes_on(dataset, tmp_path) -> None:
+    """As those do that began when the default was 50 always, and their options said so."""
+    before = spec_of(dataset, tmp_path / "m", steps=500, warmup=50)
+    with pytest.raises(Interrupted):
+        go(before, Silent(stop_after=1))
+    with pytest.raises(Interrupted, match="step 2;"):
+        go(spec_of(dataset, before.out, steps=500, warmup=None), Silent(stop_after=2))
+
+
 def test_two_at_once_are_refused(dataset, tmp_path) -> None:
     with Ledger(tmp_path / "training" / ".state").lock(), pytest.raises(LockedError):
         go(spec_of(dataset, tmp_path))
@@ -350,7 +367,7 @@ def test_what_is_odd_about_the_scenes_is_said_before_the_first_step(tmp_path) ->
             # As pictures are: without coordinates; and masks as other tools write them.
             Image.fromarray(pixels if kind == "image" else pixels * np.uint8(255)).save(path)
     listener = Silent()
-    go(spec_of(dataset, tmp_path / "m", steps=1, gsd=0.25), listener)
+    go(spec_of(dataset, tmp_path / "m", steps=1, warmup=0, gsd=0.25), listener)
     sizes, mask = listener.notices
     assert "image_t0.tif: does not say its ground sample distance" in sizes
     assert "as it is instead of at 0.25 m per pixel, and the model's card names none" in sizes

@@ -84,7 +84,9 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     schedule: Annotated[
         str | None, option(_LEARNING, "cosine (default), plateau, step, constant.", metavar="NAME")
     ] = None,
-    warmup: Annotated[int | None, option(_LEARNING, "Steps over which the rate rises; default 50.")] = None,
+    warmup: Annotated[
+        int | None, option(_LEARNING, "Steps over which the rate rises; default 50, at most a tenth of all.")
+    ] = None,
     step_epochs: Annotated[int | None, option(_LEARNING, "Epochs between falls of 'step'; default 10.")] = None,
     plateau_epochs: Annotated[
         int | None, option(_LEARNING, "Validations without a better one before 'plateau' falls; default 3.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tileseg.train.spec import TrainSpec
+from tileseg.train.spec import WARMUP_PART, TrainSpec
 
 _END = 1e-3
 """What a cosine leaves of the highest rate."""
@@ -39,7 +39,9 @@ def learning_rate(spec: TrainSpec, step: int, share: float, plateau: Plateau) ->
         share: How much of the training is over, 0 to 1.
         plateau: What the schedule ``plateau`` remembers.
     """
-    rise = min(1.0, (step + 1) / spec.warmup) if spec.warmup else 1.0
+    rise = (step + 1) / spec.warmup_steps if spec.warmup_steps else 1.0
+    if spec.warmup is None:  # nobody knows how many steps there will be where time ends the training
+        rise = max(rise, share * WARMUP_PART)
     if spec.schedule == "cosine":
         # Loshchilov and Hutter, 2017 (arXiv:1608.03983), without restarts.
         fallen = _END + (1 - _END) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, share)))
@@ -49,4 +51,4 @@ def learning_rate(spec: TrainSpec, step: int, share: float, plateau: Plateau) ->
         fallen = spec.fall**plateau.falls
     else:
         fallen = 1.0
-    return spec.rate * rise * fallen
+    return spec.rate * min(1.0, rise) * fallen

@@ -15,6 +15,11 @@ from tileseg.train.augment import AugmentSpec
 ALGORITHM = 1
 """Raised when the same options would train another model than before: unfinished trainings are then not resumed."""
 
+_WARMUP = 50
+"""Steps over which the rate rises, where the training is long enough and nothing else is said."""
+WARMUP_PART = 10
+"""One part of so many is what such a rise takes at most."""
+
 Schedule = Literal["cosine", "plateau", "step", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -133,8 +138,8 @@ class TrainSpec(BaseModel):
     """Learning rate of the encoder as a share of ``rate``."""
     schedule: Schedule = "cosine"
     """How the rate falls: to nothing by a cosine, at plateaus of the validation score, in steps, or not at all."""
-    warmup: int = Field(default=50, ge=0)
-    """Steps over which the rate rises."""
+    warmup: int | None = Field(default=None, ge=0)
+    """Steps over which the rate rises; by default 50, but no more than a tenth of the training."""
     step_epochs: int = Field(default=10, ge=1)
     """Epochs between two falls of the schedule ``step``."""
     plateau_epochs: int = Field(default=3, ge=1)
@@ -186,6 +191,13 @@ class TrainSpec(BaseModel):
         return self.steps if self.steps is not None else None if self.minutes is not None else 2000
 
     @property
+    def warmup_steps(self) -> int:
+        """Steps over which the rate rises, as far as steps tell: where time ends the training, it may rise faster."""
+        if self.warmup is not None:
+            return self.warmup
+        return _WARMUP if self.last_step is None else min(_WARMUP, self.last_step // WARMUP_PART)
+
+    @property
     def value_limits(self) -> tuple[float, float] | None:
         """Pixel values beyond which others count as these; None: all count as they are."""
         if self.value_window is None:
@@ -201,7 +213,9 @@ class TrainSpec(BaseModel):
 
     def choices(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: trainings that differ here share no folder."""
-        return self.model_dump(mode="json", exclude={"dataset", "out", "name", "threads", "panel_every", "overwrite"})
+        chosen = self.model_dump(mode="json", exclude={"dataset", "out", "name", "threads", "panel_every", "overwrite"})
+        # The number, given or not: so that trainings which began when it was always 50 go on where it still is.
+        return chosen | {"warmup": self.warmup_steps}
 
     def told(self) -> dict[str, Any]:
         """The choices as a model's card tells them: files and folders by their names, as cards are given to others."""

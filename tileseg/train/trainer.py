@@ -156,6 +156,11 @@ class _Training:
         spec = self.spec
         if (unsized := _unsized(self.dataset)) is not None:
             self.listener.notice(unsized)
+        if spec.warmup is not None and spec.last_step is not None and spec.warmup > spec.last_step:
+            self.listener.notice(
+                f"--warmup {spec.warmup}: is longer than the training ({spec.last_step} "
+                f"step{'s' * (spec.last_step != 1)}), so the learning rate never reaches {spec.rate:g}"
+            )
         found = statistics(self.dataset.train, classes=len(self.classes), limits=spec.value_limits)
         self.values = values_of(spec, self.dataset.dtype, found)
         if spec.init is not None:
