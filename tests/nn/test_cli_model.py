@@ -63,6 +63,35 @@ def test_a_window_and_nested_facts_are_shown(archive: Path, tmp_path: Path) -> N
     assert "loss ce+dice, network: {encoder vgg16, width 0.25}, iou 0.5, 0.25" in table
 
 
+def test_scores_have_rows_of_their_own_and_options_are_told_on_demand(archive: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "trained"
+    runner.invoke(
+        app, ["pack", str(archive), str(folder), "--bands", "a,b", "--classes", THREE], catch_exceptions=False
+    )
+    scores = {
+        "mean_iou": 0.75,
+        "iou_a": 0.5,
+        "iou_b": 1.0,
+        "iou_by_scene": {"hill": {"a": 0.25}, "mean_iou": {"b": 0.125}},
+    }
+    facts = {"steps": 40, **scores, "spec": {"network": {"width": 0.375}, "loss": "dice"}}
+    save_card(load_card(folder).model_copy(update={"training": facts}), folder)
+
+    def told(*options: str) -> list[tuple[str, str]]:
+        lines = runner.invoke(app, ["info", str(folder), *options], catch_exceptions=False).stdout.splitlines()
+        return [(name.strip(), value.strip()) for name, _, value in (line.partition("  ") for line in lines)]
+
+    rows = told()
+    wanted = [
+        ("mean IoU", "0.75"), ("IoU a", "0.5"), ("IoU b", "1"),
+        ("IoU in hill", "a 0.25"), ("IoU in mean_iou", "b 0.125"), ("training", "steps 40"),
+    ]  # fmt: skip
+    start = rows.index(wanted[0])
+    assert rows[start : start + len(wanted)] == wanted
+    assert not any("0.375" in value for _, value in rows)
+    assert ("training options", "network: {width 0.375}, loss dice") in told("-v")
+
+
 def test_a_false_card_ends_the_check(archive: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     runner.invoke(app, ["pack", str(archive), str(folder), "--bands", "a,b", "--classes", THREE])

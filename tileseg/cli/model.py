@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -23,16 +24,21 @@ _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print traceback
 
 
 @app.command()
-def info(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose = False) -> None:
-    """Print what MODEL expects and gives. Reads the card only."""
-    del verbose  # main() looks for it
+def info(
+    model: _Model = "embedded",
+    as_json: _Json = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print the options of its training too, and tracebacks.")
+    ] = False,
+) -> None:
+    """Print what MODEL expects and gives, and its scores. Reads the card only."""
     from tileseg.nn.card import load_card, resolve_model
 
     card = load_card(resolve_model(model))
     if as_json:
         typer.echo(card.model_dump_json(indent=2))
     else:
-        _print(_facts(card))
+        _print(_facts(card) | (_settings(card) if verbose else {}))
 
 
 @app.command()
@@ -41,7 +47,7 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
 
     The scene is predicted once whole and once in tiles; exit code 42 where they differ by more than rounding.
     """
-    del verbose
+    del verbose  # main() looks for it
     from tileseg.nn.bundle import load_bundle
     from tileseg.nn.card import resolve_model
     from tileseg.nn.proof import FOLDED_TOLERANCE, TOLERANCE, prove
@@ -199,11 +205,34 @@ def _facts(card: ModelCard) -> dict[str, str]:
         "not local": ", ".join(card.nonlocal_layers),
         "cost": f"{card.flops_per_pixel / 1e3:,.0f} kFLOP and {card.activation_bytes_per_pixel:,.0f} bytes per pixel",
         "parameters": f"{card.parameters:,}",
-        "training": _text(card.training),
+        **_rows_of(card.training),
         "credits": "; ".join(card.credits),
         "sha256": card.sha256,
     }
     return {name: value for name, value in shown.items() if value}
+
+
+_SETTINGS = "spec"
+"""Where the card of a model that was trained by tileseg has the options: too many to be read among other facts."""
+_BY_SCENE = "iou_by_scene"
+
+
+def _rows_of(training: Mapping[str, object]) -> dict[str, str]:
+    """The training's scores, a row each: of each class over all validation scenes, of each scene; and the rest."""
+    rows, scenes, rest = dict[str, str](), dict[str, str](), dict[str, object]()
+    for name, fact in training.items():
+        if name == _BY_SCENE and isinstance(fact, dict):
+            scenes = {f"IoU in {scene}": _text(scores) for scene, scores in fact.items()}
+        elif name == "mean_iou" or (name.startswith("iou_") and isinstance(fact, float)):
+            rows["mean IoU" if name == "mean_iou" else f"IoU {name.removeprefix('iou_')}"] = _text(fact)
+        elif name != _SETTINGS:
+            rest[name] = fact
+    return {**rows, **scenes, "training": _text(rest)}
+
+
+def _settings(card: ModelCard) -> dict[str, str]:
+    """The options of the training."""
+    return {"training options": _text(card.training[_SETTINGS])} if card.training.get(_SETTINGS) else {}
 
 
 def _formula(scaling: Scaling) -> str:
