@@ -154,18 +154,29 @@ def test_other_options_are_refused_by_name(scene, model, tmp_path, undisturbed) 
     save_tiny(tmp_path / "other", seed=4)
     with pytest.raises(UsageError, match="model was"):
         run(spec(scene, tmp_path / "other", undisturbed.folder))
+    area = tmp_path / "area.gpkg"
+    box = geopandas.GeoSeries.from_wkt(["POLYGON ((500010 3999900, 500050 3999900, 500050 3999990, 500010 3999900))"])
+    box.set_crs(32637).to_file(area)
+    with pytest.raises(UsageError, match=r"options \(it was made without --aoi\); choose"):
+        run(spec(scene, model, undisturbed.folder, aoi=area))
     first = Stopper(after=1)
     with pytest.raises(Interrupted):
-        run(spec(scene, model, tmp_path / "run"), first, first.stop)
-    with pytest.raises(UsageError, match="connectivity was 4, is 8"):
-        run(spec(scene, model, tmp_path / "run", connectivity=8))
+        run(spec(scene, model, tmp_path / "run", aoi=area), first, first.stop)
+    box.translate(3).set_crs(32637).to_file(area)
+    with pytest.raises(UsageError, match=r"\(the area of interest was another; connectivity was 4, is 8\)"):
+        run(spec(scene, model, tmp_path / "run", aoi=area, connectivity=8))
+    other = write_scene(tmp_path / "other.tif", smooth_noise(90, 140, 3))
+    with pytest.raises(
+        UsageError, match=rf"run: belongs to {re.escape(str(scene))} \(it was made with --aoi\); choose"
+    ):
+        run(spec(other, model, tmp_path / "run"))
 
 
 def test_a_changed_scene_is_refused(model, tmp_path) -> None:
     path = write_scene(tmp_path / "scene.tif", smooth_noise(100, 140, 3))
     run(spec(path, model, tmp_path / "run"))
     write_scene(path, smooth_noise(100, 140, 3, seed=9))
-    with pytest.raises(UsageError, match="scene was"):
+    with pytest.raises(UsageError, match="run: made of the scene as it was before it changed; choose"):
         run(spec(path, model, tmp_path / "run"))
 
 
@@ -352,7 +363,7 @@ def test_pages_of_a_stack_are_scenes_of_their_own(model, tmp_path, monkeypatch) 
         run(spec(Path(f"GTIFF_DIR:{number}:stack.tif"), model, None, formats="geojson,gpkg"))
         alone = run(spec(write_scene(Path("alone.tif"), page, crs=None), model, Path(f"alone{number}")))
         assert delivered(Path(f"stack-{number}.tileseg"))["labels.tif"] == delivered(alone.folder)["labels.tif"]
-    with pytest.raises(UsageError, match="made with other options"):
+    with pytest.raises(UsageError, match=r"belongs to GTIFF_DIR:1:stack\.tif; choose"):
         run(spec(Path("GTIFF_DIR:2:stack.tif"), model, Path("stack-1.tileseg"), formats="geojson,gpkg"))
     odd = run(spec(Path("GTIFF_DIR:2:stack.tif"), model, Path("GTIFF_DIR:2:odd"), formats="geojson,gpkg"))
     assert all(Path(place).exists() for place in odd.outputs.values())

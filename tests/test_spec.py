@@ -32,6 +32,12 @@ def test_the_usual_folder_is_one_that_every_program_takes(scene, folder) -> None
     assert str(RunSpec.parse({"scene": scene}).folder) == folder
 
 
+def test_formats_have_the_name_of_their_option() -> None:
+    assert RunSpec(scene="a.tif", format="gpkg,fgb") == RunSpec.parse({"scene": "a.tif", "formats": "gpkg,fgb"})
+    with pytest.raises(UsageError, match=r"^--colour: .*, format, min_area"):
+        RunSpec.parse({"scene": "a.tif", "colour": "red"})
+
+
 def test_numbers_are_taken_as_they_are_meant() -> None:
     spec = RunSpec.parse({"scene": "a.tif", "scales": 0.5, "min_area": 25, "simplify": 0.5, "classes": [1, "road"]})
     assert spec.scales == (Fraction(1, 2),)

@@ -74,6 +74,11 @@ def test_result_does_not_depend_on_blocks_and_threads(tmp_path: Path) -> None:
     assert set(frames[0]["class_name"]) == {"Building", "road"}
 
 
+def test_a_format_that_is_none_is_told_by_its_option() -> None:
+    with pytest.raises(UsageError, match=r"^--format: Input should be"):
+        VectorOptions.parse({"formats": "shp"})
+
+
 def test_polygons_equal_gdal(tmp_path: Path) -> None:
     labels = source(3)
     outputs = vector_paths(tmp_path, ["parquet"])

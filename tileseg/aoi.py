@@ -44,8 +44,10 @@ class Aoi:
         polygons = _only_polygons(found)
         if polygons.is_empty:
             raise InputError(f"{path}: holds no polygon; expected an area of interest as polygons")
-        if crs is not None and grid.crs is not None and not _are_wrong_degrees(crs, polygons):
-            polygons = _reproject(polygons, crs, grid)
+        bounds = polygons.bounds
+        theirs = None if crs is None or grid.crs is None or _are_wrong_degrees(crs, polygons) else crs
+        if theirs is not None:
+            polygons = _reproject(polygons, theirs, grid)
         inverse = ~grid.transform
         matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
         area = shapely.transform(polygons, lambda xy: xy @ matrix.T + (inverse.c, inverse.f))
@@ -53,8 +55,8 @@ class Aoi:
         area = _only_polygons([area])
         if not area.intersects(frame):
             raise InputError(
-                f"{path}: none of its polygons lies on the scene (they span pixel columns {_span(area, 0)} and rows "
-                f"{_span(area, 1)} of {grid.width} x {grid.height}); is its coordinate reference system right?"
+                f"{path}: none of its polygons lies on the scene: they span {_span(bounds, theirs)}, the scene "
+                f"{_span(_bounds(grid), grid.crs)}; is its coordinate reference system right?"
             )
         return cls(_only_polygons([area.intersection(shapely.buffer(frame, 1, join_style="mitre"))]))
 
@@ -183,10 +185,17 @@ def _reproject(polygons: shapely.MultiPolygon, crs: CRS, grid: Grid) -> shapely.
     return _only_polygons([shapely.transform(dense, forward.transform, interleaved=False)])
 
 
-def _span(area: shapely.MultiPolygon, axis: int) -> str:
-    if area.is_empty:
-        return "none"
-    return f"{area.bounds[axis]:.0f} to {area.bounds[axis + 2]:.0f}"
+def _bounds(grid: Grid) -> tuple[float, float, float, float]:
+    """Least x and y, and greatest, of the grid's corners."""
+    corners = [grid.transform @ (x, y) for x in (0, grid.width) for y in (0, grid.height)]
+    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _span(bounds: tuple[float, float, float, float], crs: CRS | None) -> str:
+    left, bottom, right, top = (f"{value:.10g}" for value in bounds)
+    where = "the scene's own coordinates" if crs is None else crs.name
+    return f"x {left} to {right}, y {bottom} to {top} ({where})"
 
 
 def _first_line(error: Exception) -> str:

@@ -404,7 +404,7 @@ def finished(prepared: Prepared) -> RunReport | None:
         summary = json.loads(text)
     except ValueError:
         raise InputError(f"{path}: damaged; start anew with --overwrite") from None
-    _same_or_refuse(prepared, summary["identity"])
+    _same_or_refuse(prepared, summary["identity"], summary["scene"]["path"])
     report = dict(summary["report"])
     report["folder"] = prepared.folder
     report["outputs"] = {name: prepared.folder / Path(path).name for name, path in report["outputs"].items()}
@@ -432,13 +432,37 @@ def _differing(prepared: Prepared, before: dict[str, Any]) -> list[str]:
     return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
-def _same_or_refuse(prepared: Prepared, before: dict[str, Any]) -> None:
-    now = prepared.identity
-    if differ := _differing(prepared, before):
-        told = "; ".join(f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in differ)
-        raise UsageError(
-            f"{prepared.folder}: made with other options ({told}); choose another --out, or start anew with --overwrite"
-        )
+def _same_or_refuse(prepared: Prepared, before: dict[str, Any], scene: str | None) -> None:
+    """``scene``: of which the folder was made, as far as that is known."""
+    differ = _differing(prepared, before)
+    if not differ:
+        return
+    what = "made with other options"
+    if "scene" in differ:
+        same = scene == str(prepared.spec.scene)
+        what = "made of the scene as it was before it changed" if same else f"belongs to {scene or 'another scene'}"
+        differ = [name for name in differ if name not in ("scene", "scale")]  # which follows from the scene's pixels
+    told = [_difference(name, before.get(name), prepared.identity.get(name)) for name in differ]
+    why = f" ({'; '.join(told)})" if told else ""
+    raise UsageError(f"{prepared.folder}: {what}{why}; choose another --out, or start anew with --overwrite")
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    """What differs, in the user's words: areas, models and versions are known by digests, which say nothing."""
+    match name:
+        case "aoi" if was is None or now is None:
+            return f"it was made {'without' if was is None else 'with'} --aoi"
+        case "aoi":
+            return "the area of interest was another"
+        case "model":
+            return "the model was another"
+        case "algorithm":
+            return "it was made by another version of tileseg"
+        case "scale":
+            return f"the scene was resampled by {was}, is by {now}"
+        case _:
+            option = "format" if name == "formats" else name.replace("_", "-")
+            return f"{option} was {_short(was)}, is {_short(now)}"
 
 
 def _short(value: Any) -> str:
@@ -507,7 +531,7 @@ def _claim(prepared: Prepared, ledger: Ledger) -> tuple[Prepared, Ledger]:
     folder, plan = prepared.folder, prepared.plan
     earlier = None if prepared.spec.overwrite else ledger.read_run()
     if earlier is not None:
-        _same_or_refuse(prepared, earlier["identity"])
+        _same_or_refuse(prepared, earlier["identity"], earlier.get("scene"))
         chosen = earlier["plan"]
         Mosaic(folder / MOSAIC).remove_partial()
         # Given by the user or chosen by the first call: the same sizes, so that the result is byte-identical.
@@ -532,7 +556,8 @@ def _claim(prepared: Prepared, ledger: Ledger) -> tuple[Prepared, Ledger]:
     chosen = {name: getattr(plan, name) for name in ("block", "tile", "step", "batch", "precision")}
     at(ledger.root).make_folder()
     ledger = replace(ledger, begun=uuid4().hex)
-    write_atomic(ledger.run_file, json.dumps({"identity": prepared.identity, "plan": chosen, "begun": ledger.begun}))
+    facts = {"identity": prepared.identity, "plan": chosen, "begun": ledger.begun, "scene": str(prepared.spec.scene)}
+    write_atomic(ledger.run_file, json.dumps(facts))
     return prepared, ledger
 
 

@@ -158,7 +158,7 @@ def _cluster(value: Any) -> Any:
 class RunSpec(BaseModel):
     """One run: which scene, which model, and how. Lists may be given as text with commas."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     scene: Place
     """A raster that GDAL reads: a path, or an address such as ``s3://bucket/scene.tif``."""
@@ -204,8 +204,10 @@ class RunSpec(BaseModel):
 
     classes: Annotated[tuple[Text, ...], BeforeValidator(_split)] | None = None
     """Names or ids of the classes to vectorise; by default all that the card does not call background."""
-    formats: Annotated[tuple[VectorFormat, ...], BeforeValidator(_split), Field(min_length=1)] = ("geojson",)
-    """Vector files to write."""
+    formats: Annotated[tuple[VectorFormat, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
+        default=("geojson",), alias="format"
+    )
+    """Vector files to write; ``format`` is the same, as on the command line."""
     min_area: Text | None = None
     """Drop smaller polygons: square metres (``25``) or pixels (``50px``)."""
     fill_holes: Text | None = None
@@ -236,10 +238,7 @@ class RunSpec(BaseModel):
         try:
             return cls.model_validate(options)
         except ValidationError as error:
-            where, colon, problem = first_problem(error, cls).partition(": ")
-            name = where.partition(".")[0].replace("_", "-")  # the option, not the place in its list
-            told = f"{'format' if name == 'formats' else name}{colon}{problem}"
-            raise UsageError(f"--{told}") from error
+            raise UsageError(option_problem(error, cls)) from error
 
     @field_validator("out")
     @classmethod
@@ -293,6 +292,19 @@ class RunSpec(BaseModel):
         return self.model_dump(mode="json", exclude=_ELSEWHERE)
 
 
+def option_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first complaint about options, as the command line spells them."""
+    where, colon, problem = first_problem(error, model).partition(": ")
+    name = where.partition(".")[0].replace("_", "-")  # the option, not the place in its list
+    return f"--{'format' if name == 'formats' else name}{colon}{problem}"
+
+
+def option_name(text: str) -> str:
+    """The field of an option, which may be written as on the command line."""
+    name = text.replace("-", "_")
+    return "formats" if name == "format" else name
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Options of a TOML file, unchecked: as on the command line, or with underscores. Raises UsageError."""
     try:
@@ -301,7 +313,4 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: not TOML: {error}") from error
-    known = {name.replace("-", "_"): value for name, value in options.items()}
-    if "format" in known:
-        known["formats"] = known.pop("format")
-    return known
+    return {option_name(name): value for name, value in options.items()}

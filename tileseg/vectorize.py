@@ -22,14 +22,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tileseg.errors import InputError, UsageError, disk_full
 from tileseg.grid import Grid
-from tileseg.nn.card import ClassInfo, first_problem
+from tileseg.nn.card import ClassInfo
 from tileseg.polygons.fragment import Array, Fragment, PolygonBatch
 from tileseg.polygons.join import join
 from tileseg.polygons.shape import Quantity, Shaper, Shapes, split
 from tileseg.polygons.trace import trace_block
 from tileseg.polygons.trace import warm_up as warm_up_trace
 from tileseg.publish.vectors import SUFFIXES, Table, geojson_features, write_vectors
-from tileseg.spec import VectorFormat
+from tileseg.spec import VectorFormat, option_problem
 from tileseg.window import Window, tile
 
 BLOCK = 2048
@@ -98,7 +98,7 @@ class VectorOptions(BaseModel):
         try:
             return cls.model_validate(dict(options))
         except ValidationError as error:
-            raise UsageError(f"--{first_problem(error, cls).replace('_', '-', 1)}") from error
+            raise UsageError(option_problem(error, cls)) from error
 
     def notices(self, grid: Grid) -> list[str]:
         """What the user should know of these options on this grid, a line each."""

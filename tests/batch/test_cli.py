@@ -29,6 +29,14 @@ def test_a_dry_run_lists_scenes_and_folders(tmp_path) -> None:
     assert told.stdout == f"{tmp_path / 'b.tif'} -> {Path('res') / 'b.tileseg'}\n"
 
 
+def test_a_dry_run_in_json(tmp_path) -> None:
+    for name in ("b.tif", "a.tif"):
+        (tmp_path / name).touch()
+    told = CliRunner().invoke(app, ["batch", str(tmp_path), "--out", "res", "--dry-run", "--json"])
+    scenes = [{"scene": str(tmp_path / f"{name}.tif"), "folder": f"{name}.tileseg"} for name in "ab"]
+    assert json.loads(told.stdout) == {"out": "res", "scenes": scenes}
+
+
 def test_unusable_scenes_alone_exit_42_and_are_listed(tmp_path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "text.tif").write_text("not a raster")

@@ -51,6 +51,13 @@ def make_run(folder: Path, labels: np.ndarray, window: Window, form: str = "parq
     return folder
 
 
+def test_json_on_request(tmp_path, in_process) -> None:
+    make_run(tmp_path / "one.tileseg", picture(), Window(0, 0, HEIGHT, WIDTH))
+    told = json.loads(in_process("merge", tmp_path, "--out", tmp_path / "all.gpkg", "--json").stdout)
+    assert (told["scenes"], told["output"]) == (1, str(tmp_path / "all.gpkg"))
+    assert told["polygons"] == len(geopandas.read_file(tmp_path / "all.gpkg"))
+
+
 def of_class(frame: geopandas.GeoDataFrame, name: str) -> geopandas.GeoDataFrame:
     return frame[frame["class_name"] == name]
 

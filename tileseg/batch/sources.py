@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from tileseg.errors import InputError, Unreachable, UsageError
 from tileseg.place import Url, file_of, is_address, parse_place, shown, stem_of, with_file
-from tileseg.spec import RunSpec
+from tileseg.spec import RunSpec, option_name
 from tileseg.storage import at
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def _table(path: Path | Url) -> Iterator[Entry]:
     column = next((name for name in _NAMES if name in names), None)
     if column is None:
         raise UsageError(f"{path}: no column of scenes: expected a header with {', '.join(_NAMES)}")
-    options = {name: name.replace("-", "_") for name in names if name not in (column, "datetime")}
+    options = {name: option_name(name) for name in names if name not in (column, "datetime")}
     for name, option in options.items():
         if option not in RunSpec.model_fields or option in _NOT_PER_SCENE:
             raise UsageError(f"{path}: column {name!r} is no option of a scene; expected some of {_columns()}")
@@ -303,7 +303,8 @@ def moment(text: str) -> datetime | None:
 
 
 def _columns() -> str:
-    return ", ".join(sorted(name for name in RunSpec.model_fields if name not in _NOT_PER_SCENE))
+    known = {name: field.alias or name for name, field in RunSpec.model_fields.items()}
+    return ", ".join(sorted(shown for name, shown in known.items() if name not in _NOT_PER_SCENE))
 
 
 def _text(path: Path | Url) -> str:

@@ -58,7 +58,7 @@ def _batch(  # noqa: PLR0913 - one parameter per option of the command
     config: Annotated[
         Path | None, _option("Options of runs from a TOML file; the command line wins.", metavar="FILE.toml")
     ] = None,
-    as_json: Annotated[bool, _option("Print batch.json.", "--json")] = False,
+    as_json: Annotated[bool, _option("Print batch.json (of a dry run: scenes and folders).", "--json")] = False,
     quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
     verbose: Annotated[bool, _option("Print tracebacks, notices, and each block.", "--verbose", "-v")] = False,
     **given: Any,
@@ -78,7 +78,7 @@ def _batch(  # noqa: PLR0913 - one parameter per option of the command
     if shard is not None:
         entries, stem = part_of(entries, shard), f"batch-{shard.replace('/', '-of-')}"
     if dry_run:
-        _list(entries, folder)
+        _list(entries, folder, as_json=as_json)
         return
     options = {**(read_config(config) if config else {}), **{k: v for k, v in given.items() if v is not None}}
     options = {name: value for name, value in options.items() if name not in ("scene", "out")}
@@ -156,7 +156,7 @@ class _Lines:
         self._console.print(f"[{len(self._seen)}/{self._scenes}] {result.scene}: {what}", style=style, markup=False)
 
 
-def _list(entries: tuple[Entry, ...], out: Path | Url) -> None:
+def _list(entries: tuple[Entry, ...], out: Path | Url, *, as_json: bool) -> None:
     from tileseg.batch.folders import folder_of
     from tileseg.errors import InputError
     from tileseg.scene import open_scene
@@ -167,8 +167,13 @@ def _list(entries: tuple[Entry, ...], out: Path | Url) -> None:
         except InputError:
             return None
 
-    for entry in entries:
-        typer.echo(f"{entry.shown} -> {out / folder_of(entry, out, partial(identity, entry))}")
+    listed = ((entry.shown, folder_of(entry, out, partial(identity, entry))) for entry in entries)
+    if as_json:
+        scenes = [{"scene": scene, "folder": folder} for scene, folder in listed]
+        typer.echo(json.dumps({"out": str(out), "scenes": scenes}, indent=2))
+        return
+    for scene, folder in listed:
+        typer.echo(f"{scene} -> {out / folder}")
 
 
 def _catalogue(out: Path | Url, lines: _Lines) -> None:

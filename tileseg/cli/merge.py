@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,7 @@ def command(
         str | None,
         typer.Option(help="Such as EPSG:32637; default: that of the scenes if all share it, else EPSG:4326."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Join the polygons of neighbouring scenes into one layer, each piece of ground once."""
@@ -25,7 +28,9 @@ def command(
     if is_address(folder):
         raise UsageError(f"{folder}: merge reads folders of this machine only; copy the results here first")
     report = merge(Path(folder), out, crs)
-    if not quiet:
+    if as_json:
+        typer.echo(json.dumps({**asdict(report), "output": str(out)}, indent=2))
+    elif not quiet:
         typer.echo(
             f"{report.polygons} polygons of {report.scenes} scenes ({report.joined} joined across scenes, "
             f"{report.cut} cut where scenes overlap), {report.crs}\n  {out}"

@@ -112,7 +112,8 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     dry_run: Annotated[bool, option(_CONTROL, "Print the plan and stop.", "--dry-run")] = False,
     overwrite: Annotated[bool | None, option(_CONTROL, "Start anew in the output folder.", "--overwrite")] = None,
     config: Annotated[
-        Path | None, option(_CONTROL, "Options from a TOML file; the command line wins.", metavar="FILE.toml")
+        Path | None,
+        option(_CONTROL, "Options from a TOML file, paths as here; the command line wins.", metavar="FILE.toml"),
     ] = None,
     as_json: Annotated[bool, option(_CONTROL, "Print the report (or plan) as JSON.", "--json")] = False,
     quiet: Annotated[bool, option(_CONTROL, "Print errors only.", "--quiet", "-q")] = False,
