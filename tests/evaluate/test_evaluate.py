@@ -126,6 +126,23 @@ def test_two_rasters(tmp_path: Path) -> None:
     assert (code, "--overwrite" in said) == (2, True)
 
 
+@pytest.mark.parametrize("count", [2, 4, 5])
+def test_the_table_cuts_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ["other", "residential building", "[b]unpaved road", "swimming-pool", "evergreen-forest"][:count]
+    labels = np.arange(HEIGHT * WIDTH, dtype=np.int64).reshape(HEIGHT, WIDTH) // 97 % count
+    files = [_write(tmp_path / f"{name}.tif", labels.astype(np.uint8)) for name in "pt"]
+    code, said = _run("--labels", *files, "--out", tmp_path / "out", "--classes", ",".join(names), "--no-polygons")
+    assert code == 0, said
+    table = said.partition("report.html")[0]
+    assert "…" not in table
+    assert max(len(line) for line in table.splitlines()) <= 80
+    for word in " ".join([*names, "mean without background", "1.000"]).split():
+        assert word in table
+    # What fits stands side by side, with all scores.
+    assert ("volume error" in table) == (count == 2)
+
+
 def test_no_positive_pixel_at_all(tmp_path: Path) -> None:
     empty = np.zeros((HEIGHT, WIDTH), np.uint8)
     spec = EvaluateSpec(tmp_path / "out")

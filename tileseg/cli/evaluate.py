@@ -15,13 +15,16 @@ import typer
 from tileseg.cli.option import option
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tileseg.evaluate.evaluate import EvaluateSpec, Split
     from tileseg.evaluate.results import Evaluation
     from tileseg.pipeline import Listener, Prepared
 
 _WHAT, _MEANING, _MEASURES, _RUN = "What is compared", "Classes", "Measures", "Running the model"
 _CONTROL = "Control"
-_SIDE_BY_SIDE = 6
+_SIDE_BY_SIDE = 4
+"""Classes at most, and of those only as many as fit the terminal."""
 _TELLING = ("iou", "precision", "sensitivity", "boundary_iou", "hausdorff95_px", "hausdorff95_m")
 
 
@@ -203,33 +206,45 @@ def _cell(value: float, name: str, shown: Callable[[float, str], str]) -> str:
     return "-" if math.isnan(value) else shown(value, name)
 
 
-def _print(found: Evaluation, spec: EvaluateSpec) -> None:
-    """The table of scores, polygons, and where the outputs are."""
-    from rich.console import Console
+def _tabled(found: Evaluation, *, beside: bool) -> Table:
+    """Scores of the classes: side by side, or below each other with those scores only that say most."""
     from rich.table import Table
     from rich.text import Text
 
-    from tileseg.evaluate.evaluate import METRICS, REPORT
     from tileseg.evaluate.report import COLUMNS, shown
 
-    console = Console(highlight=False)
     scores = found.by_class()
     rows = [(info.name, {name: float(scores[name][i]) for name in scores}) for i, info in enumerate(found.classes)]
     rows.append(("mean", found.means()))
     if len(found.foreground) < len(found.classes):
         rows.append(("mean without background", found.means(background=False)))
-    # Classes stand side by side while they fit; many stand below each other, with the scores that say most.
-    many = len(rows) > _SIDE_BY_SIDE
-    measured = [name for name in COLUMNS if name in scores and (not many or name in _TELLING)]
+    measured = [name for name in COLUMNS if name in scores and (beside or name in _TELLING)]
     cells = [[_cell(values[name], name, shown) for name in measured] for _, values in rows]
     names, headings = [name for name, _ in rows], [COLUMNS[name] for name in measured]
-    if not many:
+    if beside:
         cells, names, headings = [list(row) for row in zip(*cells, strict=True)], headings, names
-    table = Table("", *headings)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table()
+    table.add_column(overflow="fold")
+    for heading in headings:
+        table.add_column(Text("\n".join(heading.rsplit(" ", 1))), justify="right", no_wrap=True)
     for name, row in zip(names, cells, strict=True):
-        table.add_row(name, *row)
+        table.add_row(Text(name), *row)
+    return table
+
+
+def _print(found: Evaluation, spec: EvaluateSpec) -> None:
+    """The table of scores, polygons, and where the outputs are."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from tileseg.evaluate.evaluate import METRICS, REPORT
+
+    console = Console(highlight=False)
+    many = len(found.classes) > _SIDE_BY_SIDE
+    table = _tabled(found, beside=True)
+    unlimited = console.options.update(max_width=1 << 16)
+    if many or console.measure(table, options=unlimited).maximum > console.width:
+        table = _tabled(found, beside=False)
     console.print(table)
     facts = found.to_json()
     for name, polygons in () if many else facts["polygons"].items():
