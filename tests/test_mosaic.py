@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import xarray as xr
 from affine import Affine
 from pyproj import CRS
@@ -80,6 +81,18 @@ def test_xarray_finds_coordinates_and_crs(tmp_path) -> None:
     assert float(data.x[0]) == 500_000.25
     assert float(data.y[-1]) == 4_000_000 - 203 / 2 + 0.25
     assert data.labels.attrs["flag_meanings"] == "ground flat_roof water"
+
+
+def test_rioxarray_keeps_labels_whole_and_their_nodata(tmp_path) -> None:
+    import rioxarray  # noqa: F401 - registers .rio
+
+    labels = np.array([[1, 0, 255], [0, 1, 1]], np.uint8)
+    grid = Grid(2, 3, Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000), CRS.from_epsg(32637).to_wkt())
+    create_mosaic(tmp_path / "m.zarr", grid, (64, 64), CLASSES, "labels", {}).write_block(grid.extent, None, labels)
+    xr.open_zarr(tmp_path / "m.zarr").labels.rio.to_raster(tmp_path / "copy.tif")
+    with rasterio.open(tmp_path / "copy.tif") as file:
+        assert (file.nodata, file.dtypes) == (255, ("uint8",))
+        assert np.array_equal(file.read(1), labels)
 
 
 def test_probabilities_are_scaled_for_xarray(tmp_path) -> None:

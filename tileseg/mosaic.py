@@ -319,7 +319,8 @@ def _put_labels(group: zarr.Group, grid: Grid, shard: tuple[int, int], attribute
         fill_value=NODATA,
         compressors=[BloscCodec(typesize=1, cname="lz4", clevel=1, shuffle="noshuffle")],
         dimension_names=("y", "x"),
-        attributes=_mapped(attributes),
+        # The one name for it by which rioxarray knows nodata and xarray does not turn labels into floats.
+        attributes=_mapped({**attributes, "nodata": NODATA}),
     )
     _put(group, "spatial_ref", np.array(0, np.int64), (), _grid_mapping(grid))
     if grid.is_north_up:

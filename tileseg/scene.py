@@ -264,6 +264,10 @@ def _scaled(height: int, width: int, factor: float) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
+BACKGROUND = "class_background"
+"""Tag of a label band: ids of the classes that are background, with commas."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelRaster:
     """A raster of class ids to be vectorised; picklable."""
@@ -278,6 +282,8 @@ class LabelRaster:
     """Colour (``#rrggbb``) of each class, if the raster has a colour table."""
     names: dict[int, str]
     """Name of each class, if the raster has category names."""
+    background: frozenset[int] = frozenset()
+    """Ids of the classes that a model's card calls background, if `tileseg run` wrote the raster."""
 
     @property
     def grid(self) -> Grid:
@@ -327,6 +333,7 @@ def _describe_labels(text: str, source: Source) -> LabelRaster:
             raise InputError(f"{text}: has {len(data)} bands; expected one band of class ids")
         colors = _colors(dataset, data[0])
         names = _category_names(dataset, data[0])
+        background = dataset.tags(data[0]).get(BACKGROUND, "").split(",")
         scene = replace(
             _describe(text, source, dataset, (1, (data[0],), ()), None),
             palette=False,
@@ -345,7 +352,7 @@ def _describe_labels(text: str, source: Source) -> LabelRaster:
         # Every id may be in use, so the one for nodata lies outside the type (or where no class is).
         dtype = "int16" if limits.bits == 8 else "int32"
         nodata = int(np.iinfo(dtype).min)
-    return LabelRaster(scene, dtype, nodata, colors, names)
+    return LabelRaster(scene, dtype, nodata, colors, names, frozenset(int(i) for i in background if i.isdecimal()))
 
 
 class _Handle:

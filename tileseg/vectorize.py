@@ -132,9 +132,11 @@ class Classes:
         return Classes(names, frozenset(names) - _ids(names, wanted, known=True))
 
     @staticmethod
-    def of_raster(names: Mapping[int, str], wanted: Sequence[str] | None = None) -> Classes:
-        """The classes of a label raster: all ids, or those wanted. Raises UsageError."""
-        return Classes(names, only=None if wanted is None else _ids(names, wanted, known=False))
+    def of_raster(
+        names: Mapping[int, str], wanted: Sequence[str] | None = None, background: frozenset[int] = frozenset()
+    ) -> Classes:
+        """The classes of a label raster: all ids but background, or those wanted. Raises UsageError."""
+        return Classes(names, background) if wanted is None else Classes(names, only=_ids(names, wanted, known=False))
 
 
 def _ids(names: Mapping[int, str], wanted: Sequence[str], *, known: bool) -> frozenset[int]:

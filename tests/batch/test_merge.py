@@ -1,6 +1,8 @@
 """Windows of one picture of labels, each a scene of its own, must merge into the polygons of the whole picture."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import geopandas
@@ -56,6 +58,9 @@ def test_json_on_request(tmp_path, in_process) -> None:
     told = json.loads(in_process("merge", tmp_path, "--out", tmp_path / "all.gpkg", "--json").stdout)
     assert (told["scenes"], told["output"]) == (1, str(tmp_path / "all.gpkg"))
     assert told["polygons"] == len(geopandas.read_file(tmp_path / "all.gpkg"))
+    with closing(sqlite3.connect(tmp_path / "all.gpkg")) as database:  # older GDALs warn of what is newer
+        assert database.execute("PRAGMA user_version").fetchone() == (10200,)
+        assert database.execute("SELECT extension_name FROM gpkg_extensions").fetchone() == ("gpkg_rtree_index",)
 
 
 def of_class(frame: geopandas.GeoDataFrame, name: str) -> geopandas.GeoDataFrame:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio.features
 from fakes import smooth_noise, write_scene
@@ -210,6 +211,25 @@ def test_vectorizing_a_mosaic_again_gives_the_same_polygons(in_process, finished
     assert "CLASS=P" in complaint(in_process("vectorize", finished, "--threshold", "roof", "--name", "x"), 2)
 
 
+def test_a_run_and_its_label_raster_give_the_same_classes(in_process, finished, tmp_path) -> None:
+    whole, raster = (
+        json.loads(in_process("vectorize", source, "--out", tmp_path, "--name", name, "--json").stdout)["polygons"]
+        for name, source in (("a", finished), ("b", finished / "labels.tif"))
+    )
+    assert raster == whole
+    ground = in_process("vectorize", finished / "labels.tif", "--out", tmp_path, "--name", "c", "--classes", "ground")
+    assert "ground" in ground.stdout
+
+
+def test_an_image_instead_of_labels_is_told_of_in_a_short_line(in_process, tmp_path) -> None:
+    ids = np.arange(12 * 30, dtype=np.uint16).reshape(12, 30, 1)
+    write_scene(tmp_path / "many.tif", ids)
+    told = in_process("vectorize", tmp_path / "many.tif", "--out", tmp_path)
+    assert told.stdout.splitlines()[0] == (
+        "polygons: 0: 1, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, and 350 of 350 more classes"
+    )
+
+
 def test_a_run_without_its_end_is_not_vectorized_without_a_word(in_process, finished, tmp_path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -226,7 +246,8 @@ def test_a_run_without_its_end_is_not_vectorized_without_a_word(in_process, fini
 
 
 def test_label_rasters_can_be_vectorized(in_process, finished, tmp_path) -> None:
-    told = in_process("vectorize", finished / "labels.tif", "--out", tmp_path, "--format", "gpkg,fgb,parquet", "--json")
+    all_of_it = ("--classes", "ground,roof,water", "--format", "gpkg,fgb,parquet")
+    told = in_process("vectorize", finished / "labels.tif", "--out", tmp_path, *all_of_it, "--json")
     assert told.returncode == 0, told.stderr
     counts = json.loads(told.stdout)["polygons"]
     with rasterio.open(finished / "labels.tif") as file:

@@ -94,6 +94,7 @@ def test_names_are_read_back(tmp_path: Path) -> None:
     again = open_labels(publish(tmp_path / "labels.tif", labels, grid_of(labels)))
     assert again.names == {0: "ground", 1: "Häuser & <Höfe>", 2: "water"}
     assert again.colors[2] == "#3f7fbf"
+    assert again.background == {0}
     assert again.nodata == 255
     assert np.array_equal(again.read_labels(again.grid.extent), labels)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,9 @@ import typer
 if TYPE_CHECKING:
     from tileseg.place import Url
     from tileseg.vectorize import Classes, LabelSource
+
+_TOLD = 10
+"""Classes of which is told how many polygons they have; an image, taken by mistake, has hundreds."""
 
 
 def command(  # noqa: PLR0913 - one parameter per option of the command
@@ -94,10 +98,18 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     elif not quiet:
-        found = ", ".join(f"{count} {name}" for name, count in report.counts.items()) or "none"
-        typer.echo(f"polygons: {found}")
+        typer.echo(f"polygons: {_listed(report.counts, set(meaning.names.values()))}")
         for form, path in report.paths.items():
             typer.echo(f"  {form:<10}  {path}")
+
+
+def _listed(counts: Mapping[str, int], names: Container[str]) -> str:
+    """How many polygons of each class; of an id without a name, so that it is not taken for a number of them."""
+    told = [f"{count} {name}" if name in names else f"{name}: {count}" for name, count in counts.items()]
+    more = (
+        [f"and {sum(list(counts.values())[_TOLD:])} of {len(told) - _TOLD} more classes"] if len(told) > _TOLD else []
+    )
+    return ", ".join([*told[:_TOLD], *more]) or "none"
 
 
 def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | None) -> tuple[LabelSource, Classes]:
@@ -122,7 +134,7 @@ def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | N
     from tileseg.scene import open_labels
 
     raster = open_labels(path)
-    return raster, Classes.of_raster(raster.names, wanted)
+    return raster, Classes.of_raster(raster.names, wanted, raster.background)
 
 
 def _is_unfinished(run: Path | Url) -> bool:

@@ -23,6 +23,7 @@ from tileseg.errors import TilesegError
 from tileseg.grid import Grid
 from tileseg.labels import NODATA, halve
 from tileseg.nn.card import ClassInfo
+from tileseg.scene import BACKGROUND
 from tileseg.window import Window, tile
 
 Labels = npt.NDArray[np.uint8]
@@ -124,6 +125,8 @@ def _describe(grid: Grid, classes: Sequence[ClassInfo], levels: Sequence[Grid]) 
     tags = ET.SubElement(band, "Metadata")
     for i, info in enumerate(classes):
         ET.SubElement(tags, "MDI", key=f"class_{i}").text = info.name
+    # GDAL knows no background; who vectorises this file is to leave out what a run does.
+    ET.SubElement(tags, "MDI", key=BACKGROUND).text = ",".join(str(i) for i, c in enumerate(classes) if c.background)
     ET.SubElement(band, "NoDataValue").text = str(NODATA)
     ET.SubElement(band, "ColorInterp").text = "Palette"
     names, table = ET.SubElement(band, "CategoryNames"), ET.SubElement(band, "ColorTable")

@@ -41,6 +41,9 @@ SUFFIXES: dict[VectorFormat, str] = {
 }
 """File name endings."""
 
+OF_GEOPACKAGES = {"VERSION": "1.2"}
+"""How GDAL makes GeoPackages: readers from before 2023 warn about 1.4, of which nothing is used."""
+
 LAYER = "polygons"
 """Name of the layer in formats that have layers."""
 
@@ -586,8 +589,7 @@ class _Ogr:
                     geometry_name="geometry",
                     geometry_type="Polygon",
                     crs=self._table.grid.crs_wkt or _UNDEFINED,
-                    # Readers from before 2023 warn about 1.4, of which nothing is used.
-                    dataset_options={"VERSION": "1.2"} if self._driver == "GPKG" else None,
+                    dataset_options=OF_GEOPACKAGES if self._driver == "GPKG" else None,
                 )
         except failures as error:
             self._problem = error
