@@ -87,4 +87,7 @@ def test_a_spec_goes_through_toml(tmp_path) -> None:
     assert spec.dataset == Path("d.toml")
     assert spec.network.width == 0.5
     assert not spec.augment.turns
-    assert TrainSpec.parse({**NEEDED, **spec.choices()}) == spec
+    again = TrainSpec.parse({**NEEDED, **spec.choices()})
+    # A warm-up that was not given has become the number that it is.
+    assert again == spec.model_copy(update={"warmup": 50})
+    assert again.choices() == spec.choices()
