@@ -1,5 +1,6 @@
 """docs/train.md and docs/evaluate.md say what there is: every command runs, every option exists."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -7,8 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from tileseg.cli.main import app
 from tileseg.dataset.spec import DatasetSpec
@@ -60,6 +63,20 @@ def test_every_command_of_the_walk_through_runs(in_process, tmp_path: Path) -> N
         "elsewhere/quicklook.png", "elsewhere/polygons.geojson", "elsewhere-evaluation/report.html",
     ):  # fmt: skip
         assert (tmp_path / made).exists(), made
+
+
+def test_two_rasters_are_compared_as_it_is_written(in_process, tmp_path: Path) -> None:
+    (words,) = [words for words in commands("evaluate.md") if "theirs.tif" in words]
+    truth = np.zeros((40, 70), np.uint8)
+    truth[5:25, 10:50] = 1
+    theirs = truth * np.uint8(255)
+    theirs[:, 10:20] = 7
+    for name, pixels in (("theirs.tif", theirs), ("truth.tif", truth)):
+        Image.fromarray(pixels).save(tmp_path / name)
+    told = in_process(*words[1:], cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    found = json.loads((tmp_path / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert found["by_class"]["building"]["iou"] == pytest.approx(30 / 40)
 
 
 def known_options() -> set[str]:
