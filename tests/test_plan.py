@@ -104,6 +104,8 @@ def test_less_memory_makes_smaller_windows_until_nothing_fits() -> None:
     roomy, tight = plan((9000, 9000), max_memory=6 << 30), plan((9000, 9000), max_memory=2200 << 20)
     assert tight.memory.total <= 2200 << 20 < roomy.memory.total
     assert max(tight.tile) < max(roomy.tile)
+    with pytest.raises(UsageError, match=r"--max-memory 8 bytes \(without a unit such as GiB\) is too little"):
+        plan((9000, 9000), max_memory=8)
     with pytest.raises(UsageError, match="--max-memory 600 MiB is too little"):
         plan((9000, 9000), max_memory=600 << 20)
 

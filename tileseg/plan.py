@@ -327,8 +327,9 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
     assert max_memory is not None
     if alone.memory.total <= max_memory:
         return alone
+    allowed = f"{max_memory / MIB:.0f} MiB" if max_memory >= MIB else f"{max_memory} bytes (without a unit such as GiB)"
     raise UsageError(
-        f"--max-memory {max_memory / MIB:.0f} MiB is too little: even with tiles of {chosen.tile[0]}x{chosen.tile[1]} "
+        f"--max-memory {allowed} is too little: even with tiles of {chosen.tile[0]}x{chosen.tile[1]} "
         f"and blocks of {chosen.block[0]}x{chosen.block[1]} pixels about {alone.memory.total / MIB:.0f} MiB are needed "
         f"{f'on {workers} worker(s)' if workers else 'in one process'}; "
         f"raise it, or lower {'--workers, ' if workers > 1 else ''}--block or --scales"

@@ -657,15 +657,16 @@ def _choose_bands(text: str, dataset: DatasetReader, wish: _Wish) -> tuple[bool,
 
 
 def _probe(text: str, source: Source, dataset: DatasetReader, bands: tuple[int, ...]) -> None:
-    """Read one pixel, and see that the file is as long as its last tile needs: a truncated one is refused at once."""
+    """See that the file is as long as its last tile needs, and read one pixel: a truncated one is refused at once."""
+    if dataset.driver == "GTiff":
+        _check_length(text, source, dataset, bands[-1])
     dataset.read(list(bands), window=rasterio.windows.Window(0, 0, 1, 1))
-    if dataset.driver != "GTiff":
-        return
+
+
+def _check_length(text: str, source: Source, dataset: DatasetReader, band: int) -> None:
     rows, cols = dataset.block_shapes[0]
     last = f"{(dataset.width - 1) // cols}_{(dataset.height - 1) // rows}"
-    start, length = (
-        dataset.get_tag_item(f"BLOCK_{what}_{last}", "TIFF", bidx=bands[-1]) for what in ("OFFSET", "SIZE")
-    )
+    start, length = (dataset.get_tag_item(f"BLOCK_{what}_{last}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE"))
     size = source.stamps()[0][0]
     if start and length and int(start) + int(length) > size:
         raise InputError(

@@ -10,6 +10,7 @@ import typer
 from fakes import smooth_noise, write_scene
 from typer.testing import CliRunner
 
+from tileseg.batch.report import SceneResult
 from tileseg.cli import batch, run
 from tileseg.cli.main import app
 
@@ -35,6 +36,14 @@ def test_a_dry_run_in_json(tmp_path) -> None:
     told = CliRunner().invoke(app, ["batch", str(tmp_path), "--out", "res", "--dry-run", "--json"])
     scenes = [{"scene": str(tmp_path / f"{name}.tif"), "folder": f"{name}.tileseg"} for name in "ab"]
     assert json.loads(told.stdout) == {"out": "res", "scenes": scenes}
+
+
+def test_a_scene_that_is_waited_for_is_told_of_once(capsys) -> None:
+    with batch._Lines(quiet=False, verbose=False) as lines:
+        lines.start(1)
+        for status in ("locked", "locked", "locked", "done"):
+            lines.scene(SceneResult("a.tif", "a.tileseg", status, 0, ""))
+    assert [line.split(":")[1].split(",")[0] for line in capsys.readouterr().err.splitlines()] == [" locked", " done"]
 
 
 def test_unusable_scenes_alone_exit_42_and_are_listed(tmp_path) -> None:

@@ -5,7 +5,11 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
+from tileseg.cli import main as cli_main
 from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
+from tileseg.errors import Interrupted
 
 
 class Lines:
@@ -29,6 +33,18 @@ def test_the_first_asks_for_an_orderly_end() -> None:
         assert stop.wait(5)
         assert lines.told == ["stopping: finishing the blocks in flight (Ctrl-C again stops at once)"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stop_that_was_meant_shows_no_traceback(monkeypatch, capsys) -> None:
+    def stopped() -> None:
+        raise Interrupted("stopped: 3 of 9 blocks are done and kept")
+
+    monkeypatch.setattr(cli_main, "app", stopped)
+    monkeypatch.setattr("sys.argv", ["tileseg", "run", "a.tif", "-v"])
+    with pytest.raises(SystemExit) as caught:
+        cli_main.main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "tileseg: stopped: 3 of 9 blocks are done and kept\n"
 
 
 def test_the_second_does_not_wait() -> None:

@@ -122,6 +122,7 @@ class _Lines:
         self._verbose = verbose
         self._scenes = 0
         self._seen: set[str] = set()
+        self._locked: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -148,6 +149,10 @@ class _Lines:
     def scene(self, result: SceneResult) -> None:
         """What became of a scene."""
         self._seen.add(result.folder)
+        if result.status == "locked":
+            if result.folder in self._locked:
+                return  # one that is waited for is asked again and again
+            self._locked.add(result.folder)
         reason = result.message.removeprefix(f"{result.scene}: ")
         what = f"{result.status}: {reason}" if reason else result.status
         if result.status == "done":

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _tell(error: BaseException, message: str, code: int) -> int:
-    if any(arg in ("-v", "--verbose") for arg in sys.argv[1:]):
+    if code != Interrupted.exit_code and any(arg in ("-v", "--verbose") for arg in sys.argv[1:]):  # it was meant
         traceback.print_exception(error)
     typer.echo(f"tileseg: {message}", err=True)
     return code

@@ -55,9 +55,9 @@ class Progress:
         self._began = self._told = time.monotonic()
         resumed = f", {done} of them done before" if done else ""
         self._console.print(
-            f"{prepared.spec.scene}: {plan.scene[1]} x {plan.scene[0]} pixels, {plan.blocks} blocks"
+            f"{prepared.spec.scene}: {plan.scene[1]} x {plan.scene[0]} pixels, {_count(plan.blocks, 'block')}"
             f"{_in_area(prepared.wanted[0], prepared)}{resumed}, "
-            f"{len(plan.views)} view(s), {plan.precision}, model {prepared.card.name}"
+            f"{_count(len(plan.views), 'view')}, {plan.precision}, model {prepared.card.name}"
         )
         if not self._console.is_terminal:
             return
@@ -146,7 +146,7 @@ def print_report(report: RunReport) -> None:
         table.add_row("whole run (wall clock)", f"{report.wall_seconds:.2f}", style="bold")
         console.print(table)
         console.print(
-            f"{report.computed} of {report.blocks} blocks computed now, {report.empty} empty, "
+            f"{report.computed} of {_count(report.blocks, 'block')} computed now, {_empty(report.empty)}"
             f"{report.megapixels_per_second:.2f} MPix/s, peak memory {_gib(report.peak_memory)}"
         )
     found = ", ".join(f"{count} {name}" for name, count in report.polygons.items()) or "none"
@@ -164,6 +164,15 @@ def _ground(facts: dict[str, Any]) -> str:
     )
     seen = "not resampled" if facts["resampled_by"] == "1" else f"resampled by {facts['resampled_by']}"
     return f"pixels of the scene: {scene}, for the model: {model}; {seen}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _empty(blocks: int) -> str:
+    """Blocks that the network was not asked for, if there are any."""
+    return f"{blocks} of all without data or outside the area, " if blocks else ""
 
 
 def _in_area(blocks: int, prepared: Prepared) -> str:
