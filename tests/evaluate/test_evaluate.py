@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from tileseg.cli.main import app
 from tileseg.errors import InputError, TilesegError, UsageError
 from tileseg.evaluate.evaluate import EvaluateSpec, ModelSpec, evaluate_labels, evaluate_model
+from tileseg.evaluate.sides import describe_side
 
 HEIGHT, WIDTH = 90, 140
 ORIGIN = (500_000, 4_000_000)
@@ -306,6 +307,9 @@ def test_a_model_on_a_dataset(tmp_path: Path) -> None:
     evaluate_model(model, EvaluateSpec(spec.out, polygons=False, overwrite=True))
     assert (spec.out / "runs" / "a.tileseg" / "summary.json").stat().st_mtime_ns == written
     assert _metrics(spec.out)["polygons"] == {}
+    # The raster alone tells as much of the classes as the folder.
+    folder = spec.out / "runs" / "a.tileseg"
+    assert describe_side(folder / "labels.tif").infos == describe_side(folder).infos
     # The same labels from the run's folder, without running anything.
     again = evaluate_labels(
         spec.out / "runs" / "a.tileseg",

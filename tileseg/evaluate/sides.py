@@ -117,7 +117,7 @@ def _raster(path: Path) -> Side:
     raster = open_labels(path)
     names: dict[str, str | None] = {str(i): name for i, name in sorted(raster.names.items())}
     infos = {
-        name: ClassInfo(name=name, color=raster.colors[i])
+        name: ClassInfo(name=name, color=raster.colors[i], background=i in raster.background)
         for i, name in raster.names.items()
         if i in raster.colors and name
     }
