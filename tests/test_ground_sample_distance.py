@@ -197,13 +197,13 @@ def test_a_run_is_not_resumed_at_another_scale(scene, model, tmp_path) -> None:
     begun = StopAtOnce()
     with pytest.raises(Interrupted):
         run(spec(scene, model, tmp_path / "run", block=128), begun, begun.stop)
-    with pytest.raises(UsageError, match="gsd was auto, is native; scale was 1/4, is 1"):
+    with pytest.raises(UsageError, match="gsd was auto, is native; the scene was resampled by 1/4, is by 1"):
         run(spec(scene, model, tmp_path / "run", block=128, gsd="native"))
     # The archive is the same, so its digest is too; the card says otherwise.
     import shutil
 
     shutil.copytree(model, tmp_path / "model")
-    with pytest.raises(UsageError, match="scale was 1/4, is 1/2"):
+    with pytest.raises(UsageError, match="the scene was resampled by 1/4, is by 1/2"):
         run(spec(scene, trained_on(tmp_path / "model", 1.0), tmp_path / "run", block=128))
     told = Told()
     assert run(spec(scene, model, tmp_path / "run", block=128), told).computed == 12 - 1

@@ -118,7 +118,7 @@ def test_options_are_understood_as_text() -> None:
     assert options.simplify == Quantity(0.5)
     assert options.classes == ("a", "3")
     for wrong, message in [
-        ({"formats": "shp"}, "--formats"), ({"min_area": "big"}, "--min-area: .*'big' is no area"),
+        ({"formats": "shp"}, "--format: "), ({"min_area": "big"}, "--min-area: .*'big' is no area"),
         ({"connectivity": 6}, "--connectivity"), ({"minimum": 3}, "--minimum"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=message):
