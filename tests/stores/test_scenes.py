@@ -191,7 +191,7 @@ def test_another_scene_at_the_same_address_is_refused(bucket, scene, model, tmp_
     assert prepare(spec).identity["scene"] == before
     run(spec)
     bucket.put("scenes/scene.tif", write_scene(tmp_path / "other.tif", smooth_noise(301, 403, 3, seed=9)))
-    with pytest.raises(UsageError, match="scene was"):
+    with pytest.raises(UsageError, match="made of the scene as it was before it changed"):
         run(spec)
 
 
