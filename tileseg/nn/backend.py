@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 _FIRST_CALLS = threading.RLock()
-"""One at a time: XLA compiles in them, and a process has crashed when two threads began to augment at once."""
+"""One at a time: XLA compiles in them, and a process has crashed in one of two threads that augment (perhaps there)."""
 
 
 @contextmanager
