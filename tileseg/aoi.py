@@ -56,7 +56,7 @@ class Aoi:
         if not area.intersects(frame):
             raise InputError(
                 f"{path}: none of its polygons lies on the scene: they span {_span(bounds, theirs)}, the scene "
-                f"{_span(_bounds(grid), grid.crs)}; is its coordinate reference system right?"
+                f"{_span(grid.bounds, grid.crs)}; is its coordinate reference system right?"
             )
         return cls(_only_polygons([area.intersection(shapely.buffer(frame, 1, join_style="mitre"))]))
 
@@ -183,13 +183,6 @@ def _reproject(polygons: shapely.MultiPolygon, crs: CRS, grid: Grid) -> shapely.
     dense = shapely.segmentize(polygons, max(float(np.hypot(right - left, top - bottom)) / _STEPS, 1e-9))
     forward = Transformer.from_crs(crs, grid.crs, always_xy=True)
     return _only_polygons([shapely.transform(dense, forward.transform, interleaved=False)])
-
-
-def _bounds(grid: Grid) -> tuple[float, float, float, float]:
-    """Least x and y, and greatest, of the grid's corners."""
-    corners = [grid.transform @ (x, y) for x in (0, grid.width) for y in (0, grid.height)]
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    return min(xs), min(ys), max(xs), max(ys)
 
 
 def _span(bounds: tuple[float, float, float, float], crs: CRS | None) -> str:

@@ -31,7 +31,7 @@ from distributed.security import Security
 from distributed.versions import VersionMismatchWarning
 
 from tileseg.admission import RESOURCE, Admission, Needs, left_behind, resource_of
-from tileseg.errors import InputError, TilesegError, UsageError
+from tileseg.errors import InputError, TilesegError, UsageError, root_of
 from tileseg.segment import warm_up
 from tileseg.spec import ClusterSpec
 
@@ -313,7 +313,7 @@ def _started(place: ClusterSpec) -> Iterator[Any]:
             warnings.filterwarnings("ignore", r"\s*Port \d+ is already in use", UserWarning)
             cluster = cluster_class(**quiet, **place.arguments)
     except Exception as error:
-        cause = _root(error)
+        cause = root_of(error)
         if isinstance(cause, TypeError):  # arguments that the class, or what it passes them on to, does not take
             raise UsageError(f"{place.kind}: {_one_line(cause)}; see its `arguments`") from error
         raise TilesegError(f"{place.kind}: cannot be started: {_one_line(cause)}") from error
@@ -325,13 +325,6 @@ def _started(place: ClusterSpec) -> Iterator[Any]:
         yield cluster
     finally:
         _quietly(cluster.close)
-
-
-def _root(error: BaseException) -> BaseException:
-    """What an error was raised because of, first of all."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _class_of(kind: str) -> Any:

@@ -54,3 +54,15 @@ class BlocksFailed(TilesegError):
 def disk_full(error: BaseException) -> bool:
     """Whether whatever is written next would fail too, and only the user can help."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def root_of(error: BaseException) -> BaseException:
+    """What an error was raised because of, first of all: as a rule the library's own words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def not_writable(place: object, error: OSError) -> InputError:
+    """The refusal of an output folder, made of what the system says."""
+    return InputError(f"{place}: cannot be written: {error.strerror or error}; choose another --out")

@@ -46,6 +46,13 @@ class Grid:
         return Window(0, 0, self.height, self.width)
 
     @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Least x, least y, greatest x, greatest y of the corners, in the CRS."""
+        corners = [self.transform @ (x, y) for x in (0, self.width) for y in (0, self.height)]
+        xs, ys = zip(*corners, strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+    @property
     def is_north_up(self) -> bool:
         """Whether rows run along x and columns along y (south-up counts): then 1-D coordinates describe it."""
         return self.transform.b == 0 and self.transform.d == 0

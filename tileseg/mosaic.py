@@ -363,8 +363,6 @@ def _grid_mapping(grid: Grid) -> dict[str, Any]:
 
 
 def _conventions(grid: Grid) -> dict[str, Any]:
-    corners = [grid.transform @ at for at in itertools.product((0, grid.width), (0, grid.height))]
-    x, y = zip(*corners, strict=True)
     named: dict[str, Any] = {}
     if grid.crs is not None:
         code = grid.crs.to_authority(min_confidence=100)
@@ -373,7 +371,7 @@ def _conventions(grid: Grid) -> dict[str, Any]:
         "spatial:dimensions": ["y", "x"],
         "spatial:shape": [grid.height, grid.width],
         "spatial:transform": list(grid.transform)[:6],
-        "spatial:bbox": [min(x), min(y), max(x), max(y)],
+        "spatial:bbox": list(grid.bounds),
         "spatial:registration": "pixel",
         **named,
     }

@@ -25,7 +25,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg import hardware
-from tileseg.errors import BlocksFailed, InputError, Interrupted, OutputsGone, TilesegError, UsageError, disk_full
+from tileseg.errors import (
+    BlocksFailed,
+    InputError,
+    Interrupted,
+    OutputsGone,
+    TilesegError,
+    UsageError,
+    disk_full,
+    not_writable,
+)
 from tileseg.ledger import BlockRecord, Ledger, fragment_name
 from tileseg.nn.card import ModelCard, Scaling, check_archive, file_sha256, load_card, resolve_model
 from tileseg.place import Url
@@ -399,7 +408,7 @@ def finished(prepared: Prepared) -> RunReport | None:
     except (TilesegError, TimeoutError):
         raise
     except OSError as error:  # a file where the folder should be, or a folder that may not be read
-        raise _unusable(prepared.folder, error) from error
+        raise not_writable(prepared.folder, error) from error
     try:
         summary = json.loads(text)
     except ValueError:
@@ -517,11 +526,7 @@ def _check_writable(folder: Path | Url) -> None:
     except OSError as error:
         if disk_full(error):
             raise
-        raise _unusable(folder, error) from error
-
-
-def _unusable(folder: Path | Url, error: OSError) -> InputError:
-    return InputError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out")
+        raise not_writable(folder, error) from error
 
 
 def _claim(prepared: Prepared, ledger: Ledger) -> tuple[Prepared, Ledger]:

@@ -33,7 +33,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.session import DummySession
 from rasterio.vrt import WarpedVRT
 
-from tileseg.errors import InputError, Unreachable, UsageError
+from tileseg.errors import InputError, Unreachable, UsageError, root_of
 from tileseg.formats import Source, identify
 from tileseg.grid import Grid
 from tileseg.place import SubDataset, Url
@@ -497,8 +497,7 @@ def _options(source: Source) -> dict[str, Any]:
 
 def _complaint(error: BaseException) -> str:
     """The innermost thing that GDAL said, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = root_of(error)
     line = re.sub(r" \(this error can be turned.*", "", " ".join(str(error).split()))
     return line[:300] or type(error).__name__
 

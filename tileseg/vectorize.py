@@ -20,7 +20,7 @@ import numpy as np
 from affine import Affine
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from tileseg.errors import InputError, UsageError, disk_full
+from tileseg.errors import UsageError, disk_full, not_writable
 from tileseg.grid import Grid
 from tileseg.nn.card import ClassInfo
 from tileseg.polygons.fragment import Array, Fragment, PolygonBatch
@@ -202,9 +202,7 @@ def vectorize(
     except OSError as error:
         if disk_full(error):
             raise
-        raise InputError(
-            f"{first.parent}: cannot be written: {error.strerror or error}; choose another --out"
-        ) from error
+        raise not_writable(first.parent, error) from error
     with tempfile.TemporaryDirectory(prefix=".fragments-", dir=first.parent) as temporary:
         folder = Path(temporary)
         there = np.zeros(len(cores), np.bool_)

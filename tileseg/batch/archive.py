@@ -35,6 +35,7 @@ from tileseg.errors import (
     Unreachable,
     UsageError,
     disk_full,
+    not_writable,
 )
 from tileseg.ledger import BlockRecord
 from tileseg.pipeline import (
@@ -141,7 +142,7 @@ def run_batch(
     except OSError as error:
         if disk_full(error):
             raise
-        raise InputError(f"{spec.out}: cannot be written: {error.strerror or error}; choose another --out") from error
+        raise not_writable(spec.out, error) from error
     with ExitStack() as workers, hardware.PeakMemory() as memory:
         batch = _Batch(spec, listener or Quiet(), stop or threading.Event(), memory, workers)
         try:

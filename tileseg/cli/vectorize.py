@@ -139,12 +139,13 @@ def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | N
 
 def _is_unfinished(run: Path | Url) -> bool:
     """Whether this is the folder of a run that has begun and not come to its end."""
+    from tileseg.ledger import Ledger
     from tileseg.pipeline import STATE, SUMMARY
     from tileseg.storage import at
 
     if not isinstance(run, Path) and not run.writable:
         return False
-    return at(run / STATE / "run.json").exists() and not at(run / SUMMARY).exists()
+    return at(Ledger(run / STATE).run_file).exists() and not at(run / SUMMARY).exists()
 
 
 def _is_folder(place: Path | Url) -> bool:

@@ -19,7 +19,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as Frame
 
-from tileseg.errors import TilesegError
+from tileseg.errors import TilesegError, root_of
 from tileseg.grid import Grid
 from tileseg.labels import NODATA, halve
 from tileseg.nn.card import ClassInfo
@@ -153,6 +153,4 @@ def _threads() -> int:
 
 
 def _complaint(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return re.sub(r"\s+", " ", str(error))[:300]
+    return re.sub(r"\s+", " ", str(root_of(error)))[:300]
