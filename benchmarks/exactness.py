@@ -50,8 +50,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "sample_rasters")]
 if TYPE_CHECKING:
     from distributed import Client
 
-    from tileseg.nn.card import Scaling
-    from tileseg.segment import Job
+    from tileseg.card import Scaling
+    from tileseg.run.block import Job
     from tileseg.tta import Flips
 
 PROMISE = 1e-5
@@ -115,9 +115,9 @@ class Finding:
 
 def save_network(folder: Path, decoder: Literal["bilinear", "transpose"], width: float, seed: int = 7) -> None:
     """A VGG16-Unet with random weights, and random statistics where it normalises."""
+    from tileseg.card import ClassInfo, Scaling
     from tileseg.nn.backend import keras
     from tileseg.nn.bundle import save_bundle
-    from tileseg.nn.card import ClassInfo, Scaling
     from tileseg.nn.options import NetworkSpec
     from tileseg.nn.unet import build_network
 
@@ -172,8 +172,8 @@ def unrounded(shape: tuple[int, int, int]) -> Iterator[Array]:
 
     The engine itself is the one of every run: it rounds what it is handed while placing it.
     """
-    from tileseg import segment
     from tileseg.nn import predictor
+    from tileseg.run import block as segment
     from tileseg.window import Window
 
     kept = np.full(shape, np.nan, np.float32)
@@ -209,12 +209,12 @@ def unrounded(shape: tuple[int, int, int]) -> Iterator[Array]:
 
 def make_job(folder: Path, scene: Path, model: Path, case: Case, tiling: Tiling, workers: int) -> Job:
     """One run: blocks to logits and labels."""
-    from tileseg.ledger import Ledger
     from tileseg.mosaic import create_mosaic
-    from tileseg.nn.card import load_card
+    from tileseg.nn.folder import load_card
     from tileseg.plan import make_plan
-    from tileseg.scene import open_scene
-    from tileseg.segment import Job
+    from tileseg.run.block import Job
+    from tileseg.run.ledger import Ledger
+    from tileseg.source.scene import open_scene
 
     card = load_card(model)
     opened = open_scene(scene, expected=3)
@@ -232,13 +232,14 @@ def make_job(folder: Path, scene: Path, model: Path, case: Case, tiling: Tiling,
 
 def compute(job: Job, clients: Callable[[int], Client]) -> str:
     """Run it; the digest of its mosaic."""
-    from tileseg.schedule import run_on_cluster, run_serially
+    from tileseg.cluster.schedule import run_on_cluster, run_serially
+    from tileseg.run.block import segment_block
 
     workers, stop, blocks = job.plan.workers, threading.Event(), range(job.plan.blocks)
     if workers == 0:
-        failures = run_serially(job, blocks, lambda _: None, stop)
+        failures = run_serially(segment_block, job, blocks, lambda _: None, stop)
     else:
-        failures = run_on_cluster(clients(workers), job, blocks, lambda _: None, stop)
+        failures = run_on_cluster(clients(workers), segment_block, job, blocks, lambda _: None, stop)
     if failures:
         raise RuntimeError(str(failures[0])) from failures[0].error
     digest = hashlib.sha256()
@@ -252,8 +253,8 @@ def measure(case: Case, folder: Path, model: Path, clients: Callable[[int], Clie
     from fakes import write_scene
     from oracle import whole_scene_logits
 
+    from tileseg.card import Scaling
     from tileseg.nn.bundle import load_bundle
-    from tileseg.nn.card import Scaling
     from tileseg.tta import views
     from tileseg.window import Window
 
@@ -343,8 +344,8 @@ def full_cases() -> Iterator[Case]:
 
 def findings(cases: Sequence[Case], width: float) -> Iterator[Finding]:
     """Measure them one by one, with a cluster per number of workers that all share."""
-    from tileseg.cluster import local_cluster
-    from tileseg.nn.card import resolve_model
+    from tileseg.cluster.connect import local_cluster
+    from tileseg.nn.folder import resolve_model
 
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tileseg-exact-")))

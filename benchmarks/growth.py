@@ -47,14 +47,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from fakes import smooth_noise, write_scene
 
-from tileseg import RunSpec, hardware, run, schedule
-from tileseg.admission import RESOURCE
-from tileseg.cluster import SETTINGS, Workers, local_cluster
+from tileseg import RunSpec, run
+from tileseg.cluster import hardware, schedule
+from tileseg.cluster.admission import RESOURCE
+from tileseg.cluster.connect import SETTINGS, Workers, local_cluster
 from tileseg.labels import NODATA
-from tileseg.ledger import BlockRecord, Ledger
-from tileseg.pipeline import Begun, Silent, Stopwatch, begin, finish, hold, make_job, prepare
 from tileseg.polygons.trace import trace_block
-from tileseg.segment import Job
+from tileseg.run.block import Job
+from tileseg.run.compute import make_job
+from tileseg.run.finish import Stopwatch, finish
+from tileseg.run.folder import Begun, begin, hold
+from tileseg.run.ledger import BlockRecord, Ledger
+from tileseg.run.prepare import prepare
+from tileseg.run.report import Silent
 from tileseg.window import Window
 
 SIDE = 64
@@ -76,16 +81,6 @@ def recorded(job: Job, index: int) -> BlockRecord:
     record = nothing(job, index)
     job.ledger.finish(record)
     return record
-
-
-@contextmanager
-def computing(block: object) -> Iterator[None]:
-    """Have tileseg's loop compute something else than real blocks."""
-    real, schedule.segment_block = schedule.segment_block, block  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        schedule.segment_block = real
 
 
 def empty_scene(path: Path, blocks: int) -> int:
@@ -137,11 +132,11 @@ def scheduling(told: argparse.Namespace) -> None:
                     look()
 
             with local_cluster(told.workers, 2, 1) as client:
-                with computing(nothing):  # all is imported, and first caches are filled
-                    schedule.run_on_cluster(client, job, pending[:1000], lambda _: None, threading.Event())
+                # All is imported, and first caches are filled.
+                schedule.run_on_cluster(client, nothing, job, pending[:1000], lambda _: None, threading.Event())
                 look()
-                with computing(recorded if told.ledger else nothing):
-                    failures = schedule.run_on_cluster(client, job, pending, on_done, threading.Event())
+                work = recorded if told.ledger else nothing
+                failures = schedule.run_on_cluster(client, work, job, pending, on_done, threading.Event())
                 if len(rows) < 11:
                     look()
             if failures:
@@ -294,9 +289,9 @@ def _simulated(folder: Path, number: int, blocks: int, seconds: float) -> tuple[
         job = make_job(begun)
         pending = begun.pending[:blocks]
         block = functools.partial(sleeping, seconds=seconds)
-        with sleepers(number) as client, computing(block):
+        with sleepers(number) as client:
             began, busy = time.perf_counter(), sum(process.cpu_times()[:2])
-            failures = schedule.run_on_cluster(client, job, pending, lambda _: None, threading.Event())
+            failures = schedule.run_on_cluster(client, block, job, pending, lambda _: None, threading.Event())
             wall = time.perf_counter() - began
             used = sum(process.cpu_times()[:2]) - busy
     if failures:

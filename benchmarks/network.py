@@ -139,7 +139,7 @@ def measure(work: Path, model: str, precision: str, rows: int, cols: int, repeat
     """A line of the table of runs, and one of bare speeds."""
     from peer import orthophoto, write
 
-    from tileseg.nn.card import resolve_model
+    from tileseg.nn.folder import resolve_model
 
     folder = str(resolve_model(model))
     whole = write(work / "whole.tif", orthophoto(rows, cols))

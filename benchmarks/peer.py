@@ -67,7 +67,7 @@ def export(path: Path) -> Path:
     """The embedded model's weights and card for the peer."""
     from tileseg.nn.backend import keras
     from tileseg.nn.bundle import load_bundle
-    from tileseg.nn.card import resolve_model
+    from tileseg.nn.folder import resolve_model
 
     model, card = load_bundle(resolve_model("embedded"))
     arrays = {f"{layer.name}/{weight.name}": np.asarray(weight) for layer in model.layers for weight in layer.weights}
@@ -94,7 +94,7 @@ class Outcome:
 
 def timed(command: list[str]) -> tuple[float, int, str]:
     """Seconds, peak memory and standard output of a command."""
-    from tileseg.hardware import PeakMemory
+    from tileseg.cluster.hardware import PeakMemory
 
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -209,8 +209,9 @@ def seams_of_tileseg(work: Path) -> tuple[Seams, npt.NDArray[np.float32]]:
     from oracle import whole_scene_logits
 
     from tileseg import RunSpec, run
+    from tileseg.card import Scaling
     from tileseg.nn.bundle import load_bundle
-    from tileseg.nn.card import Scaling, resolve_model
+    from tileseg.nn.folder import resolve_model
     from tileseg.tta import views
 
     spec = RunSpec(scene=work / "seams.tif", out=work / "seams", precision="float32", workers=0, block=1024)

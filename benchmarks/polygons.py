@@ -28,8 +28,8 @@ from tileseg.polygons.fragment import PolygonBatch
 from tileseg.polygons.join import join
 from tileseg.polygons.shape import Shaper
 from tileseg.polygons.trace import trace_block, warm_up
-from tileseg.scene import open_labels
-from tileseg.vectorize import Classes, VectorOptions, vector_paths, vectorize
+from tileseg.run.vectorize import Classes, VectorOptions, vector_paths, vectorize
+from tileseg.source.scene import open_labels
 from tileseg.window import tile
 
 Labels = npt.NDArray[np.uint8]

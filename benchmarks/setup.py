@@ -14,8 +14,8 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window as Frame
 
-from tileseg.hardware import PeakMemory
-from tileseg.nn.card import ClassInfo, Scaling
+from tileseg.card import ClassInfo, Scaling
+from tileseg.cluster.hardware import PeakMemory
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from tileseg.errors import LockedError
-from tileseg.lease import hold
-from tileseg.place import Url
+from tileseg.storage.lease import hold
+from tileseg.storage.place import Url
 
 
 def contend(folder: Path | Url, threads: int, attempts: int, pause: float) -> tuple[int, int]:

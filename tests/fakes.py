@@ -9,7 +9,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.transform import from_origin
 
-from tileseg.nn.card import ClassInfo, ModelCard, Scaling
+from tileseg.card import ClassInfo, ModelCard, Scaling
 
 CLASSES = (
     ClassInfo(name="ground", color="#c8b48c", background=True),

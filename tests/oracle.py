@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from tileseg.nn.card import ModelCard, Scaling
+from tileseg.card import ModelCard, Scaling
 from tileseg.tta import View
 
 Array = npt.NDArray[np.float32]

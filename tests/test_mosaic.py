@@ -8,11 +8,11 @@ import xarray as xr
 from affine import Affine
 from pyproj import CRS
 
+from tileseg.card import ClassInfo
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.labels import CERTAIN, NODATA, decide, halve, probabilities
 from tileseg.mosaic import Mosaic, create_mosaic
-from tileseg.nn.card import ClassInfo
 from tileseg.window import Window, tile
 
 UTM = Grid(203, 331, Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000), CRS.from_epsg(32637).to_wkt())

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tileseg.card import ModelCard
 from tileseg.errors import UsageError
-from tileseg.nn.card import ModelCard
 from tileseg.plan import Plan, make_plan
 from tileseg.window import Window
 

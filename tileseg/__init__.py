@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tileseg.pipeline import RunReport, run
+    from tileseg.run.report import RunReport
+    from tileseg.run.scene import run
     from tileseg.spec import RunSpec
 
 __all__ = ["RunReport", "RunSpec", "run"]
@@ -17,8 +19,10 @@ def __getattr__(name: str) -> Any:
         from tileseg.spec import RunSpec
 
         return RunSpec
-    if name in ("RunReport", "run"):
-        from tileseg import pipeline
+    if name == "RunReport":
+        from tileseg.run.report import RunReport
 
-        return getattr(pipeline, name)
+        return RunReport
+    if name == "run":
+        return importlib.import_module("tileseg.run")  # which can be called
     raise AttributeError(f"module 'tileseg' has no attribute {name!r}")

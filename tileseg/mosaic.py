@@ -22,13 +22,13 @@ from affine import Affine
 from zarr.codecs import BloscCodec
 from zarr.storage import ObjectStore
 
+from tileseg.card import ClassInfo
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.labels import CERTAIN, NODATA, Confidence, Labels, Logits, decide, decide_again, halve, probabilities
-from tileseg.nn.card import ClassInfo
-from tileseg.place import Url
 from tileseg.plan import Keep
-from tileseg.storage import ask, at, object_store, patiently_await
+from tileseg.storage.place import Url
+from tileseg.storage.store import ask, at, object_store, patiently_await
 from tileseg.window import Window, tile
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.card import ModelCard
 from tileseg.errors import UsageError
-from tileseg.nn.card import ModelCard
 from tileseg.tta import Flips, View, alignment, view_halo, view_margin, views
 from tileseg.window import Window
 

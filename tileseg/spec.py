@@ -23,9 +23,9 @@ from pydantic import (
 )
 
 from tileseg.errors import UsageError
-from tileseg.nn.card import first_problem
-from tileseg.place import Url, parse_place, stem_of
 from tileseg.plan import Keep, Stitch
+from tileseg.problems import first_problem
+from tileseg.storage.place import Url, parse_place, stem_of
 from tileseg.tta import Flips, parse_scale
 
 ALGORITHM = 1

@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 from fakes import smooth_noise, write_scene
 
-from tileseg import RunSpec, run, segment
+from tileseg import RunSpec, run
 from tileseg.batch import archive as archive_module
 from tileseg.batch.archive import BatchSpec, Quiet, run_batch
 from tileseg.batch.report import BatchReport, SceneResult
 from tileseg.batch.sources import read_sources
 from tileseg.errors import UsageError
-from tileseg.ledger import BlockRecord, Ledger
-from tileseg.segment import Job
+from tileseg.run import block as segment
+from tileseg.run.block import Job
+from tileseg.run.ledger import BlockRecord, Ledger
 
 SIZES = [(90, 140), (150, 70), (90, 140), (64, 200)]
 OPTIONS = {"block": 64, "workers": 0, "precision": "float32"}
@@ -284,7 +285,7 @@ def test_failures_that_pass_are_tried_again_at_the_end(model, tmp_path, monkeypa
             raise ConnectionResetError("the share went away")
         return real(job, index)
 
-    monkeypatch.setattr("tileseg.schedule.segment_block", unlucky)
+    monkeypatch.setattr("tileseg.batch.archive.segment_block", unlucky)
     notes = Notes()
     report = run_batch(replace(spec(scenes, tmp_path / "out", model), retries=1), notes)
     assert statuses(report) == ["done", "done"]
@@ -346,7 +347,7 @@ def test_two_batches_share_the_work(whole, model, tmp_path) -> None:
 
 def test_a_scene_that_somebody_else_works_on_is_left_to_them(whole, model, tmp_path, monkeypatch) -> None:
     scenes, _ = whole
-    monkeypatch.setattr("tileseg.lease.BEAT", 0.1)
+    monkeypatch.setattr("tileseg.storage.lease.BEAT", 0.1)
     with Ledger(tmp_path / "out" / "scene2.tileseg" / ".state").lock():
         begun = time.monotonic()
         report = run_batch(spec(scenes, tmp_path / "out", model))
@@ -358,7 +359,7 @@ def test_a_scene_that_somebody_else_works_on_is_left_to_them(whole, model, tmp_p
 def test_what_somebody_held_who_died_meanwhile_is_taken_over(whole, model, tmp_path, monkeypatch) -> None:
     scenes, undisturbed = whole
     for name, seconds in (("BEAT", 0.1), ("EXPIRES", 2.0), ("_WATCH", 0.4)):
-        monkeypatch.setattr(f"tileseg.lease.{name}", seconds)
+        monkeypatch.setattr(f"tileseg.storage.lease.{name}", seconds)
     first, second = (tmp_path / "out" / f"scene{i}.tileseg" / ".state" / "lease-000003" for i in (1, 2))
     for held in (first, second):
         held.parent.mkdir(parents=True)
@@ -388,7 +389,7 @@ def test_what_somebody_held_who_died_meanwhile_is_taken_over(whole, model, tmp_p
             dead.wait(60)  # the round in which it was seen alive outlasts it
         return segment.segment_block(job, index)
 
-    monkeypatch.setattr("tileseg.schedule.segment_block", slow)
+    monkeypatch.setattr("tileseg.batch.archive.segment_block", slow)
     owner, notes = threading.Thread(target=live), Witness()
     owner.start()
     try:
@@ -453,7 +454,7 @@ def test_workers_elsewhere_must_reach_every_storage_of_the_batch(model, tmp_path
 @pytest.mark.slow
 def test_on_a_cluster_scenes_overlap(whole, model, tmp_path, monkeypatch) -> None:
     scenes, undisturbed = whole
-    monkeypatch.setattr("tileseg.schedule.segment_block", timed)
+    monkeypatch.setattr("tileseg.batch.archive.segment_block", timed)
     report = run_batch(spec(scenes, tmp_path / "out", model, workers=1))
     assert statuses(report) == ["done"] * 4
     spans: dict[str, list[tuple[float, float]]] = {}

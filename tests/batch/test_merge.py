@@ -18,7 +18,7 @@ from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.mosaic import create_mosaic
 from tileseg.publish.vectors import SUFFIXES
-from tileseg.vectorize import Classes, VectorOptions, vectorize
+from tileseg.run.vectorize import Classes, VectorOptions, vectorize
 from tileseg.window import Window
 
 HEIGHT, WIDTH = 170, 230

@@ -16,11 +16,11 @@ from dataset_files import CLASSES, box, dataset, noise, patchy, polygons, write
 from PIL import Image
 from typer.testing import CliRunner
 
+from tileseg.card import ClassInfo
 from tileseg.cli.dataset import app
 from tileseg.dataset.check import DatasetReport, check_dataset
 from tileseg.dataset.sheet import overlay, visible, write_sheet
 from tileseg.errors import InputError, UsageError
-from tileseg.nn.card import ClassInfo
 
 runner = CliRunner()
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from dataset_files import CLASSES, dataset
 
+from tileseg.card import default_color
 from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, list_pairs, parse_gsd, read_spec
 from tileseg.errors import InputError, UsageError
-from tileseg.nn.card import default_color
 
 
 def pairs_of(path: Path) -> tuple[list[Pair], list[str]]:

@@ -14,13 +14,13 @@ from pyproj import CRS
 from scipy import ndimage
 from sklearn import metrics
 
+from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
 from tileseg.evaluate import compare
 from tileseg.evaluate.compare import Options, Pair, SceneScores, score
 from tileseg.evaluate.confusion import iou
 from tileseg.evaluate.objects import Objects, match
 from tileseg.grid import Grid
-from tileseg.nn.card import ClassInfo
 from tileseg.polygons.shape import Quantity
 from tileseg.window import Window
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from affine import Affine
 
+from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
 from tileseg.evaluate.meaning import agree, match_classes
 from tileseg.evaluate.sides import ALL, Side
 from tileseg.grid import Grid
-from tileseg.nn.card import ClassInfo
 
 GRID = Grid(4, 7, Affine.identity())
 INFOS = {

@@ -15,8 +15,8 @@ import time
 import numpy as np
 import psutil
 
-from tileseg import segment
-from tileseg.segment import Job
+from tileseg.run import block as segment
+from tileseg.run.block import Job
 
 _healthy = segment._segment
 _warming = threading.Lock()

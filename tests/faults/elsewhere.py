@@ -13,8 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from tileseg import lease
 from tileseg.errors import LockedError
+from tileseg.storage import lease
 
 
 def become(host: str, skew: float, expires: float) -> None:

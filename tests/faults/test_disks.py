@@ -13,9 +13,9 @@ from fakes import save_tiny, smooth_noise, write_scene
 from faults.bed import TIMES, Bed, Process, digest, records, snapshot
 
 from tileseg.errors import TilesegError
-from tileseg.lease import hold
-from tileseg.pipeline import run
+from tileseg.run.scene import run
 from tileseg.spec import RunSpec
+from tileseg.storage.lease import hold
 
 
 def mount(folder: Path, options: str) -> bool:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from faults.bed import Process, ending, wait_until
 
-from tileseg import lease
 from tileseg.errors import LockedError
-from tileseg.lease import hold
+from tileseg.storage import lease
+from tileseg.storage.lease import hold
 
 ELSEWHERE = Path(__file__).with_name("elsewhere.py")
 EXPIRES = 3.0

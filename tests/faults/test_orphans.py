@@ -7,9 +7,13 @@ from fakes import save_tiny, smooth_noise, write_scene
 from faults.bed import digest, records
 
 from tileseg.errors import TilesegError
-from tileseg.ledger import BlockRecord, Superseded
-from tileseg.pipeline import Silent, begin, hold, make_job, prepare, run
-from tileseg.segment import segment_block
+from tileseg.run.block import segment_block
+from tileseg.run.compute import make_job
+from tileseg.run.folder import begin, hold
+from tileseg.run.ledger import BlockRecord, Superseded
+from tileseg.run.prepare import prepare
+from tileseg.run.report import Silent
+from tileseg.run.scene import run
 from tileseg.spec import RunSpec
 
 

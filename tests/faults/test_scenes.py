@@ -9,8 +9,9 @@ from fakes import save_tiny, smooth_noise, write_scene
 from faults.bed import digest, records
 
 from tileseg.errors import BlocksFailed
-from tileseg.ledger import BlockRecord
-from tileseg.pipeline import Silent, run
+from tileseg.run.ledger import BlockRecord
+from tileseg.run.report import Silent
+from tileseg.run.scene import run
 from tileseg.spec import RunSpec
 
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from tileseg import cluster, schedule
-from tileseg.cluster import local_cluster
+from tileseg.cluster import connect as cluster
+from tileseg.cluster.connect import local_cluster
+from tileseg.cluster.schedule import BlockFailure, run_feed
 from tileseg.errors import TilesegError
-from tileseg.ledger import BlockRecord
-from tileseg.schedule import BlockFailure, run_feed
+from tileseg.run.ledger import BlockRecord
 from tileseg.window import Window
 
 BLOCKS = 12
@@ -20,18 +20,19 @@ DEADLY = 3
 
 
 @pytest.fixture
-def job(monkeypatch) -> SimpleNamespace:
+def job() -> SimpleNamespace:
     """One of its blocks kills the process that computes it."""
 
-    def deadly(job: SimpleNamespace, index: int) -> BlockRecord:
+    def deadly(job: SimpleNamespace, index: int) -> BlockRecord:  # travels by value, as it is no module's
         time.sleep(0.2)
         if index == DEADLY:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.2)
         return BlockRecord(index, 1)
 
-    monkeypatch.setattr(schedule, "segment_block", deadly)  # travels by value, as it is no module's
-    return SimpleNamespace(key="job", plan=[SimpleNamespace(core=Window(0, i * 10, 10, 10)) for i in range(BLOCKS)])
+    return SimpleNamespace(
+        key="job", work=deadly, plan=[SimpleNamespace(core=Window(0, i * 10, 10, 10)) for i in range(BLOCKS)]
+    )
 
 
 def feed(client: cluster.Workers, job: SimpleNamespace) -> tuple[list[int], list[BlockFailure]]:
@@ -39,7 +40,12 @@ def feed(client: cluster.Workers, job: SimpleNamespace) -> tuple[list[int], list
     failures: list[BlockFailure] = []
     blocks = iter([(job, range(BLOCKS))])
     run_feed(
-        client, blocks, lambda _, record: done.append(record.index), lambda _, f: failures.append(f), threading.Event()
+        client,
+        job.work,
+        blocks,
+        lambda _, record: done.append(record.index),
+        lambda _, f: failures.append(f),
+        threading.Event(),
     )
     return sorted(done), failures
 

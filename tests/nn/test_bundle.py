@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tileseg.card import ClassInfo, ModelCard, Scaling
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.bundle import load_bundle, pack, save_bundle
-from tileseg.nn.card import ClassInfo, ModelCard, Scaling, load_card, resolve_model, save_card
+from tileseg.nn.folder import load_card, resolve_model, save_card
 from tileseg.nn.proof import prove
 
 layers = keras.layers

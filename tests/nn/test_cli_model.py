@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tileseg.cli.model import app
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras
-from tileseg.nn.card import load_card, save_card
+from tileseg.nn.folder import load_card, save_card
 
 layers = keras.layers
 THREE = "a:#000000,b:#111111,c:#222222"

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tileseg.card import ClassInfo, ModelCard, Scaling
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.card import ClassInfo, ModelCard, Scaling
 from tileseg.nn.options import NetworkSpec
 from tileseg.nn.predictor import Predictor
 from tileseg.nn.receptive import analyse

@@ -13,11 +13,11 @@ import pytest
 from oracle import whole_scene_logits
 from pydantic import ValidationError
 
+from tileseg.card import ClassInfo, ModelCard, Scaling
 from tileseg.errors import UsageError
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.bundle import load_bundle, save_bundle
-from tileseg.nn.card import ClassInfo, ModelCard, Scaling
 from tileseg.nn.options import NetworkSpec
 from tileseg.nn.predictor import Predictor
 from tileseg.nn.proof import prove

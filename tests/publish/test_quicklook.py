@@ -10,8 +10,8 @@ from affine import Affine
 from PIL import Image
 from pyproj import CRS, Geod
 
+from tileseg.card import ClassInfo
 from tileseg.grid import Grid
-from tileseg.nn.card import ClassInfo
 from tileseg.publish import quicklook
 from tileseg.publish.quicklook import metres_per_pixel, write_quicklook
 

@@ -13,7 +13,7 @@ from tileseg.batch.archive import BatchSpec, run_batch
 from tileseg.batch.catalogue import write_catalogue
 from tileseg.batch.sources import read_sources
 from tileseg.errors import InputError, Unreachable, UsageError
-from tileseg.place import Url
+from tileseg.storage.place import Url
 
 ITEM = {
     "type": "Feature", "stac_version": "1.0.0", "id": "one", "geometry": None, "links": [],
@@ -65,7 +65,7 @@ def test_what_is_not_there_is_told_in_one_line(archive, source) -> None:
 
 def test_pages_of_web_servers(archive, monkeypatch) -> None:
     """Items and lists, also of servers that do not say how long they are; and of those that do not answer."""
-    monkeypatch.setattr("tileseg.storage._PAUSES", ())
+    monkeypatch.setattr("tileseg.storage.store._PAUSES", ())
     item = json.dumps({**ITEM, "links": []}).encode()
 
     class Pieces(BaseHTTPRequestHandler):

@@ -10,11 +10,11 @@ from buckets import forget_stores
 from contention import contend
 from unreliable import Unreliable
 
-from tileseg import lease
 from tileseg.errors import LockedError
-from tileseg.lease import alive, hold
-from tileseg.place import Url
-from tileseg.storage import at
+from tileseg.storage import lease
+from tileseg.storage.lease import alive, hold
+from tileseg.storage.place import Url
+from tileseg.storage.store import at
 
 
 @pytest.fixture(autouse=True)

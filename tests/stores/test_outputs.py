@@ -17,9 +17,9 @@ from unreliable import Unreliable
 
 from tileseg import RunSpec, run
 from tileseg.errors import InputError, Interrupted, LockedError, UsageError
-from tileseg.ledger import BlockRecord, Ledger
-from tileseg.pipeline import Silent
-from tileseg.place import Url
+from tileseg.run.ledger import BlockRecord, Ledger
+from tileseg.run.report import Silent
+from tileseg.storage.place import Url
 
 BLOCKS = 12
 NOT_COMPARED = ("summary.json", ".state")

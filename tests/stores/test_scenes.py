@@ -15,9 +15,9 @@ from unreliable import Unreliable
 
 from tileseg import RunSpec, run
 from tileseg.errors import InputError, Unreachable, UsageError
-from tileseg.pipeline import prepare
-from tileseg.place import Url
-from tileseg.scene import open_scene
+from tileseg.run.prepare import prepare
+from tileseg.source.scene import open_scene
+from tileseg.storage.place import Url
 from tileseg.window import Window
 
 WINDOWS = (Window(0, 0, 301, 403), Window(17, 200, 140, 203), Window(290, 3, 11, 70))
@@ -147,7 +147,7 @@ def test_who_may_not_is_told_so(bucket, scene, monkeypatch) -> None:
 
 
 def test_a_server_that_is_down_may_come_back(bucket, scene, monkeypatch) -> None:
-    monkeypatch.setattr("tileseg.storage._PAUSES", ())
+    monkeypatch.setattr("tileseg.storage.store._PAUSES", ())
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound, but nobody listens
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")

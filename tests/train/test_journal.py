@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.core.util import event_pb2
 
-from tileseg.nn.card import ClassInfo
+from tileseg.card import ClassInfo
 from tileseg.train.journal import STEPS, VALIDATIONS, Journal, read_columns
 from tileseg.train.pictures import write_curves
 from tileseg.train.tensorboard import EventFile

@@ -19,10 +19,10 @@ from drawn import write_dataset
 from PIL import Image
 
 from tileseg.errors import InputError, Interrupted, LockedError, TilesegError, UsageError
-from tileseg.ledger import Ledger
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
-from tileseg.nn.card import load_card
+from tileseg.nn.folder import load_card
+from tileseg.run.ledger import Ledger
 from tileseg.train.checkpoint import Store
 from tileseg.train.journal import STEPS, read_columns
 from tileseg.train.spec import TrainSpec

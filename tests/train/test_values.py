@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from dataset_files import dataset, patchy, write
 
+from tileseg.card import Scaling
 from tileseg.dataset import load_dataset
 from tileseg.dataset.statistics import DatasetStatistics, statistics
-from tileseg.nn.card import Scaling
 from tileseg.train.spec import TrainSpec
 from tileseg.train.values import Values, values_of
 

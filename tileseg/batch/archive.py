@@ -21,10 +21,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from tileseg import hardware, lease
 from tileseg.batch.folders import Source, folder_of
 from tileseg.batch.report import BatchReport, SceneResult, Status
 from tileseg.batch.sources import Entry, storage
+from tileseg.cluster import hardware
+from tileseg.cluster.schedule import BlockFailure, first_line, run_feed, run_feed_serially
 from tileseg.errors import (
     BlocksFailed,
     InputError,
@@ -37,30 +38,20 @@ from tileseg.errors import (
     disk_full,
     not_writable,
 )
-from tileseg.ledger import BlockRecord
-from tileseg.pipeline import (
-    STATE,
-    Begun,
-    Prepared,
-    RunReport,
-    Silent,
-    Stopwatch,
-    begin,
-    check_complete,
-    connected,
-    differences,
-    finish,
-    finished,
-    hold,
-    make_job,
-    prepare,
-)
-from tileseg.place import Url
-from tileseg.scene import Scene
-from tileseg.schedule import BlockFailure, first_line, run_feed, run_feed_serially
-from tileseg.segment import Job
+from tileseg.run.block import Job, segment_block
+from tileseg.run.compute import check_complete, connected, make_job
+from tileseg.run.finish import Stopwatch, finish
+from tileseg.run.folder import Begun, begin, finished, hold
+from tileseg.run.identity import differences
+from tileseg.run.ledger import BlockRecord
+from tileseg.run.names import STATE
+from tileseg.run.prepare import Prepared, prepare
+from tileseg.run.report import RunReport, Silent
+from tileseg.source.scene import Scene
 from tileseg.spec import RunSpec
-from tileseg.storage import at, write_atomic
+from tileseg.storage import lease
+from tileseg.storage.place import Url
+from tileseg.storage.store import at, write_atomic
 
 _AHEAD = 2
 """Scenes that wait ready for the workers."""
@@ -408,13 +399,13 @@ class _Batch:
         active = self._active[first[0].key]
         prepared = active.begun.prepared
         if prepared.plan.workers == 0:
-            run_feed_serially(all_of_it(), on_done, on_failure, self._stop)
+            run_feed_serially(segment_block, all_of_it(), on_done, on_failure, self._stop)
             return
         if self._client is None:
             blocks = prepared.plan.workers * len(self._spec.entries) + prepared.plan.blocks
             others = () if prepared.spec.remote is None else self._of_other_storages(active.entry)
             self._client = self._workers.enter_context(connected(prepared, blocks, _Notices(self._listener), others))
-        run_feed(self._client, all_of_it(), on_done, on_failure, self._stop)
+        run_feed(self._client, segment_block, all_of_it(), on_done, on_failure, self._stop)
 
     def _of_other_storages(self, first: Entry) -> tuple[Scene, ...]:
         """A scene from every other file system or server of this batch: workers must reach all of them."""

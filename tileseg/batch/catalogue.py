@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tileseg.batch.outputs import Finished, finished_in, write_frame
 from tileseg.batch.sources import moment
 from tileseg.errors import UsageError
-from tileseg.place import Url
-from tileseg.storage import at, write_atomic
+from tileseg.storage.place import Url
+from tileseg.storage.store import at, write_atomic
 
 if TYPE_CHECKING:
     import pystac

@@ -16,10 +16,10 @@ from typing import Any, Self
 
 from tileseg.batch.sources import Entry, absolute
 from tileseg.errors import InputError, TilesegError
-from tileseg.ledger import Ledger
-from tileseg.pipeline import STATE, SUMMARY
-from tileseg.place import Url, file_of, is_address
-from tileseg.storage import at, write_atomic
+from tileseg.run.ledger import Ledger
+from tileseg.run.names import STATE, SUMMARY
+from tileseg.storage.place import Url, file_of, is_address
+from tileseg.storage.store import at, write_atomic
 
 SOURCE = "source.json"
 """In the state folder of a scene: what the batch knows of it."""

@@ -25,7 +25,7 @@ from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
 from tileseg.publish.vectors import Table
-from tileseg.vectorize import Classes, VectorOptions, vectorize
+from tileseg.run.vectorize import Classes, VectorOptions, vectorize
 from tileseg.window import Window
 
 if TYPE_CHECKING:

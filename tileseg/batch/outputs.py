@@ -16,9 +16,9 @@ from tileseg.batch.folders import Source
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
-from tileseg.pipeline import SUMMARY
-from tileseg.place import Url
-from tileseg.storage import at, until_whole
+from tileseg.run.names import SUMMARY
+from tileseg.storage.place import Url
+from tileseg.storage.store import at, until_whole
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

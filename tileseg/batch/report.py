@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tileseg.errors import InputError, Interrupted, TilesegError, UsageError
-from tileseg.place import Url
-from tileseg.storage import write_atomic
+from tileseg.storage.place import Url
+from tileseg.storage.store import write_atomic
 
 Status = Literal["done", "skipped", "failed", "unusable", "locked", "pending"]
 """``done`` by this call; ``skipped``: finished before; ``failed``: trying again may help; ``unusable``: it will not;

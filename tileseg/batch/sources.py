@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from tileseg.errors import InputError, Unreachable, UsageError
-from tileseg.place import Url, file_of, is_address, parse_place, shown, stem_of, with_file
 from tileseg.spec import RunSpec, option_name
-from tileseg.storage import at
+from tileseg.storage.place import Url, file_of, is_address, parse_place, shown, stem_of, with_file
+from tileseg.storage.store import at
 
 if TYPE_CHECKING:
     import pystac

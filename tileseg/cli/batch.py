@@ -18,8 +18,8 @@ from tileseg.cli.option import option
 if TYPE_CHECKING:
     from tileseg.batch.report import BatchReport, SceneResult
     from tileseg.batch.sources import Entry
-    from tileseg.ledger import BlockRecord
-    from tileseg.place import Url
+    from tileseg.run.ledger import BlockRecord
+    from tileseg.storage.place import Url
 
 _PANEL = "Archive"
 _OWN = {"scene", "out", "dry_run", "overwrite", "config", "as_json", "quiet", "verbose"}
@@ -67,8 +67,8 @@ def _batch(  # noqa: PLR0913 - one parameter per option of the command
     from tileseg.batch.sources import read_sources
     from tileseg.batch.sources import shard as part_of
     from tileseg.errors import UsageError
-    from tileseg.place import parse_place
     from tileseg.spec import read_config
+    from tileseg.storage.place import parse_place
 
     if retries < 0 or (max_failures is not None and max_failures < 0):
         raise UsageError("--retries and --max-failures: expected 0 or more")
@@ -164,7 +164,7 @@ class _Lines:
 def _list(entries: tuple[Entry, ...], out: Path | Url, *, as_json: bool) -> None:
     from tileseg.batch.folders import folder_of
     from tileseg.errors import InputError
-    from tileseg.scene import open_scene
+    from tileseg.source.scene import open_scene
 
     def identity(entry: Entry) -> str | None:
         try:

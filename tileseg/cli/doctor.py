@@ -19,8 +19,8 @@ from typing import Annotated, Literal
 import typer
 
 import tileseg
-from tileseg.formats import DRIVERS
-from tileseg.hardware import Gpu, Hardware, Memory, default_precision, detect, disk_free
+from tileseg.cluster.hardware import Gpu, Hardware, Memory, default_precision, detect, disk_free
+from tileseg.source.formats import DRIVERS
 
 Status = Literal["ok", "warn", "fail"]
 

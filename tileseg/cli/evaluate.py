@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from tileseg.evaluate.evaluate import EvaluateSpec, Split
     from tileseg.evaluate.results import Evaluation
-    from tileseg.pipeline import Listener, Prepared
+    from tileseg.run.prepare import Prepared
+    from tileseg.run.report import Listener
 
 _WHAT, _MEANING, _MEASURES, _RUN = "What is compared", "Classes", "Measures", "Running the model"
 _CONTROL = "Control"

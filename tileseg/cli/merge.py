@@ -23,7 +23,7 @@ def command(
     """Join the polygons of neighbouring scenes into one layer, each piece of ground once."""
     from tileseg.batch.merge import merge
     from tileseg.errors import UsageError
-    from tileseg.place import is_address
+    from tileseg.storage.place import is_address
 
     if is_address(folder):
         raise UsageError(f"{folder}: merge reads folders of this machine only; copy the results here first")

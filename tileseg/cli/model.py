@@ -12,7 +12,7 @@ import typer
 from tileseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from tileseg.nn.card import ClassInfo, ModelCard, Scaling
+    from tileseg.card import ClassInfo, ModelCard, Scaling
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -32,7 +32,7 @@ def info(
     ] = False,
 ) -> None:
     """Print what MODEL expects and gives, and its scores. Reads the card only."""
-    from tileseg.nn.card import load_card, resolve_model
+    from tileseg.nn.folder import load_card, resolve_model
 
     card = load_card(resolve_model(model))
     if as_json:
@@ -49,7 +49,7 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
     """
     del verbose  # main() looks for it
     from tileseg.nn.bundle import load_bundle
-    from tileseg.nn.card import resolve_model
+    from tileseg.nn.folder import resolve_model
     from tileseg.nn.proof import FOLDED_TOLERANCE, TOLERANCE, prove
 
     folder = resolve_model(model)
@@ -127,8 +127,9 @@ def pack(  # noqa: PLR0913 - one parameter per option of the command
     del verbose
     from pydantic import ValidationError
 
+    from tileseg.card import Scaling
     from tileseg.nn.bundle import pack as pack_model
-    from tileseg.nn.card import Scaling, first_problem
+    from tileseg.problems import first_problem
 
     try:
         scale = Scaling(
@@ -175,7 +176,7 @@ def _one_of(option: str, text: str, choices: tuple[_Choice, ...]) -> _Choice:
 
 
 def _classes(text: str, background: tuple[str, ...]) -> tuple[ClassInfo, ...]:
-    from tileseg.nn.card import ClassInfo
+    from tileseg.card import ClassInfo
 
     pairs = [part.rpartition(":") for part in _names(text)]
     for name, colon, _ in pairs:

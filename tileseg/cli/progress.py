@@ -10,18 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tileseg import hardware
-from tileseg.ledger import BlockRecord
+from tileseg.cluster import hardware
+from tileseg.run.ledger import BlockRecord
 
 if TYPE_CHECKING:
-    from tileseg.pipeline import Prepared, RunReport
+    from tileseg.run.prepare import Prepared
+    from tileseg.run.report import RunReport
 
 _PLAIN_SECONDS = 10.0
 """Between two plain lines where there is no terminal."""
 
 
 class Progress:
-    """A :class:`tileseg.pipeline.Listener` on standard error."""
+    """A :class:`tileseg.run.report.Listener` on standard error."""
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -103,7 +104,7 @@ class Progress:
 
 def print_plan(prepared: Prepared) -> None:
     """The plan as a table on standard output."""
-    from tileseg.pipeline import describe
+    from tileseg.run.report import describe
 
     facts = describe(prepared)
     table = Table(title=f"Plan for {prepared.spec.scene}", show_header=False, title_justify="left")

@@ -12,7 +12,7 @@ from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
 from tileseg.cli.option import option
 
 if TYPE_CHECKING:
-    from tileseg.pipeline import RunReport
+    from tileseg.run.report import RunReport
 
 _MODEL, _VIEWS, _SIZES = "Model", "Views and stitching", "Sizes and resources"
 _SCENE, _VECTORS, _CONTROL = "Scene", "Polygons", "Control"
@@ -136,7 +136,9 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
         raise UsageError("which scene? tileseg run SCENE, or scene = ... in --config")
     spec = RunSpec.parse(options)
     from tileseg.cli.progress import Progress, print_plan, print_report
-    from tileseg.pipeline import describe, prepare, run
+    from tileseg.run.prepare import prepare
+    from tileseg.run.report import describe
+    from tileseg.run.scene import run
 
     if dry_run:
         prepared = prepare(spec)

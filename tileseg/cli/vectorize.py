@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tileseg.place import Url
-    from tileseg.vectorize import Classes, LabelSource
+    from tileseg.run.vectorize import Classes, LabelSource
+    from tileseg.storage.place import Url
 
 _TOLD = 10
 """Classes of which is told how many polygons they have; an image, taken by mistake, has hundreds."""
@@ -63,8 +63,8 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
     """Make polygons of LABELS without running a network: of a mosaic (with thresholds of your own) or any raster."""
     del verbose  # main() looks for it
     from tileseg.errors import UsageError
-    from tileseg.place import parse_place
-    from tileseg.vectorize import VectorOptions, vector_paths, vectorize
+    from tileseg.run.vectorize import VectorOptions, vector_paths, vectorize
+    from tileseg.storage.place import parse_place
 
     given = {
         "formats": formats,
@@ -115,8 +115,8 @@ def _listed(counts: Mapping[str, int], names: Container[str]) -> str:
 def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | None) -> tuple[LabelSource, Classes]:
     """What is read, and what its labels mean."""
     from tileseg.errors import TilesegError, UsageError
-    from tileseg.pipeline import MOSAIC
-    from tileseg.vectorize import Classes
+    from tileseg.run.names import MOSAIC
+    from tileseg.run.vectorize import Classes
 
     folder = path / MOSAIC if _is_folder(path / MOSAIC) else path
     if folder != path and _is_unfinished(path):
@@ -131,7 +131,7 @@ def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | N
         return mosaic.with_thresholds(thresholds), Classes.of_card(mosaic.classes, wanted)
     if thresholds:
         raise UsageError(f"--threshold: {path} has no probabilities; expected a mosaic of tileseg")
-    from tileseg.scene import open_labels
+    from tileseg.source.scene import open_labels
 
     raster = open_labels(path)
     return raster, Classes.of_raster(raster.names, wanted, raster.background)
@@ -139,9 +139,9 @@ def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | N
 
 def _is_unfinished(run: Path | Url) -> bool:
     """Whether this is the folder of a run that has begun and not come to its end."""
-    from tileseg.ledger import Ledger
-    from tileseg.pipeline import STATE, SUMMARY
-    from tileseg.storage import at
+    from tileseg.run.ledger import Ledger
+    from tileseg.run.names import STATE, SUMMARY
+    from tileseg.storage.store import at
 
     if not isinstance(run, Path) and not run.writable:
         return False
@@ -150,6 +150,6 @@ def _is_unfinished(run: Path | Url) -> bool:
 
 def _is_folder(place: Path | Url) -> bool:
     """A folder, or what is one on an object store: a Zarr group."""
-    from tileseg.storage import at
+    from tileseg.storage.store import at
 
     return place.is_dir() if isinstance(place, Path) else place.writable and at(place / "zarr.json").exists()

@@ -44,6 +44,6 @@ def command(
         limit = None if memory is None else int(TypeAdapter(ByteSize).validate_python(memory))
     except ValidationError:
         raise UsageError(f"--memory {memory}: expected a size such as 16GiB") from None
-    from tileseg.worker import WorkerOptions, serve
+    from tileseg.cluster.serve import WorkerOptions, serve
 
     typer.echo(serve(WorkerOptions(address, scheduler_file, device, threads, limit, name, tls)), err=True)

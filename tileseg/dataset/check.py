@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import shapely
 
+from tileseg.card import ClassInfo
 from tileseg.dataset.labelled import LabelledScene, mask_doubt, open_image, open_labelled
 from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, is_there, list_pairs, parse_gsd, read_spec
 from tileseg.dataset.truth import RasterTruth, VectorTruth, WarpedTruth, is_placed
 from tileseg.errors import InputError
 from tileseg.grid import Grid
-from tileseg.nn.card import ClassInfo
-from tileseg.scene import LabelRaster
+from tileseg.source.scene import LabelRaster
 from tileseg.window import tile
 
 Level = Literal["error", "warning"]

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from tileseg.card import ClassInfo
 from tileseg.dataset.labelled import CACHE, LabelledScene, open_labelled
 from tileseg.dataset.spec import DatasetSpec, list_pairs, parse_gsd, read_spec
 from tileseg.errors import InputError
-from tileseg.nn.card import ClassInfo
 
 
 @dataclass(frozen=True, slots=True)

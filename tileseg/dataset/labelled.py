@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 
+from tileseg.card import ClassInfo
 from tileseg.dataset.rescale import Axis, Rescale
 from tileseg.dataset.spec import IGNORE, IGNORE_NAME, DatasetSpec, Pair, Split, is_there
 from tileseg.dataset.truth import Labels, RasterTruth, Truth, WarpedTruth, is_mask, open_truth
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
-from tileseg.nn.card import ClassInfo
-from tileseg.scene import Scene, open_scene
+from tileseg.source.scene import Scene, open_scene
 from tileseg.window import Window, tile
 
 Pixels = npt.NDArray[Any]

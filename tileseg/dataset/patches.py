@@ -19,7 +19,7 @@ from tileseg.dataset.labelled import LabelledScene, Pixels
 from tileseg.dataset.spec import IGNORE
 from tileseg.dataset.truth import Labels
 from tileseg.errors import InputError, UsageError
-from tileseg.scene import reflected
+from tileseg.source.scene import reflected
 from tileseg.window import Window
 
 _T = TypeVar("_T")

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from tileseg.card import ClassInfo
 from tileseg.dataset.check import DatasetReport
 from tileseg.dataset.labelled import LabelledScene, Pixels
 from tileseg.dataset.patches import count_cells
 from tileseg.dataset.spec import IGNORE
-from tileseg.nn.card import ClassInfo
-from tileseg.storage import until_whole
+from tileseg.storage.store import until_whole
 from tileseg.window import Window
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (110, 114, 120)

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from tileseg.card import ClassInfo, default_color
 from tileseg.errors import InputError, UsageError
-from tileseg.nn.card import ClassInfo, default_color, first_problem
-from tileseg.place import file_of, stem_of, with_file
+from tileseg.problems import first_problem
+from tileseg.storage.place import file_of, stem_of, with_file
 
 IGNORE = 255
 """Label of pixels whose class is not known: unlabelled, unsure, outside the scene, or without data in the image."""

@@ -33,7 +33,7 @@ from tileseg.dataset.rescale import Rescale
 from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, Pair, is_there
 from tileseg.errors import InputError
 from tileseg.grid import Grid
-from tileseg.scene import LabelRaster, Scene, open_labels, open_scene
+from tileseg.source.scene import LabelRaster, Scene, open_labels, open_scene
 from tileseg.window import Window, tile
 
 if TYPE_CHECKING:

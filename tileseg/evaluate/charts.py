@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from tileseg.card import ClassInfo
 from tileseg.evaluate.calibration import Calibration
 from tileseg.evaluate.confusion import Matrix, Scores
-from tileseg.nn.card import ClassInfo
 
 _INK, _FAINT, _LINE, _PAPER = "#22272e", "#6a737d", "#d0d7de", "#ffffff"
 _RIGHT, _WRONG = (47, 129, 77), (201, 72, 54)

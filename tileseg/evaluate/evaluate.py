@@ -18,13 +18,13 @@ from tileseg.evaluate.pairing import pair_files, pair_scene, reference_grid
 from tileseg.evaluate.report import write_report
 from tileseg.evaluate.results import Evaluation
 from tileseg.evaluate.sides import describe_model, describe_side
-from tileseg.nn.card import load_card, resolve_model
+from tileseg.nn.folder import load_card, resolve_model
 from tileseg.polygons.shape import Quantity
 from tileseg.spec import RunSpec
-from tileseg.storage import write_atomic
+from tileseg.storage.store import write_atomic
 
 if TYPE_CHECKING:
-    from tileseg.pipeline import Listener
+    from tileseg.run.report import Listener
 
 METRICS, REPORT = "metrics.json", "report.html"
 _RUNS = "runs"
@@ -178,7 +178,7 @@ def _run_spec(scene: LabelledScene, model: ModelSpec, spec: EvaluateSpec, *, sam
 
 def _run(spec: RunSpec, listener: Listener | None, *, again: bool) -> Path:
     """The folder of a run. One that is finished is taken as it is; with ``again``, one of other options is replaced."""
-    from tileseg.pipeline import run
+    from tileseg.run.scene import run
 
     try:
         run(spec, listener)

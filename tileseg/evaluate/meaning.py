@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tileseg.card import ClassInfo, default_color
 from tileseg.dataset.spec import IGNORE, IGNORE_NAME
 from tileseg.errors import UsageError
 from tileseg.evaluate.sides import ALL, Side
-from tileseg.nn.card import ClassInfo, default_color
 
 REST = "*"
 """In a map: all values that it does not name."""

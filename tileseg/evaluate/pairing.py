@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pyproj import CRS
 
     from tileseg.mosaic import Mosaic
-    from tileseg.scene import Scene
+    from tileseg.source.scene import Scene
 
 Box = tuple[float, float, float, float]
 
@@ -52,7 +52,7 @@ class Picture:
         shown = cls._shown(len(scene.bands))
         if scene.dtype == "uint8":
             return cls(scene, np.zeros(3), np.full(3, 255.0))
-        from tileseg.scene import statistics
+        from tileseg.source.scene import statistics
 
         mean, deviation = statistics(scene)
         return cls(scene, (mean - 2 * deviation)[shown], (mean + 2 * deviation)[shown])
@@ -148,7 +148,7 @@ def _moved(box: Box, crs: CRS | None, target: CRS | None) -> Box:
 
 def open_image(path: Path) -> Scene:
     """An image to look at: its first three bands, or one."""
-    from tileseg.scene import open_scene
+    from tileseg.source.scene import open_scene
 
     try:
         return open_scene(path, expected=3)

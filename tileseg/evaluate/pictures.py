@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tileseg.card import ClassInfo
 from tileseg.evaluate.compare import Pair
 from tileseg.evaluate.confusion import IGNORE, Labels
-from tileseg.nn.card import ClassInfo
 from tileseg.window import Window
 
 MISSED, FALSE, CONFUSED = "#2b7de9", "#f08c1e", "#c2317f"

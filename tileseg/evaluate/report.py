@@ -13,7 +13,7 @@ from tileseg.evaluate.charts import bars, confusion_chart, reliability, short_co
 from tileseg.evaluate.compare import Pair, RankedWindow
 from tileseg.evaluate.pictures import CAPTIONS, CONFUSED, FALSE, MISSED, data_uri, panels
 from tileseg.evaluate.results import Evaluation
-from tileseg.storage import write_atomic
+from tileseg.storage.store import write_atomic
 
 COLUMNS: dict[str, str] = {
     "iou": "IoU",

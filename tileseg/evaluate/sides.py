@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyogrio  # before TensorFlow, see publish/vectors.py
 
+from tileseg.card import ClassInfo
 from tileseg.dataset.spec import VECTORS, is_there
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
-from tileseg.nn.card import ClassInfo
 from tileseg.window import tile
 
 if TYPE_CHECKING:
     from pyproj import CRS
 
-    from tileseg.scene import LabelRaster
+    from tileseg.source.scene import LabelRaster
 
 _BLOCK = 2048
 _MOST_VALUES = 255
@@ -96,7 +96,7 @@ def _run(folder: Path) -> Side:
             "a label raster or polygons"
         ) from None
     from tileseg.mosaic import Mosaic
-    from tileseg.scene import open_labels
+    from tileseg.source.scene import open_labels
 
     classes = Mosaic(mosaic).classes
     scene = Path(facts["scene"]["path"])
@@ -112,7 +112,7 @@ def _run(folder: Path) -> Side:
 
 
 def _raster(path: Path) -> Side:
-    from tileseg.scene import open_labels
+    from tileseg.source.scene import open_labels
 
     raster = open_labels(path)
     names: dict[str, str | None] = {str(i): name for i, name in sorted(raster.names.items())}

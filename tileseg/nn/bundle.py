@@ -9,22 +9,13 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
+from tileseg.card import Activation, ClassInfo, ModelCard, Scaling
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras
-from tileseg.nn.card import (
-    ARCHIVE,
-    Activation,
-    ClassInfo,
-    ModelCard,
-    Scaling,
-    check_archive,
-    file_sha256,
-    first_problem,
-    load_card,
-    resolve_model,
-    save_card,
-)
+from tileseg.nn.folder import ARCHIVE, check_archive, load_card, resolve_model, save_card
 from tileseg.nn.receptive import analyse
+from tileseg.problems import first_problem
+from tileseg.storage.digest import file_sha256
 
 _CODE = {"Lambda"}
 """Layers that hold code."""

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.card import ModelCard, Scaling
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.card import ModelCard, Scaling
 from tileseg.nn.resample import resample
 from tileseg.nn.twin import Precision, inference_twin
 from tileseg.tta import Flip, View, alignment, back_margin, view_halo, view_margin

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.card import ModelCard, Scaling
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.card import ModelCard, Scaling
 from tileseg.nn.predictor import Predictor
 from tileseg.nn.twin import inference_twin
 from tileseg.tta import View

@@ -19,11 +19,11 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as Frame
 
+from tileseg.card import ClassInfo
 from tileseg.errors import TilesegError, root_of
 from tileseg.grid import Grid
 from tileseg.labels import NODATA, halve
-from tileseg.nn.card import ClassInfo
-from tileseg.scene import BACKGROUND
+from tileseg.source.scene import BACKGROUND
 from tileseg.window import Window, tile
 
 Labels = npt.NDArray[np.uint8]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from tileseg.card import ClassInfo
 from tileseg.grid import Grid
 from tileseg.labels import NODATA
-from tileseg.nn.card import ClassInfo
-from tileseg.storage import until_whole
+from tileseg.storage.store import until_whole
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (110, 114, 120)
 _EMPTY = (224, 224, 224)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from tileseg.card import ClassInfo
 from tileseg.evaluate.confusion import IGNORE
-from tileseg.nn.card import ClassInfo
-from tileseg.storage import until_whole
+from tileseg.storage.store import until_whole
 from tileseg.train.journal import STEPS, VALIDATIONS, read_columns
 
 _PAPER, _INK, _FAINT, _GRID = (255, 255, 255), (32, 33, 36), (110, 114, 120), (228, 230, 234)

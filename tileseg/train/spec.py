@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tileseg.errors import UsageError
-from tileseg.nn.card import first_problem
 from tileseg.nn.options import NetworkSpec
+from tileseg.problems import first_problem
 from tileseg.train.augment import AugmentSpec
 
 ALGORITHM = 1

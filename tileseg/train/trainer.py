@@ -25,14 +25,14 @@ from tileseg.dataset.labelled import mask_doubt
 from tileseg.dataset.patches import PatchSampler, count_cells, prefetched, validation_windows
 from tileseg.dataset.statistics import DatasetStatistics, statistics
 from tileseg.errors import InputError, Interrupted, TilesegError, UsageError
-from tileseg.ledger import Ledger
 from tileseg.nn.backend import Replicas, configure, devices, keras
 from tileseg.nn.bundle import load_bundle, save_bundle
-from tileseg.nn.card import ARCHIVE, load_card, resolve_model
 from tileseg.nn.encoder_weights import load_encoder_weights
+from tileseg.nn.folder import ARCHIVE, load_card, resolve_model
 from tileseg.nn.fused import fuse
 from tileseg.nn.unet import build_network, part_of, training_model
-from tileseg.storage import write_atomic
+from tileseg.run.ledger import Ledger
+from tileseg.storage.store import write_atomic
 from tileseg.train.augment import Augmenter
 from tileseg.train.checkpoint import Checkpoint, Progress, Store
 from tileseg.train.journal import Journal

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.card import ClassInfo
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.dataset.patches import prefetched, read_patch
 from tileseg.evaluate.confusion import IGNORE, Matrix, confusion, iou, mean
-from tileseg.nn.card import ClassInfo
 from tileseg.train.values import Values
 from tileseg.window import Window
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.card import ModelCard, Scaling
 from tileseg.dataset.statistics import DatasetStatistics
-from tileseg.nn.card import ModelCard, Scaling
 from tileseg.train.spec import TrainSpec
 
 

@@ -1,0 +1,193 @@
+"""From block-wise labels to files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+import rasterio
+import rasterio.features
+import shapely
+from affine import Affine
+from pyproj import CRS
+
+from tileseg.card import ClassInfo
+from tileseg.errors import UsageError
+from tileseg.grid import Grid
+from tileseg.polygons.fragment import Fragment
+from tileseg.polygons.shape import Quantity
+from tileseg.polygons.trace import trace_block
+from tileseg.run.vectorize import Classes, VectorOptions, finish, ignored_classes, vector_paths, vectorize
+from tileseg.window import Window, tile
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels in memory."""
+
+    array: npt.NDArray[np.integer]
+    grid: Grid
+    nodata: int | None = None
+
+    def read_labels(self, window: Window) -> npt.NDArray[np.integer]:
+        return self.array[window.slices]
+
+    def read_confidence(self, window: Window) -> npt.NDArray[np.uint16] | None:
+        return None
+
+
+CARD = (
+    ClassInfo(name="ground", color="#000000", background=True),
+    ClassInfo(name="Building", color="#ff0000"),
+    ClassInfo(name="road", color="#00ff00"),
+)
+
+
+def source(seed: int = 0, shape: tuple[int, int] = (150, 210), dtype: type = np.uint8) -> Labels:
+    rng = np.random.default_rng(seed)
+    labels = np.kron(rng.integers(0, 3, (shape[0] // 6, shape[1] // 7)), np.ones((6, 7))).astype(dtype)
+    labels[:20, :30] = 255 if dtype is np.uint8 else -1
+    labels[rng.random(labels.shape) < 0.02] = 2
+    grid = Grid(*labels.shape, Affine(0.5, 0, 400_000, 0, -0.5, 5_000_000), CRS.from_epsg(32635).to_wkt())
+    return Labels(labels, grid, nodata=255 if dtype is np.uint8 else -1)
+
+
+def test_result_does_not_depend_on_blocks_and_threads(tmp_path: Path) -> None:
+    labels = source()
+    frames = []
+    for i, (block, threads) in enumerate([(256, 1), (50, 1), (50, 4), (17, 3)]):
+        outputs = vector_paths(tmp_path / str(i), ["gpkg"])
+        report = vectorize(labels, outputs, Classes.of_card(CARD), block=block, threads=threads)
+        frame = geopandas.read_file(outputs["gpkg"])
+        assert report.counts == frame["class_name"].value_counts().to_dict()
+        assert set(report.seconds) == {"trace", "finish"}
+        frames.append(frame.drop(columns="id").assign(at=shapely.to_wkb(frame.geometry.values)).sort_values("at"))
+    for frame in frames[1:]:
+        assert frame.reset_index(drop=True).equals(frames[0].reset_index(drop=True))
+    assert (tmp_path / "1" / "polygons.gpkg").read_bytes() == (tmp_path / "2" / "polygons.gpkg").read_bytes()
+    assert sorted(p.name for p in (tmp_path / "3").iterdir()) == ["polygons.gpkg"]
+    assert set(frames[0]["class_name"]) == {"Building", "road"}
+
+
+def test_a_format_that_is_none_is_told_by_its_option() -> None:
+    with pytest.raises(UsageError, match=r"^--format: Input should be"):
+        VectorOptions.parse({"formats": "shp"})
+
+
+def test_polygons_equal_gdal(tmp_path: Path) -> None:
+    labels = source(3)
+    outputs = vector_paths(tmp_path, ["parquet"])
+    vectorize(labels, outputs, Classes.of_raster({}), VectorOptions(connectivity=8), block=64)
+    frame = geopandas.read_parquet(outputs["parquet"])
+    found = sorted(zip(frame["class"], shapely.to_wkb(shapely.normalize(frame.geometry.values)), strict=True))
+    expected = rasterio.features.shapes(
+        labels.array, mask=labels.array != 255, connectivity=8, transform=labels.grid.transform
+    )
+    assert found == sorted((int(v), shapely.to_wkb(shapely.normalize(shapely.geometry.shape(g)))) for g, v in expected)
+    assert "mean_probability" not in frame
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_only_wanted_classes(tmp_path: Path, dtype: type) -> None:
+    labels = source(4, dtype=dtype)
+    outputs = vector_paths(tmp_path, ["geojson"])
+    report = vectorize(labels, outputs, Classes.of_raster({2: "road"}, ["Road", "0"]), block=64)
+    assert set(report.counts) == {"0", "road"}
+    assert geopandas.read_file(outputs["geojson"])["class"].drop_duplicates().sort_values().tolist() == [0, 2]
+
+
+def test_classes_of_a_card() -> None:
+    assert ignored_classes(CARD, None) == {0}
+    assert ignored_classes(CARD, ["building", "0"]) == {2}
+    assert ignored_classes(CARD, ["ground"]) == {1, 2}
+    with pytest.raises(UsageError, match=r"--classes 3: no such class; expected some of ground \(0\), Building \(1\)"):
+        ignored_classes(CARD, ["3"])
+    with pytest.raises(UsageError, match="--classes tree"):
+        Classes.of_raster({}, ["tree"])
+
+
+def test_options_are_understood_as_text() -> None:
+    options = VectorOptions.parse({"formats": "gpkg,fgb", "min_area": "50px", "simplify": "0.5", "classes": "a, 3"})
+    assert options.formats == ("gpkg", "fgb")
+    assert options.min_area == Quantity(50, in_pixels=True)
+    assert options.simplify == Quantity(0.5)
+    assert options.classes == ("a", "3")
+    for wrong, message in [
+        ({"formats": "shp"}, "--format: "), ({"min_area": "big"}, "--min-area: .*'big' is no area"),
+        ({"connectivity": 6}, "--connectivity"), ({"minimum": 3}, "--minimum"),
+    ]:  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            VectorOptions.parse(wrong)
+
+
+def test_filters_and_simplification_reach_the_file(tmp_path: Path) -> None:
+    labels = source(5)
+    everything = vector_paths(tmp_path, ["gpkg"], "everything")
+    vectorize(labels, everything, Classes.of_raster({}), block=64)
+    few = vector_paths(tmp_path, ["gpkg"], "few")
+    options = VectorOptions.parse({"min_area": "5", "fill_holes": "2", "simplify": "1"})
+    vectorize(labels, few, Classes.of_raster({}), options, block=64)
+    before, after = (geopandas.read_file(p["gpkg"]) for p in (everything, few))
+    assert after["area_m2"].min() > 2  # filtered first, simplified then
+    assert 0 < len(after) <= (before["area_m2"] >= 5).sum()
+    assert after.geometry.count_coordinates().sum() < 0.5 * before.geometry.count_coordinates().sum()
+    np.testing.assert_allclose(after["area_m2"], after.geometry.area, rtol=2e-3)
+
+
+def test_finish_serves_blocks_that_were_traced_elsewhere(tmp_path: Path) -> None:
+    labels = source(6)
+    cores = tile(labels.grid.extent, 70, 70)
+    for i, core in enumerate(cores):
+        part = labels.array[core.slices]
+        confidence = np.full(part.shape, 32_768, np.uint16)
+        fragment = trace_block(part, confidence, core, labels.grid.extent, ignore={0}, nodata=255)
+        fragment.save(tmp_path / f"{i}.fragment")
+    outputs = vector_paths(tmp_path / "out", ["geojson", "gpkg"])
+    names = {i: info.name for i, info in enumerate(CARD)}
+    report = finish(
+        cores, lambda i: Fragment.load(tmp_path / f"{i}.fragment"), labels.grid, names, VectorOptions(), outputs
+    )
+    assert report.paths == outputs
+    frames = [geopandas.read_file(path) for path in outputs.values()]
+    one, other = (pd.DataFrame(frame.drop(columns="geometry")) for frame in frames)
+    pd.testing.assert_frame_equal(one, other, check_dtype=False)
+    assert (frames[0]["mean_probability"] == 0.5).all()
+    assert frames[0]["id"].tolist() == list(range(1, sum(report.counts.values()) + 1))
+    inside = frames[1][~frames[1]["touches_nodata"]]
+    assert 0 < len(inside) < len(frames[1])
+
+
+def test_scene_of_nodata_gives_an_empty_layer(tmp_path: Path) -> None:
+    labels = Labels(np.full((40, 50), 255, np.uint8), source().grid[Window(0, 0, 40, 50)], nodata=255)
+    outputs = vector_paths(tmp_path, ["gpkg", "geojson"])
+    report = vectorize(labels, outputs, Classes.of_card(CARD), block=16)
+    assert report.counts == {}
+    assert len(geopandas.read_file(outputs["gpkg"])) == 0
+
+
+def test_progress_counts_blocks(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    vectorize(
+        source(), vector_paths(tmp_path, ["geojsonseq"]), Classes.of_card(CARD), block=64,
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen == [(i, 12) for i in range(1, 13)]
+
+
+@pytest.mark.real_data
+def test_real_mask_to_geopackage(real_data: Path, tmp_path: Path) -> None:
+    with rasterio.open(real_data / "masks" / "cog_cmap.tif") as dataset:
+        window = Window(2000, 1000, 1500, 2500)
+        part = dataset.read(1)[window.slices]
+        grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs.to_wkt())[window]
+    outputs = vector_paths(tmp_path, ["gpkg"])
+    vectorize(Labels(part, grid, nodata=0), outputs, Classes.of_raster({}))
+    frame = geopandas.read_file(outputs["gpkg"])
+    # Web Mercator's planar areas are too large by 1 / cos(latitude)^2, about 1.7 here.
+    assert frame["area_m2"].sum() == pytest.approx(frame.to_crs(5070).area.sum(), rel=2e-3)
+    assert frame["pixels"].sum() == (part != 0).sum()

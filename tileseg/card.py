@@ -1,0 +1,146 @@
+"""The model card: what a model expects and gives. Plain data, so that planning needs no network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+_COLORS = (
+    "#d9544d", "#3f7fbf", "#4f9a4d", "#e0a030", "#8a63b0", "#4fb5b0", "#b5651d", "#d77fb0", "#6b6b76", "#9aa63c",
+)  # fmt: skip
+
+_BACKGROUND = "#c8b99a"
+
+Activation = Literal["logits", "softmax", "sigmoid"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassInfo(_Strict):
+    """One class; its id is its position in the card."""
+
+    name: str = Field(min_length=1)
+    color: str = Field(pattern=r"^#[0-9a-fA-F]{6}$")
+    """As in CSS: ``#rrggbb``."""
+    background: bool = False
+    """Background is labelled but not vectorised unless asked for with ``--classes``."""
+
+
+def default_color(position: int, *, background: bool) -> str:
+    """Colour of a class for which nobody chose one, by its place among the classes."""
+    return _BACKGROUND if background else _COLORS[position % len(_COLORS)]
+
+
+class Scaling(_Strict):
+    """How pixel values become the network's input: ``(value / divisor - mean) / std``, per band.
+
+    With a window, as radiologists use it, values are first clipped to ``center - width / 2 ... center + width / 2``
+    and mapped to 0...1; there is no divisor then.
+    """
+
+    kind: Literal["fixed", "scene", "window"] = "fixed"
+    """``scene``: mean and std are those of the scene's valid pixels (over ``divisor``), found once per scene."""
+    divisor: float = Field(default=1.0, gt=0)
+    """255 for 8-bit images that were divided by 255 in training."""
+    mean: tuple[float, ...] = (0.0,)
+    """One value, or one per band."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    """One value, or one per band."""
+    center: float | None = None
+    """Of the window, in pixel values (Hounsfield units, say)."""
+    width: float | None = Field(default=None, gt=0)
+    """Of the window, in pixel values."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Scaling:
+        if self.kind != "window":
+            if self.center is not None or self.width is not None:
+                raise ValueError('center and width are those of a window: expected kind "window"')
+        elif self.center is None or self.width is None:
+            raise ValueError("a window needs its center and its width")
+        elif self.divisor != 1:
+            raise ValueError("a window has no divisor: it maps its values to 0...1 itself")
+        return self
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The pixel values that become 0 and 1 before mean and std apply; a window clips to them."""
+        if self.center is None or self.width is None:
+            return (0.0, self.divisor)
+        return (self.center - self.width / 2, self.center + self.width / 2)
+
+    @property
+    def zero(self) -> tuple[float, ...]:
+        """The pixel value that becomes 0: what the network sees where there is no data. One, or one per band."""
+        low, high = self.limits
+        return tuple(low + mean * (high - low) for mean in self.mean)
+
+    @property
+    def unit(self) -> tuple[float, ...]:
+        """How many pixel values become 1 of the network's input. One, or one per band."""
+        low, high = self.limits
+        return tuple((high - low) * std for std in self.std)
+
+
+class ModelCard(_Strict):
+    """What a model expects and gives, and the facts about its graph that plan a run."""
+
+    format: Literal[1] = 1
+    name: str = Field(min_length=1)
+    description: str = ""
+    bands: tuple[str, ...] = Field(min_length=1)
+    """Meaning of each input band, in order: ``("red", "green", "blue")``."""
+    dtypes: tuple[str, ...] = ("uint8",)
+    """Pixel types that the scaling is meant for; the first is the preferred one."""
+    scaling: Scaling = Scaling()
+    ground_sample_distance: float | None = Field(default=None, gt=0)
+    """Metres per pixel of the images it was trained on."""
+    classes: tuple[ClassInfo, ...] = Field(min_length=2, max_length=255)
+    activation: Activation = "logits"
+    """What the graph gives: logits, softmax probabilities, or (one channel for two classes) a sigmoid."""
+    output_channels: int = Field(ge=1)
+    """Channels of the graph's output: one per class, or 1 for two classes (then its logit is the second class's)."""
+    stride: int = Field(ge=1)
+    """Pixels: windows must start and end at multiples of it."""
+    radius: int = Field(ge=0)
+    """Pixels: how far one logit depends on its surroundings. Of no meaning when not ``local``."""
+    local: bool = True
+    """False where a layer looks at the whole window: then tiles cannot equal the whole, and are blended."""
+    nonlocal_layers: tuple[str, ...] = ()
+    """Names (and kinds) of the layers that are to blame."""
+    flops_per_pixel: float = Field(gt=0)
+    """Floating-point operations per input pixel of a large window (a multiply-add is two)."""
+    activation_bytes_per_pixel: float = Field(gt=0)
+    """Peak of the live float32 activations per input pixel: the memory of a window, to be scaled by precision."""
+    parameters: int = Field(ge=0)
+    credits: tuple[str, ...] = ()
+    """Who made the training data, and under which licence."""
+    training: dict[str, JsonValue] = {}
+    """Free facts about how it was trained, and its scores: the settings that made it, say."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of ``model.keras``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelCard:
+        for name in ("mean", "std"):
+            if len(getattr(self.scaling, name)) not in (1, len(self.bands)):
+                raise ValueError(f"scaling.{name} needs one value or {len(self.bands)} (one per band)")
+        binary = self.output_channels == 1 and len(self.classes) == 2
+        if not binary and self.output_channels != len(self.classes):
+            raise ValueError(f"{self.output_channels} output channels cannot give {len(self.classes)} classes")
+        if self.activation == "sigmoid" and not binary:
+            raise ValueError("a sigmoid is understood for one channel and two classes only")
+        return self
+
+    @property
+    def halo(self) -> int:
+        """Context around a core in pixels of the network's input: the radius, up to a multiple of the stride."""
+        return -(-self.radius // self.stride) * self.stride
+
+    @property
+    def background_ids(self) -> frozenset[int]:
+        """Ids of the classes that are not vectorised by default."""
+        return frozenset(i for i, c in enumerate(self.classes) if c.background)

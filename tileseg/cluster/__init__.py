@@ -1,0 +1,1 @@
+"""Dask: connect to workers, admit those that fit, feed them blocks; what a machine has."""

@@ -1,0 +1,322 @@
+"""Which workers of a cluster may compute a run's blocks: those that have the same versions and reach the same files.
+
+The driver asks every worker, also those that come later, and gives the ones that fit a resource of its own. Blocks ask
+for that resource, so they go nowhere else, and a shared cluster keeps nothing of it but a number per worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib.metadata
+import math
+import os
+import platform
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from tileseg.cluster import hardware
+from tileseg.cluster.hardware import COMPUTE_THREADS
+from tileseg.cluster.warm import warm_up
+from tileseg.errors import InputError, TilesegError, UsageError
+from tileseg.nn.folder import check_archive, load_card
+from tileseg.source.scene import Scene
+from tileseg.storage.place import Url
+from tileseg.storage.store import at, write_atomic
+from tileseg.window import Window
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+RESOURCE = "tileseg"
+"""Dask resource by which ``tileseg worker`` says how many blocks it may have in flight."""
+IN_FLIGHT = 2
+"""Blocks in flight in other workers: one on the device, one being read or written."""
+
+_PACKAGES = ("tileseg", "keras", "tensorflow")
+_LOST_SECONDS = 120.0
+"""Without a worker, or without an answer from the scheduler, until blocks in flight are given up."""
+_SHARED_SECONDS = 5.0
+"""Network file systems show a new file to other machines after a while."""
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a worker must reach and have to compute blocks of a run."""
+
+    scenes: tuple[Scene, ...]
+    """Some scenes: one pixel of each is read."""
+    model: Path
+    sha256: str
+    """Of the model's file."""
+    folder: Path | Url
+    """An output folder that exists, where the driver leaves a file for the workers to find."""
+    memory: int
+    """Bytes that a worker takes at its peak."""
+    gpu: bool = False
+    """Workers that see no GPU will not do."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker says of itself."""
+
+    host: str
+    marked: bool
+    """Started by ``tileseg worker`` or with the resource ``tileseg``."""
+    slots: int
+    """Blocks that it may have in flight."""
+    gpus: tuple[str, ...]
+    """Names of the GPUs that it sees."""
+    problem: TilesegError | None
+    """Why it cannot compute this run's blocks."""
+
+
+def resource_of(client: Client) -> str:
+    """The Dask resource that this client's blocks ask for."""
+    return f"{RESOURCE}-{client.id}"
+
+
+@contextmanager
+def left_behind(folder: Path | Url, token: str) -> Iterator[Path | Url]:
+    """A file in the output folder that workers must find. Raises OSError where it cannot be written."""
+    path = folder / f"shared-{token}"
+    write_atomic(path, token)
+    try:
+        yield path
+    finally:
+        at(path).remove()
+
+
+class Admission:
+    """Asks workers as they come, and lets in those that fit. Its coroutines run in the client's event loop."""
+
+    def __init__(
+        self,
+        client: Client,
+        needs: Needs,
+        token: Path | Url,
+        *,
+        ours: bool,
+        patience: float,
+        tell: Callable[[str], None],
+    ) -> None:
+        """``ours``: the workers were started for this run, so Ctrl-C is the driver's business and memory is kept.
+
+        ``patience``: seconds that a worker may take to look around.
+        """
+        self._client, self._needs, self._token, self._ours = client, needs, token, ours
+        self._patience, self._tell = patience, tell
+        self._resource = resource_of(client)
+        self._asked: dict[str, asyncio.Task[None]] = {}
+        self._per_host = 1
+        self._last_there = math.inf  # when a worker was last there: nobody has been missed before one has come
+        self.answers: dict[str, Answer] = {}
+        """By the worker's address."""
+        self.admitted: dict[str, int] = {}
+        """Address -> blocks in flight, of the workers that are there and fit."""
+        self.given_up: str | None = None
+        """Why blocks in flight will not be computed."""
+
+    @property
+    def refused(self) -> dict[str, TilesegError]:
+        """Workers that cannot compute, and why."""
+        return {address: answer.problem for address, answer in self.answers.items() if answer.problem is not None}
+
+    @property
+    def undecided(self) -> bool:
+        """Whether some worker has not answered, or is just being let in."""
+        return any(not task.done() for task in self._asked.values())
+
+    async def watch(self) -> None:
+        """Ask every worker that comes, until cancelled. Gives up blocks in flight that nobody will compute any more."""
+        while True:
+            problem = "the scheduler does not answer"
+            with suppress(OSError):  # of which TimeoutError is one
+                async with asyncio.timeout(_LOST_SECONDS):
+                    self._look_at(list(await self._client.nthreads()))
+                problem = "all workers have gone, and none has come back"
+                if self.admitted:
+                    self._last_there = time.monotonic()
+            if time.monotonic() - self._last_there > _LOST_SECONDS:
+                self.given_up = f"{problem} within {_LOST_SECONDS:.0f} s"
+                for state in list(self._client.futures.values()):
+                    state.cancel()
+                self._last_there = math.inf
+            await asyncio.sleep(1.0 if self.admitted else 0.2)
+
+    def _look_at(self, present: list[str]) -> None:
+        for address in set(self._asked) - set(present):
+            self._asked.pop(address).cancel()
+            self.admitted.pop(address, None)
+            self.answers.pop(address, None)
+        hosts = [address.rpartition(":")[0] for address in present]
+        self._per_host = max((hosts.count(host) for host in hosts), default=1)
+        for address in present:
+            if address not in self._asked:
+                self._asked[address] = asyncio.create_task(self._ask(address))
+        if self.undecided:
+            return
+        # On a shared cluster, workers that were started for tileseg are preferred to all others.
+        marked = any(answer.marked for answer in self.answers.values())
+        for address, answer in self.answers.items():
+            if answer.problem is None and address not in self.admitted and (answer.marked or not marked):
+                self._asked[address] = asyncio.create_task(self._let_in(address, answer.slots))
+
+    async def _ask(self, address: str) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                problem = await self._compare(address)
+                if problem is None:
+                    answer = await self._call(address, look, self._needs, self._token)
+                else:
+                    answer = _refusal(address, problem)
+        except TimeoutError:
+            answer = _refusal(address, TilesegError(f"does not answer within {self._patience:.0f} s"))
+        except Exception as error:  # noqa: BLE001 - whatever another machine's Python raises
+            answer = _refusal(address, TilesegError(f"{type(error).__name__}: {error}".splitlines()[0]))
+        self.answers[address] = answer
+        if answer.problem is not None:
+            self._tell(f"worker {address} is not used: {answer.problem}")
+
+    async def _compare(self, address: str) -> UsageError | None:
+        """Ask for versions with functions that every Python has: tileseg need not be there."""
+        mine = {"Python": _minor(platform.python_version()), **{p: importlib.metadata.version(p) for p in _PACKAGES}}
+        calls = [self._call(address, platform.python_version)]
+        calls += [self._call(address, importlib.metadata.version, package) for package in _PACKAGES]
+        theirs = await asyncio.gather(*calls, return_exceptions=True)
+        lacking = []
+        for (name, here), there in zip(mine.items(), theirs, strict=True):
+            if isinstance(there, importlib.metadata.PackageNotFoundError):
+                lacking.append(f"no {name} (here {here})")
+            elif isinstance(there, BaseException):
+                raise there
+            elif (version := _minor(there) if name == "Python" else there) != here:
+                lacking.append(f"{name} {version} (here {here})")
+        return UsageError(f"has {', '.join(lacking)}; install the same versions there") if lacking else None
+
+    async def _let_in(self, address: str, slots: int) -> None:
+        # Dask looks at blocks that nobody could take again only when a worker comes, and then it has no resource yet.
+        stranded = [] if self.admitted else list(self._client.futures.values())
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._call(address, let_in, self._resource, slots, self._ours, self._per_host)
+        except Exception as error:  # noqa: BLE001 - as above
+            problem = TilesegError(f"{type(error).__name__}: {error}".splitlines()[0])
+            self.answers[address] = _refusal(address, problem)
+        else:
+            self.admitted[address] = slots
+            for state in stranded:
+                state.cancel()  # it is submitted again
+            self._last_there = time.monotonic()
+
+    async def release(self) -> None:
+        """Take the resource back from the workers that are there."""
+        calls = [self._call(address, let_go, self._resource) for address in self.admitted]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _call(self, address: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function on one worker; raises what it raises."""
+        answer = (await self._client.run(function, *args, workers=[address], on_error="return"))[address]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def _refusal(address: str, problem: TilesegError) -> Answer:
+    return Answer(address, marked=False, slots=0, gpus=(), problem=problem)
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+# --- What follows runs on the workers ------------------------------------------------------------------------------
+
+
+async def look(needs: Needs, token: Path | Url, dask_worker: Any) -> Answer:
+    """Look around on this worker: files, memory, GPUs."""
+    state = dask_worker.state
+    marked = int(state.total_resources.get(RESOURCE, 0))
+    gpus = tuple(gpu.name for gpu in hardware.detect().gpus) if hardware.backend_has_cuda() else ()
+    problem = await asyncio.to_thread(_problem, needs, token, gpus)
+    return Answer(socket.gethostname(), bool(marked), marked or min(state.nthreads, IN_FLIGHT), gpus, problem)
+
+
+def _problem(needs: Needs, token: Path | Url, gpus: tuple[str, ...]) -> TilesegError | None:
+    try:
+        if not _found(token):
+            return UsageError(
+                f"{needs.folder}: the output is not shared: what the driver wrote there is not to be seen from here; "
+                "choose an --out that all workers see under the same path"
+            )
+        probe = token.with_name(f"{token.name}-{uuid4().hex}")
+        write_atomic(probe, "")
+        at(probe).remove()
+    except OSError as error:
+        return UsageError(f"{needs.folder}: cannot be written from here: {error.strerror or error}")
+    try:
+        card = load_card(needs.model)
+        check_archive(card, needs.model)
+    except InputError as error:
+        return UsageError(f"the model is not to be reached from here: {error}; put it where all workers see it")
+    if card.sha256 != needs.sha256:
+        return UsageError(f"{needs.model}: another model than the driver's (SHA-256 {card.sha256[:12]}...)")
+    try:
+        for scene in needs.scenes:
+            scene.read(Window(0, 0, 1, 1))
+    except InputError as error:
+        return InputError(f"the scene is not to be read from here: {error}; put it where all workers see it")
+    total = hardware.memory().total
+    if total < needs.memory:
+        return UsageError(
+            f"has {total / _GIB:.1f} GiB of memory, {needs.memory / _GIB:.1f} GiB are needed; lower --max-memory"
+        )
+    if needs.gpu and not gpus:
+        return UsageError("sees no GPU that TensorFlow could use; see `tileseg doctor` there, or leave out gpu: true")
+    return None
+
+
+def _found(token: Path | Url) -> bool:
+    deadline = time.monotonic() + _SHARED_SECONDS
+    while not at(token).exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+async def let_in(resource: str, slots: int, ours: bool, per_host: int, dask_worker: Any) -> None:
+    """Set this worker up, and say that it takes blocks. What is not ours keeps its signals and its allocator."""
+    os.environ.setdefault(COMPUTE_THREADS, str(max(1, hardware.cpu().cores // per_host)))
+    if ours:
+        keep_freed_memory()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group
+    threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+    await dask_worker.set_resources(**{resource: slots})
+
+
+async def let_go(resource: str, dask_worker: Any) -> None:
+    """Take no more blocks of this run."""
+    await dask_worker.set_resources(**{resource: 0})
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory, as MALLOC_TRIM_THRESHOLD_ would have if it had been set in time."""
+    trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(trim, 1 << 30)
+        libc.mallopt(mmap, 32 << 20)

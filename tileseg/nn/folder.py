@@ -1,0 +1,83 @@
+"""Model folders: where they lie, their card and the file that it was made for. Needs no Keras."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tileseg.card import ModelCard
+from tileseg.errors import InputError
+from tileseg.problems import first_problem
+from tileseg.storage.digest import file_sha256
+
+ARCHIVE = "model.keras"
+
+EMBEDDED = "embedded"
+"""Name of the model that comes with tileseg."""
+
+_MODELS = Path(__file__).resolve().parent.parent / "models"
+
+
+def resolve_model(name: str | Path) -> Path:
+    """The folder of a model: ``embedded`` (the one that comes with tileseg) or a path.
+
+    Raises:
+        InputError: If it is not a model folder; the message says what it is and what to do.
+    """
+    if str(name) == EMBEDDED:
+        return _MODELS / EMBEDDED
+    path = Path(name)
+    if (path / "card.json").is_file():
+        return path
+    if path.suffix == ".keras" and path.is_file():
+        raise InputError(f"{path}: a Keras file without a card; pack it first: tileseg model pack {path} FOLDER ...")
+    if path.suffix in (".h5", ".hdf5"):
+        raise InputError(
+            f"{path}: .h5 models can run code when opened and are refused; save it as .keras with Keras 3 and pack "
+            f"that: tileseg model pack {path.with_suffix('.keras')} FOLDER ..."
+        )
+    if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib"):
+        raise InputError(f"{path}: pickles can run code when opened and are refused; expected a model folder")
+    if (path / "saved_model.pb").is_file():
+        raise InputError(
+            f"{path}: a SavedModel cannot be checked and is refused; save it as .keras with Keras 3 and pack that: "
+            "tileseg model pack MODEL.keras FOLDER ..."
+        )
+    if path.is_dir():
+        raise InputError(f"{path}: not a model: no card.json in it; expected a folder with card.json and {ARCHIVE}")
+    raise InputError(f"{path}: no such model; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}")
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read ``card.json`` of a model folder. Raises InputError in one line."""
+    path = folder / "card.json"
+    try:
+        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: not a model: {error.strerror or error} (card.json); expected a folder with card.json and "
+            "model.keras; `tileseg model pack` makes one from a .keras file"
+        ) from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {first_problem(error, ModelCard)}") from error
+
+
+def check_archive(card: ModelCard, folder: Path) -> Path:
+    """The model's file, if it is the one that the card was made for. Raises InputError in one line."""
+    archive = folder / ARCHIVE
+    if not archive.is_file():
+        raise InputError(f"{folder}: no {ARCHIVE} beside card.json")
+    if (found := file_sha256(archive)) != card.sha256:
+        raise InputError(
+            f"{archive}: not the file that the card was made for (SHA-256 {found[:12]}..., the card says "
+            f"{card.sha256[:12]}...); pack the model again"
+        )
+    return archive
+
+
+def save_card(card: ModelCard, folder: Path) -> None:
+    """Write ``card.json`` into a model folder."""
+    text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / "card.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,63 @@
+"""The first complaint of a validation error, in one line and in the user's words."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+def first_problem(error: ValidationError | UnicodeDecodeError, model: type[BaseModel] | None = None) -> str:
+    """The first complaint of a validation error as ``field: what is wrong``, in one line.
+
+    Where a key is none of ``model``'s, or a table is missing, it names those that are.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return "is not UTF-8 text"
+    problems = error.errors()
+    first, place = problems[0], problems[0]["loc"]
+    match first["type"]:
+        case "missing" if isinstance(place[-1], int):  # the values of a list that is too short, one complaint each
+            given, place = place[-1], place[:-1]
+            told = f"has {given} value{'s' * (given != 1)}; expected {given + _absent(problems, place)}"
+        case "missing":
+            told = "is missing"
+        case "extra_forbidden":
+            known = _keys(model, place[:-1])
+            close = get_close_matches(str(place[-1]), known, 1)
+            meant = f" (did you mean {close[0]}?)" if close else ""
+            told = f"is not known{meant}" + (f"; expected one of {', '.join(known)}" if known else "")
+        case "model_type":
+            told = f"expected a table of {', '.join(_keys(model, place))}, not {reprlib.repr(first['input'])}"
+        case "tuple_type":
+            told = f"expected a list, not {reprlib.repr(first['input'])}"
+        case _:
+            told = first["msg"].removeprefix("Value error, ")
+    where = ".".join(str(part) for part in place)
+    return f"{where}: {told}" if where else told
+
+
+def _absent(problems: Sequence[ErrorDetails], place: tuple[int | str, ...]) -> int:
+    return sum(problem["type"] == "missing" and problem["loc"][:-1] == place for problem in problems)
+
+
+def _keys(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> list[str]:
+    """What may be said at a place in a model, as users write it."""
+    for part in place:  # positions in lists, which name no field, are passed over
+        fields = {} if model is None else model.model_fields
+        field = next((field for name, field in fields.items() if part in (name, field.alias)), None)
+        model = model if field is None else _model_in(field.annotation)
+    return [] if model is None else [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, itself or as one of several."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part)) is not None), None)

@@ -1,0 +1,158 @@
+"""Compute the blocks of a run that are not done yet, on workers here or elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tileseg.card import Scaling
+from tileseg.cluster import hardware
+from tileseg.errors import (
+    BlocksFailed,
+    Interrupted,
+)
+from tileseg.run.finish import Stopwatch
+from tileseg.run.folder import Begun
+from tileseg.run.ledger import BlockRecord
+from tileseg.run.names import MOSAIC, STATE
+from tileseg.run.prepare import Prepared, compute_threads
+from tileseg.run.report import Listener
+
+if TYPE_CHECKING:
+    from tileseg.cluster.connect import Workers
+    from tileseg.cluster.schedule import BlockFailure
+    from tileseg.run.block import Job
+    from tileseg.source.scene import Scene
+
+
+def make_job(begun: Begun) -> Job:
+    """What workers need for any block. Reads the scene's statistics where the scaling wants them."""
+    from tileseg.mosaic import Mosaic
+    from tileseg.run.block import Job
+
+    prepared = begun.prepared
+    return Job(
+        # With the folder: an archive may hold the same scene twice.
+        key=hashlib.sha256(f"{prepared.fingerprint} {prepared.folder.resolve()}".encode()).hexdigest()[:16],
+        scene=prepared.scene,
+        plan=prepared.plan,
+        model=prepared.model.resolve(),
+        scaling=_scaling(prepared),
+        merge=prepared.spec.merge,
+        mosaic=Mosaic((prepared.folder / MOSAIC).resolve()),
+        ledger=replace(begun.ledger, root=begun.ledger.root.resolve()),
+        aoi=prepared.aoi,
+        ignore=prepared.ignore,
+        connectivity=prepared.spec.connectivity,
+        compute_threads=compute_threads(prepared),
+    )
+
+
+@contextlib.contextmanager
+def connected(prepared: Prepared, blocks: int, listener: Listener, others: Sequence[Scene] = ()) -> Iterator[Workers]:
+    """The workers for at most ``blocks`` blocks: on this machine, or where the spec says. The folder is held.
+
+    ``others``: scenes that workers on other machines must be able to read as well. Raises UsageError, InputError or
+    TilesegError where no worker can compute them.
+    """
+    from tileseg.cluster.admission import Needs
+    from tileseg.cluster.connect import connect, dashboard, local_cluster, performance_report
+
+    spec, plan, remote = prepared.spec, prepared.plan, prepared.spec.remote
+    with contextlib.ExitStack() as stack:
+        if remote is None:
+            gpus = hardware.detect().gpus if hardware.backend_has_cuda() else ()
+            devices = [gpu.uuid or str(gpu.index) for gpu in gpus] if len(gpus) > 1 else []
+            count = min(plan.workers, blocks)
+            client = stack.enter_context(local_cluster(count, plan.threads, compute_threads(prepared) or 1, devices))
+        else:
+            state = (prepared.folder / STATE).resolve()
+            scenes, model = (prepared.scene, *others), prepared.model.resolve()
+            needs = Needs(scenes, model, prepared.card.sha256, state, plan.memory.worker, remote.gpu)
+            client = stack.enter_context(connect(remote, needs, listener.notice))
+        if address := dashboard(client):
+            listener.notice(f"dashboard: {address}")
+        if spec.performance_report is not None:
+            stack.enter_context(performance_report(client, spec.performance_report, listener.notice))
+        yield client
+
+
+def compute(
+    begun: Begun, listener: Listener, stop: threading.Event, clock: Stopwatch, workers: contextlib.ExitStack
+) -> int:
+    """Compute the blocks that are not done yet, on worker processes that end with ``workers``; how many they were.
+
+    Raises BlocksFailed or Interrupted once those in flight are finished.
+    """
+    plan, pending = begun.prepared.plan, begun.pending
+    listener.start(begun.prepared, begun.done)
+    if not pending:
+        clock.lap("start")
+        return 0
+    job = make_job(begun)
+    computed: set[int] = set()
+
+    def on_done(record: BlockRecord) -> None:
+        computed.add(record.index)
+        for note in record.notes:
+            listener.notice(note)
+        listener.block(record, plan[record.index].core.pixels)
+
+    from tileseg.run.block import segment_block
+
+    if plan.workers == 0:
+        from tileseg.cluster.schedule import run_serially
+
+        clock.lap("start")
+        failures = run_serially(segment_block, job, pending, on_done, stop)
+    else:
+        from tileseg.cluster.connect import restore_path
+        from tileseg.cluster.schedule import run_on_cluster
+
+        path = tuple(sys.path)
+        client = workers.enter_context(connected(begun.prepared, len(pending), listener))
+        clock.lap("start")
+        failures = run_on_cluster(client, segment_block, job, pending, on_done, stop)
+        wait((begun.preview,))  # the one other thread that may be importing
+        restore_path(path)
+    clock.lap("blocks")
+    check_complete(begun, len(computed), failures)
+    return len(computed)
+
+
+def check_complete(begun: Begun, computed: int, failures: Sequence[BlockFailure]) -> None:
+    """Raise BlocksFailed if blocks failed, Interrupted if some were not even tried."""
+    blocks = begun.prepared.plan.blocks
+    if failures:
+        reasons = list(dict.fromkeys(map(str, failures)))  # an unreadable model fails all blocks alike
+        listed = "\n".join(f"  {reason}" for reason in reasons[:5])
+        more = f"\n  and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        untried = len(begun.pending) - computed - len(failures)
+        also = f" and {untried} were not tried" if untried else ""
+        raise BlocksFailed(
+            f"{begun.prepared.spec.scene}: {len(failures)} of {blocks} blocks could not be computed{also}; the others "
+            f"are kept, and running the command again tries only these:\n{listed}{more}",
+            hopeless=all(failure.hopeless for failure in failures) and not untried,
+        )
+    if computed < len(begun.pending):
+        raise Interrupted(
+            f"stopped: {begun.done + computed} of {blocks} blocks are done and kept; "
+            "run the same command again to go on"
+        )
+
+
+def _scaling(prepared: Prepared) -> Scaling:
+    """The card's scaling with the scene's own statistics where they are wanted."""
+    from tileseg.source.scene import statistics
+
+    card, scene = prepared.card, prepared.scene
+    if card.scaling.kind != "scene" and scene.dtype in card.dtypes:
+        return card.scaling
+    mean, std = statistics(scene)
+    return Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std)))

@@ -1,0 +1,139 @@
+"""What a run tells while it goes on, and what it gives in the end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from tileseg.cluster import hardware
+from tileseg.run.ledger import BlockRecord
+from tileseg.run.prepare import Prepared, wanted_distance
+from tileseg.storage.place import Url
+
+
+class Listener(Protocol):
+    """Is told how a run gets on."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know, in one line."""
+
+    def start(self, prepared: Prepared, done: int) -> None:
+        """Blocks are about to be computed; ``done`` of them are finished already."""
+
+    def block(self, record: BlockRecord, pixels: int) -> None:
+        """A block of ``pixels`` pixels is finished."""
+
+    def stage(self, name: str) -> None:
+        """What is done once all blocks are."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def notice(self, text: str) -> None:
+        """Nothing."""
+
+    def start(self, prepared: Prepared, done: int) -> None:
+        """Nothing."""
+
+    def block(self, record: BlockRecord, pixels: int) -> None:
+        """Nothing."""
+
+    def stage(self, name: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run gave."""
+
+    folder: Path | Url
+    outputs: dict[str, Path | Url]
+    """``mosaic``, ``labels``, ``quicklook``, ``summary`` and the vector formats."""
+    blocks: int
+    computed: int
+    """Blocks computed by this call; the others were finished before."""
+    empty: int
+    """Blocks without a valid pixel, which the network was not asked for."""
+    polygons: dict[str, int]
+    """Class name -> polygons."""
+    pixels: dict[str, int]
+    """Class name -> pixels."""
+    seconds: dict[str, float]
+    """``start``, ``blocks``, ``finish``: as they passed; ``blocks: ...``: summed over all threads of all workers (of
+    earlier calls too); ``finish: ...``: parts that run side by side."""
+    wall_seconds: float
+    megapixels_per_second: float
+    """Of the scene, over the whole call."""
+    peak_memory: int
+    """Resident bytes over all processes."""
+    projected_memory: int
+    """Bytes that the plan said would be enough."""
+    notices: tuple[str, ...] = ()
+    finished_before: bool = field(default=False)
+    """The folder was finished already, so nothing was done."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        values = asdict(self)
+        values["folder"] = str(self.folder)
+        values["outputs"] = {name: str(path) for name, path in self.outputs.items()}
+        return values
+
+
+def summary_of(prepared: Prepared, report: RunReport) -> dict[str, Any]:
+    """What ``summary.json`` keeps: the run, its versions and what came out, in JSON values."""
+    packages = ("tileseg", "keras", "tensorflow", "rasterio", "zarr", "dask", "shapely", "pyogrio", "numpy")
+    plan = prepared.plan
+    return {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": prepared.identity,
+        "fingerprint": prepared.fingerprint,
+        "spec": prepared.spec.model_dump(mode="json"),
+        "scene": {"path": str(prepared.spec.scene), "height": plan.scene[0], "width": plan.scene[1]},
+        "model": {"name": prepared.card.name, "sha256": prepared.card.sha256, "credits": prepared.card.credits},
+        "plan": describe(prepared),
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "report": report.to_json(),
+    }
+
+
+def describe(prepared: Prepared) -> dict[str, Any]:
+    """A plan in JSON values: what ``--dry-run`` prints and ``summary.json`` keeps."""
+    plan = prepared.plan
+    memory = plan.memory
+    blocks, tiles = prepared.wanted
+    return {
+        "height": plan.scene[0],
+        "width": plan.scene[1],
+        "blocks": plan.blocks,
+        "blocks_in_area": blocks,
+        "block": list(plan.block),
+        "windows": tiles * len(plan.views),
+        "window": [list(plan.window_at(scale)) for scale in plan.scales],
+        "core": list(plan.tile),
+        "halo": [plan.halo_at(scale) for scale in plan.scales],
+        "batch": plan.batch,
+        "ground_sample_distance": prepared.scene.grid.ground_sample_distance,
+        "wanted_ground_sample_distance": wanted_distance(prepared.spec, prepared.card),
+        "resampled_by": str(prepared.base),
+        "scales": [str(scale) for scale in plan.scales],
+        "views": len(plan.views),
+        "stitch": plan.stitch,
+        "exact": plan.exact,
+        "precision": plan.precision,
+        "redundancy": round(plan.redundancy, 3),
+        "gflop": round(plan.flops / 1e9 * tiles / plan.tile_count, 1),
+        "workers": plan.workers,
+        "memory_bytes": memory.total,
+        "memory_bytes_driver": memory.driver,
+        "memory_bytes_per_worker": memory.worker,
+        "max_memory_bytes": prepared.max_memory,
+        "disk_bytes": plan.disk,
+        "disk_free_bytes": hardware.disk_free(prepared.folder) if isinstance(prepared.folder, Path) else None,
+        "output": str(prepared.folder),
+    }

@@ -1,0 +1,45 @@
+"""One run, from options to outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+
+from tileseg.cluster import hardware
+from tileseg.run.compute import compute
+from tileseg.run.finish import Stopwatch, finish
+from tileseg.run.folder import begin, finished, hold
+from tileseg.run.prepare import prepare
+from tileseg.run.report import Listener, RunReport, Silent
+from tileseg.spec import RunSpec
+
+
+def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event | None = None) -> RunReport:
+    """Segment a scene into ``spec.folder``, going on where an earlier run stopped.
+
+    ``stop``: when set, blocks in flight are finished and kept, then Interrupted is raised. Raises UsageError (2),
+    InputError (42), LockedError (75), BlocksFailed (1 or 42).
+    """
+    started = time.perf_counter()
+    listener = listener or Silent()
+    stop = stop or threading.Event()
+    prepared = prepare(spec)
+    if not spec.overwrite and (before := finished(prepared)):
+        return before
+    for notice in prepared.notices:
+        listener.notice(notice)
+    with hold(prepared, stop.set) as ledger, hardware.PeakMemory() as memory:
+        if not spec.overwrite and (before := finished(prepared)):
+            return before  # by another process, meanwhile
+        # While the workers start, which leaves processors idle, the scene's picture is read.
+        begun = begin(prepared, ledger)
+        clock = Stopwatch(started)
+        with contextlib.ExitStack() as workers:
+            computed = compute(begun, listener, stop, clock, workers)
+            # The workers end while the driver finishes: that takes a second or two of waiting.
+            ending = threading.Thread(target=workers.pop_all().close, name="end-workers")
+            ending.start()
+        report = finish(begun, listener, clock, computed, memory)
+        ending.join()
+        return report

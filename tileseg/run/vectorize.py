@@ -1,0 +1,341 @@
+"""From any labels, read block by block, to polygon files.
+
+Two stages, so that `tileseg run` can do the first where the labels are made: tracing (blocks, in any order and any
+process, each saved as a fragment) and :func:`finish` (join, shape, write). :func:`vectorize` does both.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Self
+
+import numpy as np
+from affine import Affine
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tileseg.card import ClassInfo
+from tileseg.errors import UsageError, disk_full, not_writable
+from tileseg.grid import Grid
+from tileseg.polygons.fragment import Array, Fragment, PolygonBatch
+from tileseg.polygons.join import join
+from tileseg.polygons.shape import Quantity, Shaper, Shapes, split
+from tileseg.polygons.trace import trace_block
+from tileseg.polygons.trace import warm_up as warm_up_trace
+from tileseg.publish.vectors import SUFFIXES, Table, geojson_features, write_vectors
+from tileseg.spec import VectorFormat, option_problem
+from tileseg.window import Window, tile
+
+BLOCK = 2048
+"""Pixels: side of a block where nothing else decides."""
+
+_VERTICES = 1 << 18
+"""Vertices shaped at a time."""
+
+_SHAPING_THREADS = 2
+
+
+class LabelSource(Protocol):
+    """Labels that can be read block by block. Reading must be safe from several threads at once."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where the pixels lie."""
+
+    @property
+    def nodata(self) -> int | None:
+        """The label of pixels without data."""
+
+    def read_labels(self, window: Window) -> Array:
+        """(height, width) integers."""
+
+    def read_confidence(self, window: Window) -> Array | None:
+        """(height, width) uint16: probability of the pixel's class in units of 1/65535; None where unknown."""
+
+
+def _quantity(value: Any) -> Any:
+    if value is None or isinstance(value, Quantity):
+        return value
+    try:
+        return Quantity.parse(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Size = Annotated[Quantity | None, BeforeValidator(_quantity)]
+
+
+class VectorOptions(BaseModel):
+    """Which polygons are wanted, and in which files. Text is understood as on the command line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    formats: Annotated[tuple[VectorFormat, ...], BeforeValidator(_split), Field(min_length=1)] = ("geojson",)
+    min_area: Size = None
+    """Smaller polygons are left out: square metres (``"25"``) or pixels (``"50px"``)."""
+    fill_holes: Size = None
+    """Smaller holes are filled, before polygons are measured; units as above."""
+    simplify: Size = None
+    """Tolerance in metres (``"0.5"``) or pixels (``"2px"``). Holds all polygons in memory."""
+    connectivity: Literal[4, 8] = 4
+    """8: pixels that touch at a corner are one polygon."""
+    classes: Annotated[tuple[str, ...] | None, BeforeValidator(_split)] = None
+    """Names or ids; None: all but background."""
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Self:
+        """Check options (names as the fields). Raises UsageError in one line."""
+        try:
+            return cls.model_validate(dict(options))
+        except ValidationError as error:
+            raise UsageError(option_problem(error, cls)) from error
+
+    def notices(self, grid: Grid) -> list[str]:
+        """What the user should know of these options on this grid, a line each."""
+        if grid.geod is not None:
+            return []
+        sizes = {"--min-area": self.min_area, "--fill-holes": self.fill_holes, "--simplify": self.simplify}
+        return [
+            f"{name} {size} counts pixels: without a coordinate reference system there are no metres"
+            for name, size in sizes.items()
+            if size is not None and not size.in_pixels
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """What labels mean, and which of them become polygons."""
+
+    names: Mapping[int, str]
+    """Names of ids; an id without one is its own name."""
+    ignore: frozenset[int] = frozenset()
+    """Ids that do not become polygons."""
+    only: frozenset[int] | None = None
+    """If given, no other id does."""
+
+    @staticmethod
+    def of_card(classes: Sequence[ClassInfo], wanted: Sequence[str] | None = None) -> Classes:
+        """The classes of a model: all but background, or those wanted by name or id. Raises UsageError."""
+        names = {i: info.name for i, info in enumerate(classes)}
+        if wanted is None:
+            return Classes(names, frozenset(i for i, info in enumerate(classes) if info.background))
+        return Classes(names, frozenset(names) - _ids(names, wanted, known=True))
+
+    @staticmethod
+    def of_raster(
+        names: Mapping[int, str], wanted: Sequence[str] | None = None, background: frozenset[int] = frozenset()
+    ) -> Classes:
+        """The classes of a label raster: all ids but background, or those wanted. Raises UsageError."""
+        return Classes(names, background) if wanted is None else Classes(names, only=_ids(names, wanted, known=False))
+
+
+def _ids(names: Mapping[int, str], wanted: Sequence[str], *, known: bool) -> frozenset[int]:
+    """Ids of classes named by name or id; ``known``: ids must be among the names."""
+    by_name = {name.casefold(): i for i, name in names.items()}
+    found = set()
+    for text in wanted:
+        if (number := by_name.get(text.casefold())) is None:
+            number = int(text) if text.lstrip("-").isdigit() else None
+            if number is None or (known and number not in names):
+                choice = ", ".join(f"{name} ({i})" for i, name in names.items()) or "ids only: there are no names"
+                raise UsageError(f"--classes {text}: no such class; expected some of {choice}")
+        found.add(number)
+    return frozenset(found)
+
+
+def ignored_classes(classes: Sequence[ClassInfo], wanted: Sequence[str] | None) -> frozenset[int]:
+    """Ids that do not become polygons: background, or all but those wanted by name or id. Raises UsageError."""
+    return Classes.of_card(classes, wanted).ignore
+
+
+@dataclass(frozen=True, slots=True)
+class VectorReport:
+    """What came out."""
+
+    counts: dict[str, int]
+    """Class name -> polygons, by class id."""
+    paths: dict[VectorFormat, Path]
+    seconds: dict[str, float]
+    """``trace`` (reading included), ``finish``."""
+
+
+def vectorize(
+    source: LabelSource,
+    outputs: Mapping[VectorFormat, Path],
+    classes: Classes,
+    options: VectorOptions | None = None,
+    *,
+    block: int = BLOCK,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> VectorReport:
+    """Make polygon files of labels. Fragments wait in a temporary folder beside the first output.
+
+    Args:
+        source: the labels.
+        outputs: where each format goes; :func:`vector_paths` gives the usual names.
+        classes: what the labels mean, and which are wanted.
+        options: filters and connectivity. (``formats`` and ``classes`` have been resolved into the arguments above.)
+        block: side of the blocks in pixels; the polygons do not depend on it, their order and ids do.
+        threads: how many read and trace; by default one per core, 8 at most.
+        progress: called with (blocks done, blocks) after each block.
+
+    Raises:
+        UsageError, InputError, TilesegError: as the parts do.
+    """
+    options = options or VectorOptions()
+    start = time.perf_counter()
+    cores = tile(source.grid.extent, block, block)
+    first = next(iter(outputs.values()))
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if disk_full(error):
+            raise
+        raise not_writable(first.parent, error) from error
+    with tempfile.TemporaryDirectory(prefix=".fragments-", dir=first.parent) as temporary:
+        folder = Path(temporary)
+        there = np.zeros(len(cores), np.bool_)
+        for done, (index, found) in enumerate(_trace_all(source, cores, classes, options, folder, threads), start=1):
+            there[index] = found
+            if progress is not None:
+                progress(done, len(cores))
+        traced = time.perf_counter() - start
+
+        def load(index: int) -> Fragment | None:
+            return Fragment.load(_fragment(folder, index)) if there[index] else None
+
+        report = finish(cores, load, source.grid, classes.names, options, outputs)
+    return VectorReport(report.counts, report.paths, {"trace": traced, **report.seconds})
+
+
+def trace(source: LabelSource, core: Window, classes: Classes, options: VectorOptions) -> Fragment | None:
+    """Read and trace one block; None where it is wholly nodata."""
+    labels = source.read_labels(core)
+    nodata = source.nodata
+    if nodata is not None and (labels == nodata).all():
+        return None
+    ignore = set(classes.ignore)
+    if classes.only is not None:
+        present = np.unique(labels)
+        ignore |= {int(label) for label in present} - classes.only
+    return trace_block(
+        labels, source.read_confidence(core), core, source.grid.extent,
+        connectivity=options.connectivity, ignore=ignore, nodata=nodata,
+    )  # fmt: skip
+
+
+def finish(
+    cores: Sequence[Window],
+    load: Callable[[int], Fragment | None],
+    grid: Grid,
+    class_names: Mapping[int, str],
+    options: VectorOptions,
+    outputs: Mapping[VectorFormat, Path],
+) -> VectorReport:
+    """Join the fragments of all blocks, filter, place and write.
+
+    ``cores``: the scene's blocks in row-major order; ``load``: the fragment of one, or None (wholly nodata).
+    Memory is bounded by what crosses seams plus a few blocks, unless polygons are simplified.
+    """
+    start = time.perf_counter()
+    first = next((f for f in map(load, range(len(cores))) if f is not None), None)
+    has_confidence = first is None or first.has_confidence
+    shaper = Shaper(
+        grid,
+        min_area=options.min_area,
+        fill_holes=options.fill_holes,
+        has_confidence=has_confidence,
+        lonlat=any(form.startswith("geojson") for form in outputs),
+    )
+    shapes = _shapes(join(cores, load, options.connectivity), shaper, options.simplify)
+    counts = write_vectors(shapes, outputs, Table(grid, class_names, has_confidence))
+    named = {class_names.get(label, str(label)): count for label, count in sorted(counts.items())}
+    return VectorReport(named, dict(outputs), {"finish": time.perf_counter() - start})
+
+
+def warm_up() -> None:
+    """Compile tracing, joining, shaping and GeoJSON, or load them from Numba's cache; writes nothing."""
+    from pyproj import CRS
+
+    warm_up_trace()
+    extent = Window(0, 0, 2, 4)
+    cores = tile(extent, 2, 2)
+    labels = np.array([[0, 1, 1, 2], [1, 0, 2, 1]], np.uint8)
+    parts = [trace_block(labels[core.slices], None, core, extent) for core in cores]
+    grid = Grid(2, 4, Affine(1e4, 0, 5e5, 0, -1e4, 0), CRS.from_epsg(32633).to_wkt())
+    shaper = Shaper(grid, min_area=Quantity(1, in_pixels=True), fill_holes=Quantity(1))
+    table = Table(grid, {}, shaper.has_confidence)
+    for batch in join(cores, parts.__getitem__, 4):
+        shapes = shaper.shape(batch)
+        for _ in geojson_features(shapes, table.values(shapes, 1), table, b"\n"):
+            pass
+
+
+def vector_paths(folder: Path, formats: Sequence[VectorFormat], stem: str = "polygons") -> dict[VectorFormat, Path]:
+    """The usual file of each format: ``folder/polygons.geojson`` ..."""
+    return {form: folder / f"{stem}{SUFFIXES[form]}" for form in formats}
+
+
+def _shapes(batches: Iterator[PolygonBatch], shaper: Shaper, simplify: Quantity | None) -> Iterator[Shapes]:
+    if simplify is not None:
+        batches = iter([shaper.simplify(batches, simplify)])
+        shaper = shaper.unfiltered()
+    # Shaping is compiled or in PROJ, writing is mostly Python: so they overlap, a few batches at a time, in order.
+    waiting: deque[Future[Shapes]] = deque()
+    with ThreadPoolExecutor(_SHAPING_THREADS) as pool:
+        for batch in batches:
+            for part in split(batch, _VERTICES):
+                waiting.append(pool.submit(shaper.shape, part))
+                if len(waiting) > _SHAPING_THREADS:
+                    yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _trace_all(
+    source: LabelSource,
+    cores: Sequence[Window],
+    classes: Classes,
+    options: VectorOptions,
+    folder: Path,
+    threads: int | None,
+) -> Iterator[tuple[int, bool]]:
+    """Trace and save every block: its index, and whether there is a fragment, in order. A bounded number waits."""
+    threads = threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+
+    def work(index: int) -> tuple[int, bool]:
+        fragment = trace(source, cores[index], classes, options)
+        if fragment is None:
+            return index, False
+        path = _fragment(folder, index)
+        path.parent.mkdir(exist_ok=True)
+        fragment.save(path)
+        return index, True
+
+    waiting: deque[Future[tuple[int, bool]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for index in range(len(cores)):
+                waiting.append(pool.submit(work, index))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _fragment(folder: Path, index: int) -> Path:
+    return folder / f"{index // 1000:06d}" / f"{index:09d}.fragment"

@@ -1,0 +1,1 @@
+"""Where pixels come from: rasters, label rasters, areas of interest."""

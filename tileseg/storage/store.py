@@ -1,0 +1,553 @@
+"""Files by place: on this machine, or on an object store or web server, with the same few operations for both.
+
+The rest of a run asks ``at(place)`` and does not know which it is. The only module that knows obstore, which takes
+credentials and endpoints from the environment; none of them is kept, passed on or shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import http.client
+import os
+import re
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+from tileseg.errors import InputError, Unreachable, UsageError
+from tileseg.storage.place import Url
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+Stamp = tuple[int, int] | tuple[int, int, str]
+"""Size in bytes, time of change (nanoseconds, by the clock of whoever keeps the file), and ETag where there is one."""
+
+_SILENT = "TILESEG_HTTP_TIMEOUT"
+"""Environment variable: seconds that a server may take for one request."""
+_SILENT_SECONDS = 30.0
+_CONNECT_SECONDS = 10.0
+_RETRIES, _RETRY_SECONDS, _LONGEST_PAUSE = 5, 60.0, 5.0
+_PAUSES = (1.0, 3.0)
+"""Seconds until what a server did not give is asked for again."""
+_AT_ONCE = 16
+"""Requests at the same time where many small objects are wanted: each is mostly waiting."""
+_REMEDIES = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (public buckets: AWS_NO_SIGN_REQUEST=YES), and AWS_REGION "
+    "or AWS_ENDPOINT_URL where needed",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS (public buckets: GS_NO_SIGN_REQUEST=YES)",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (public containers: AZURE_NO_SIGN_REQUEST=YES)",
+    "https": "see whether the address is right and still valid",
+    "http": "see whether the address is right and still valid",
+}
+_MISSING = "no such object or bucket"
+_ANONYMOUS = {"s3": "AWS_NO_SIGN_REQUEST", "gs": "GS_NO_SIGN_REQUEST", "az": "AZURE_NO_SIGN_REQUEST"}
+"""Environment variable, as GDAL knows it, by which requests go without credentials."""
+_YES = {"yes", "true", "on", "1"}
+
+T = TypeVar("T")
+
+
+class Refused(InputError, PermissionError):
+    """A server does not let us."""
+
+
+class Stored(Protocol):
+    """What lies at a place: a file, or a folder of files. Raises FileNotFoundError, Refused or another OSError."""
+
+    def read(self, most: int | None = None) -> bytes:
+        """The file, or its first bytes."""
+
+    def stamp(self) -> Stamp:
+        """What is different when the file is."""
+
+    def write(self, data: bytes) -> None:
+        """Write the file, in a folder that exists: readers see all of it, or what was there before."""
+
+    def create(self, data: bytes) -> None:
+        """Make a file that is not there yet; ``data`` is the caller's alone. Raises FileExistsError."""
+
+    def renew(self, data: bytes) -> None:
+        """Set the time of change of a file that :meth:`create` made. ``data``: other content, where that needs some."""
+
+    def remove(self) -> None:
+        """Remove the file, if it is there."""
+
+    def remove_tree(self) -> None:
+        """Remove the folder with all that is in it, if it is there."""
+
+    def make_folder(self) -> None:
+        """Make the folder, where folders are made."""
+
+    def exists(self) -> bool:
+        """Whether the file is there."""
+
+    def names(self) -> Iterator[str]:
+        """All files in the folder and below, relative to it with ``/``, in no order."""
+
+    def listed(self) -> tuple[list[str], list[str]]:
+        """Names of the files and of the folders directly in the folder; none where there is none."""
+
+    def remove_partial(self) -> None:
+        """Remove what killed writers left, in the folder and below. No writer may be at work."""
+
+    def check_writable(self) -> None:
+        """Make the folder, and see that files can be written into it."""
+
+    def contents(self) -> Iterator[tuple[str, bytes]]:
+        """Name and content of all files in the folder and below, by name; for small files."""
+
+    def deliver(self, write: Callable[[Path], object]) -> None:
+        """Have a function write the file at a local path. It must not leave it half written."""
+
+    def workspace(self) -> AbstractContextManager[Path]:
+        """A local folder. What is written there is in this folder once it ends without an error."""
+
+    def copied(self) -> AbstractContextManager[Path]:
+        """A local folder in which all files of this one are to be read."""
+
+
+def at(place: Path | Url) -> Stored:
+    """What lies at a place. Raises UsageError where obstore is missing."""
+    return _Local(place) if isinstance(place, Path) else _Remote(place)
+
+
+@contextmanager
+def until_whole(path: Path, ending: str = "") -> Iterator[Path]:
+    """A name beside a file to write it under: the file has it no more once that ends without an error.
+
+    Nobody else has the name: threads have their process's number in common, and containers on several machines often
+    too. ``ending``: its last part, where the writer goes by it.
+    """
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial{ending}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_atomic(place: Path | Url, text: str) -> None:
+    """Write a small text file: readers see all of it, or what was there before."""
+    at(place).write(text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """On this machine, or on a file system that it has mounted."""
+
+    path: Path
+
+    def read(self, most: int | None = None) -> bytes:
+        with self.path.open("rb") as file:
+            return file.read(-1 if most is None else most)
+
+    def stamp(self) -> Stamp:
+        # Opened, because network file systems ask the server only then.
+        with self.path.open("rb") as file:
+            found = os.fstat(file.fileno())
+        return found.st_size, found.st_mtime_ns
+
+    def write(self, data: bytes) -> None:
+        with until_whole(self.path) as partial:
+            partial.write_bytes(data)
+
+    def create(self, data: bytes) -> None:
+        with self.path.open("xb") as file:
+            try:
+                file.write(data)
+                file.flush()
+            except OSError:
+                self.path.unlink(missing_ok=True)
+                raise
+
+    def renew(self, data: bytes) -> None:  # noqa: ARG002 - the time alone can be set
+        os.utime(self.path)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def remove_tree(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def make_folder(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def exists(self) -> bool:
+        return self.path.is_file()
+
+    def names(self) -> Iterator[str]:
+        for folder, _, files in os.walk(self.path):
+            inside = os.path.relpath(folder, self.path)
+            for name in files:
+                yield name if inside == "." else f"{inside}/{name}"
+
+    def listed(self) -> tuple[list[str], list[str]]:
+        files: list[str] = []
+        folders: list[str] = []
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path) as entries:
+            for entry in entries:
+                (folders if entry.is_dir() else files).append(entry.name)
+        return files, folders
+
+    def remove_partial(self) -> None:
+        for left in self.path.rglob("*.partial"):
+            left.unlink(missing_ok=True)
+
+    def check_writable(self) -> None:
+        self.make_folder()
+        with (self.path / "lock").open("a"):
+            pass
+
+    def contents(self) -> Iterator[tuple[str, bytes]]:
+        for name in sorted(self.names()):
+            yield name, (self.path / name).read_bytes()
+
+    def deliver(self, write: Callable[[Path], object]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write(self.path)
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        self.path.mkdir(parents=True, exist_ok=True)
+        yield self.path
+
+    @contextmanager
+    def copied(self) -> Iterator[Path]:
+        yield self.path
+
+
+@dataclass(frozen=True, slots=True)
+class _Remote:
+    """On an object store or a web server."""
+
+    url: Url
+
+    @property
+    def _key(self) -> str:
+        """Of web addresses, the store is the whole of it, with its percent signs as they are."""
+        return self.url.key if self.url.writable else ""
+
+    def _ask(self, question: str | Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """What a function of obstore, or another one of its store, gives."""
+        function = getattr(_obstore(self.url), question) if isinstance(question, str) else question
+        return ask(self.url, lambda: function(_store_of(self.url), *args, **options))
+
+    def _look(self, most: int | None) -> tuple[bytes, Any]:
+        # Not a HEAD request: signed addresses are good for GET only.
+        options = None if most is None else {"range": (0, most)}
+
+        def look(store: ObjectStore) -> tuple[bytes, Any]:
+            obstore = _obstore(self.url)
+            try:
+                found = obstore.get(store, self._key, options=options)
+                return bytes(found.bytes()), found.meta
+            except obstore.exceptions.BaseError as error:
+                if re.search(r"\b416\b", str(error)) is None:
+                    raise
+                return b"", obstore.head(store, self._key)  # empty, so it has no first byte
+
+        found: tuple[bytes, Any] = self._ask(look)
+        return found
+
+    def read(self, most: int | None = None) -> bytes:
+        if most is None and not self.url.writable:
+            return patiently(lambda: _page(self.url))
+        return self._look(most)[0]
+
+    def stamp(self) -> Stamp:
+        meta = self._look(1)[1]
+        return meta["size"], round(meta["last_modified"].timestamp() * 1e9), meta["e_tag"] or ""
+
+    def write(self, data: bytes) -> None:
+        self._ask("put", self._key, data)
+
+    def create(self, data: bytes) -> None:
+        try:
+            self._ask("put", self._key, data, mode="create", use_multipart=False)
+        except (FileExistsError, Unreachable):
+            # It may have been created, and the answer lost on the way.
+            with suppress(FileNotFoundError):
+                if self.read() == data:
+                    return
+            raise
+
+    def renew(self, data: bytes) -> None:
+        meta = self._ask("head", self._key)
+        known = {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
+        self._ask("put", self._key, data, mode=known, use_multipart=False)
+
+    def remove(self) -> None:
+        with suppress(FileNotFoundError):
+            self._ask("delete", self._key)
+
+    def remove_tree(self) -> None:
+        keys = [f"{self._key}/{name}" for name in self.names()]
+        for start in range(0, len(keys), 1000):
+            with suppress(FileNotFoundError):
+                self._ask("delete", keys[start : start + 1000])
+
+    def make_folder(self) -> None:
+        """Keys need no folder."""
+
+    def exists(self) -> bool:
+        try:
+            self._ask("head", self._key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def names(self) -> Iterator[str]:
+        def collect(store: ObjectStore) -> Any:
+            return _obstore(self.url).list(store, self._key).collect()
+
+        metas = self._ask(collect)
+        return (meta["path"].removeprefix(f"{self._key}/") for meta in metas)
+
+    def listed(self) -> tuple[list[str], list[str]]:
+        found = self._ask("list_with_delimiter", self._key)
+        files = [meta["path"] for meta in found["objects"]]
+        return [_last(key) for key in files], [_last(prefix) for prefix in found["common_prefixes"]]
+
+    def remove_partial(self) -> None:
+        """Objects appear whole, or not at all."""
+
+    def check_writable(self) -> None:
+        probe = at(self.url / f"writable-{uuid4().hex}")
+        probe.write(b"")
+        probe.remove()
+
+    def contents(self) -> Iterator[tuple[str, bytes]]:
+        names = sorted(self.names())
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for start in range(0, len(names), 2 * _AT_ONCE):
+                some = names[start : start + 2 * _AT_ONCE]  # few, because contents wait in memory
+                yield from zip(some, pool.map(lambda name: at(self.url / name).read(), some), strict=True)
+
+    def deliver(self, write: Callable[[Path], object]) -> None:
+        with tempfile.TemporaryDirectory(prefix="tileseg-") as folder:
+            path = Path(folder) / self.url.name
+            write(path)
+            self._upload(path)
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="tileseg-") as folder:
+            yield Path(folder)
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    _Remote(self.url / path.relative_to(folder).as_posix())._upload(path)  # noqa: SLF001 - our own
+
+    @contextmanager
+    def copied(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="tileseg-") as folder:
+            for name, data in self.contents():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            yield Path(folder)
+
+    def _upload(self, path: Path) -> None:
+        self._ask("put", self._key, path)
+
+
+def _last(key: str) -> str:
+    return key.rstrip("/").rpartition("/")[2]
+
+
+def _page(url: Url) -> bytes:
+    """The whole of a web address. Not by obstore, which takes only answers that say in advance how long they are."""
+    address = quote(f"{url}?{url.query}" if url.query else str(url), safe="%/:?&=+,;@!$'()*~[]")
+    problem: OSError
+    try:
+        with urllib.request.urlopen(address, timeout=silent_seconds()) as answer:  # noqa: S310 - https or http
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        error.close()
+        problem = _of_status(url, error.code, f" {error.reason}")
+    except (OSError, http.client.HTTPException):
+        problem = _silent(url)
+    raise problem
+
+
+def object_store(url: Url) -> ObjectStore:
+    """The folder at an address as a store of obstore, for Zarr. Raises UsageError where obstore is missing."""
+    with _explained(url):
+        return _bucket(url.root, url.key)
+
+
+def ask(place: Path | Url, question: Callable[[], T]) -> T:
+    """What a question about a place gives: asked again where a server fails, and complaints explained."""
+
+    def explain() -> T:
+        with _explained(place):
+            return question()
+
+    return patiently(explain)
+
+
+def patiently(attempt: Callable[[], T]) -> T:
+    """Try again, and again, where a server fails in ways that GDAL and obstore do not try again themselves."""
+    for pause in _PAUSES:
+        try:
+            return attempt()
+        except Unreachable:
+            time.sleep(pause)
+    return attempt()
+
+
+async def patiently_await(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Like :func:`patiently`, of what a store of :func:`object_store` is asked for directly."""
+    from obstore.exceptions import GenericError
+
+    for pause in _PAUSES:
+        try:
+            return await attempt()
+        except GenericError:
+            await asyncio.sleep(pause)
+    return await attempt()
+
+
+@contextmanager
+def _explained(place: Path | Url) -> Iterator[None]:
+    """Turn what obstore complains of into errors of files, or into one line for the user."""
+    if isinstance(place, Path):
+        yield
+        return
+    obstore = _obstore(place)
+    try:
+        yield
+    except (obstore.exceptions.BaseError, FileNotFoundError) as error:
+        raise _explanation(place, error) from (None if place.query else error)
+
+
+def _obstore(url: Url) -> Any:
+    try:
+        import obstore
+        import obstore.exceptions
+    except ImportError:
+        raise UsageError(f'{url}: addresses need obstore: pip install "tileseg[cloud]"') from None
+    return obstore
+
+
+def _explanation(url: Url, error: Exception) -> OSError:
+    from obstore import exceptions
+
+    if isinstance(error, exceptions.NotFoundError | FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, _MISSING, str(url))
+    if isinstance(error, exceptions.AlreadyExistsError | exceptions.PreconditionError):
+        return FileExistsError(errno.EEXIST, "another process wrote it", str(url))
+    remedy = _REMEDIES[url.scheme]
+    text = str(error)
+    if "169.254" in text or "metadata.google" in text or "credential" in text.lower():
+        return Refused(f"{url}: no credentials found; {remedy}")
+    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+        return Refused(f"{url}: access denied (or not there, and not allowed to be asked for); {remedy}")
+    if isinstance(error, exceptions.NotSupportedError) and "Range" in text:
+        return Refused(
+            f"{url}: the server does not serve parts of files (byte ranges); copy the file here, or use another server"
+        )
+    status = re.search(r"status:? (\d{3})( [A-Z][A-Za-z ]*\w)?", text)
+    return _silent(url) if status is None else _of_status(url, int(status[1]), status[2] or "")
+
+
+def _of_status(url: Url, status: int, words: str) -> OSError:
+    """What a server's answer means that is not what was asked for. ``words``: with a blank before them."""
+    if status == HTTPStatus.NOT_FOUND:
+        # Also of what is removed while it is read: obstore asks again for the rest, and calls what it hears generic.
+        return FileNotFoundError(errno.ENOENT, _MISSING, str(url))
+    passing = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in passing:
+        return Refused(f"{url}: refused by the server ({status}{words}); {_REMEDIES[url.scheme]}")
+    return Unreachable(f"{url}: the server fails ({status}{words}); running the same command again may help")
+
+
+def _silent(url: Url) -> Unreachable:
+    return Unreachable(f"{url}: the server does not answer; running the same command again may help")
+
+
+def _store_of(url: Url) -> ObjectStore:
+    return _bucket(url.root) if url.writable else _web(f"{url}?{url.query}" if url.query else str(url))
+
+
+@lru_cache(maxsize=64)
+def _bucket(root: str, prefix: str | None = None) -> ObjectStore:
+    """The store of a bucket, or of what begins with a prefix there: one per process, because it keeps connections."""
+    from obstore.store import AzureStore, GCSStore, S3Store
+
+    url = Url.parse(root)
+    client, retry = _patience()
+    config: Any = {"skip_signature": is_yes(_ANONYMOUS[url.scheme])}
+    if url.scheme == "s3":
+        if (endpoint := s3_endpoint()) is not None:
+            config["endpoint"] = endpoint
+            client["allow_http"] = endpoint.startswith("http://")
+        return S3Store(url.bucket, prefix=prefix, config=config, client_options=client, retry_config=retry)
+    if url.scheme == "gs":
+        return GCSStore(url.bucket, prefix=prefix, config=config, client_options=client, retry_config=retry)
+    if account := os.environ.get("AZURE_STORAGE_ACCOUNT"):
+        config["account_name"] = account
+    return AzureStore(url.bucket, prefix=prefix, config=config, client_options=client, retry_config=retry)
+
+
+@lru_cache(maxsize=64)
+def _web(address: str) -> ObjectStore:
+    from obstore.store import HTTPStore
+
+    client, retry = _patience()
+    client["allow_http"] = address.startswith("http://")
+    return HTTPStore.from_url(address, client_options=client, retry_config=retry)
+
+
+def _patience() -> tuple[Any, Any]:
+    """How long a server is waited for, and how often it is asked: obstore's options of clients and of retries."""
+    seconds = silent_seconds()
+    client = {
+        "timeout": timedelta(seconds=seconds),
+        "connect_timeout": timedelta(seconds=min(_CONNECT_SECONDS, seconds)),
+    }
+    pauses = {
+        "init_backoff": timedelta(seconds=0.2),
+        "max_backoff": timedelta(seconds=_LONGEST_PAUSE),
+        "base": 2.0,
+    }
+    return client, {
+        "max_retries": _RETRIES,
+        "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
+        "backoff": pauses,
+    }
+
+
+def s3_endpoint() -> str | None:
+    """Where S3 is spoken, if not at Amazon's."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    return next((value.rstrip("/") for name in names if (value := os.environ.get(name))), None)
+
+
+def is_yes(name: str) -> bool:
+    """Whether an environment variable says yes."""
+    return os.environ.get(name, "").strip().lower() in _YES
+
+
+def silent_seconds() -> float:
+    """Seconds that a server may take for one request."""
+    try:
+        return max(1.0, float(os.environ.get(_SILENT, _SILENT_SECONDS)))
+    except ValueError:
+        raise UsageError(f"{_SILENT}={os.environ[_SILENT]}: expected a number of seconds") from None
