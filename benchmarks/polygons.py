@@ -29,7 +29,7 @@ from tileseg.polygons.join import join
 from tileseg.polygons.shape import Shaper
 from tileseg.polygons.trace import trace_block, warm_up
 from tileseg.run.vectorize import Classes, VectorOptions, vector_paths, vectorize
-from tileseg.source.scene import open_labels
+from tileseg.source.label_raster import open_labels
 from tileseg.window import tile
 
 Labels = npt.NDArray[np.uint8]

@@ -20,7 +20,7 @@ from tileseg.grid import Grid
 from tileseg.labels import halve
 from tileseg.publish import cog
 from tileseg.publish.cog import write_label_cog
-from tileseg.source.scene import open_labels
+from tileseg.source.label_raster import open_labels
 from tileseg.window import Window, tile
 
 CLASSES = (

@@ -26,7 +26,10 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window as Frame
 
 from tileseg.errors import InputError, UsageError
-from tileseg.source.scene import Scene, open_labels, open_scene, overview_rgb, reflected, statistics
+from tileseg.source.label_raster import open_labels
+from tileseg.source.picture import overview_rgb
+from tileseg.source.scene import Scene, open_scene, reflected
+from tileseg.source.statistics import statistics
 from tileseg.window import Window, tile
 
 UTM = CRS.from_epsg(32737)
@@ -435,7 +438,7 @@ class TestRefused:
         assert refusal(path, expected=1)
 
     def test_pieces_too_large_for_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tileseg.source.scene.LARGEST_BLOCK", 2 << 20)
+        monkeypatch.setattr("tileseg.source.header.LARGEST_BLOCK", 2 << 20)
         pixels = noise(3, 1000, 1100)
         fine = write(tmp_path / "a.tif", pixels, interleave="band", blockysize=1000, compress="deflate")
         assert open_scene(fine, expected=3).block == (1000, 1100)
@@ -548,7 +551,7 @@ class TestStatistics:
         rows, cols = np.mgrid[0:2048, 0:3072]
         pixels = np.stack([rows // 10, cols // 10]).astype("int16")
         scene = open_scene(write(tmp_path / "a.tif", pixels, tiled=True), expected=2)
-        monkeypatch.setattr("tileseg.source.scene._SAMPLE_WINDOWS", 20)
+        monkeypatch.setattr("tileseg.source.statistics._SAMPLE_WINDOWS", 20)
         mean, std = statistics(scene)
         assert mean == pytest.approx(pixels.reshape(2, -1).mean(axis=1), rel=0.1)
         assert std == pytest.approx(pixels.reshape(2, -1).std(axis=1), rel=0.1)
@@ -558,7 +561,7 @@ class TestStatistics:
         pixels = np.zeros((1, 2048, 2048), "uint8")
         pixels[0, 300:310, 1000:1010] = 7
         scene = open_scene(write(tmp_path / "a.tif", pixels, nodata=0, compress="deflate", tiled=True), expected=1)
-        monkeypatch.setattr("tileseg.source.scene._SAMPLE_WINDOWS", 4)
+        monkeypatch.setattr("tileseg.source.statistics._SAMPLE_WINDOWS", 4)
         assert [v.tolist() for v in statistics(scene)] == [[7.0], [1.0]]
 
     def test_no_valid_pixel(self, tmp_path: Path) -> None:

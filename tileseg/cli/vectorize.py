@@ -131,7 +131,7 @@ def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | N
         return mosaic.with_thresholds(thresholds), Classes.of_card(mosaic.classes, wanted)
     if thresholds:
         raise UsageError(f"--threshold: {path} has no probabilities; expected a mosaic of tileseg")
-    from tileseg.source.scene import open_labels
+    from tileseg.source.label_raster import open_labels
 
     raster = open_labels(path)
     return raster, Classes.of_raster(raster.names, wanted, raster.background)

@@ -17,7 +17,7 @@ from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, is_there, lis
 from tileseg.dataset.truth import RasterTruth, VectorTruth, WarpedTruth, is_placed
 from tileseg.errors import InputError
 from tileseg.grid import Grid
-from tileseg.source.scene import LabelRaster
+from tileseg.source.label_raster import LabelRaster
 from tileseg.window import tile
 
 Level = Literal["error", "warning"]

@@ -33,7 +33,8 @@ from tileseg.dataset.rescale import Rescale
 from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, Pair, is_there
 from tileseg.errors import InputError
 from tileseg.grid import Grid
-from tileseg.source.scene import LabelRaster, Scene, open_labels, open_scene
+from tileseg.source.label_raster import LabelRaster, open_labels
+from tileseg.source.scene import Scene, open_scene
 from tileseg.window import Window, tile
 
 if TYPE_CHECKING:

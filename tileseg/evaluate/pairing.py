@@ -52,7 +52,7 @@ class Picture:
         shown = cls._shown(len(scene.bands))
         if scene.dtype == "uint8":
             return cls(scene, np.zeros(3), np.full(3, 255.0))
-        from tileseg.source.scene import statistics
+        from tileseg.source.statistics import statistics
 
         mean, deviation = statistics(scene)
         return cls(scene, (mean - 2 * deviation)[shown], (mean + 2 * deviation)[shown])

@@ -21,7 +21,7 @@ from tileseg.window import tile
 if TYPE_CHECKING:
     from pyproj import CRS
 
-    from tileseg.source.scene import LabelRaster
+    from tileseg.source.label_raster import LabelRaster
 
 _BLOCK = 2048
 _MOST_VALUES = 255
@@ -96,7 +96,7 @@ def _run(folder: Path) -> Side:
             "a label raster or polygons"
         ) from None
     from tileseg.mosaic import Mosaic
-    from tileseg.source.scene import open_labels
+    from tileseg.source.label_raster import open_labels
 
     classes = Mosaic(mosaic).classes
     scene = Path(facts["scene"]["path"])
@@ -112,7 +112,7 @@ def _run(folder: Path) -> Side:
 
 
 def _raster(path: Path) -> Side:
-    from tileseg.source.scene import open_labels
+    from tileseg.source.label_raster import open_labels
 
     raster = open_labels(path)
     names: dict[str, str | None] = {str(i): name for i, name in sorted(raster.names.items())}

@@ -23,7 +23,7 @@ from tileseg.card import ClassInfo
 from tileseg.errors import TilesegError, root_of
 from tileseg.grid import Grid
 from tileseg.labels import NODATA, halve
-from tileseg.source.scene import BACKGROUND
+from tileseg.source.label_raster import BACKGROUND
 from tileseg.window import Window, tile
 
 Labels = npt.NDArray[np.uint8]

@@ -149,7 +149,7 @@ def check_complete(begun: Begun, computed: int, failures: Sequence[BlockFailure]
 
 def _scaling(prepared: Prepared) -> Scaling:
     """The card's scaling with the scene's own statistics where they are wanted."""
-    from tileseg.source.scene import statistics
+    from tileseg.source.statistics import statistics
 
     card, scene = prepared.card, prepared.scene
     if card.scaling.kind != "scene" and scene.dtype in card.dtypes:

@@ -205,7 +205,7 @@ def _in_background(part: Callable[[], T]) -> Future[T]:
 def _get_ready(prepared: Prepared) -> npt.NDArray[np.uint8]:
     """Compile or load what the finish needs, and read the scene's picture (y, x, 3) for the quicklook."""
     from tileseg.run.vectorize import warm_up
-    from tileseg.source.scene import overview_rgb
+    from tileseg.source.picture import overview_rgb
 
     warm_up()
     return overview_rgb(prepared.scene, _QUICKLOOK_PIXELS)

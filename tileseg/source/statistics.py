@@ -1,0 +1,53 @@
+"""Mean and deviation of a scene's bands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from tileseg.errors import InputError
+from tileseg.grid import Grid
+from tileseg.source.scene import Scene
+from tileseg.window import Window
+
+_SAMPLE_WINDOW, _SAMPLE_WINDOWS = 128, 256
+
+
+def statistics(scene: Scene) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of every band over valid pixels.
+
+    Scenes of up to 4 megapixels are read whole; larger ones in 256 windows of 128 x 128 at full resolution, evenly
+    spread (overviews are averaged, so their deviation is too small), and in more if those have no valid pixel. A
+    constant band has the deviation 1. Raises InputError if there is no valid pixel.
+    """
+    rows, cols = -(-scene.grid.height // _SAMPLE_WINDOW), -(-scene.grid.width // _SAMPLE_WINDOW)
+    across = min(cols, math.isqrt(_SAMPLE_WINDOWS))
+    down = min(rows, _SAMPLE_WINDOWS // across)
+    across = min(cols, _SAMPLE_WINDOWS // down)
+    steps = -(-rows // down), -(-cols // across)
+    while True:
+        count, total, squares = 0, np.zeros(len(scene.bands)), np.zeros(len(scene.bands))
+        for window in _spread(scene.grid, *steps):
+            pixels, valid = scene.read(window)
+            values = (pixels.reshape(-1, len(scene.bands)) if valid.all() else pixels[valid]).astype(np.float64)
+            count += len(values)
+            total += values.sum(axis=0)
+            squares += np.einsum("ij,ij->j", values, values)
+        if count:
+            mean = total / count
+            deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+            return mean, np.where(deviation > 1e-9 * np.maximum(1, np.abs(mean)), deviation, 1.0)
+        if steps == (1, 1):
+            raise InputError(f"{scene.path}: has no valid pixel (all are nodata, masked or not finite)")
+        steps = max(1, steps[0] // 2), max(1, steps[1] // 2)
+
+
+def _spread(grid: Grid, down: int, across: int) -> Iterator[Window]:
+    """Of the windows that cover a grid, those of every ``down``-th row and ``across``-th column of windows."""
+    size = _SAMPLE_WINDOW
+    for row in range(down // 2 * size, grid.height, down * size):
+        for col in range(across // 2 * size, grid.width, across * size):
+            yield Window(row, col, min(size, grid.height - row), min(size, grid.width - col))
