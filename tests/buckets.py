@@ -45,7 +45,7 @@ class Bucket:
 
 def forget_stores() -> None:
     """Stores are kept by address, and endpoints are part of the environment."""
-    from tileseg.storage import store as storage
+    from tileseg.storage import remote
 
-    storage._bucket.cache_clear()
-    storage._web.cache_clear()
+    remote._bucket.cache_clear()
+    remote._web.cache_clear()

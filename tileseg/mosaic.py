@@ -27,8 +27,10 @@ from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.labels import CERTAIN, NODATA, Confidence, Labels, Logits, decide, decide_again, halve, probabilities
 from tileseg.plan import Keep
+from tileseg.storage.patience import patiently_await
 from tileseg.storage.place import Url
-from tileseg.storage.store import ask, at, object_store, patiently_await
+from tileseg.storage.remote import ask, object_store
+from tileseg.storage.store import at
 from tileseg.window import Window, tile
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ def test_what_is_not_there_is_told_in_one_line(archive, source) -> None:
 
 def test_pages_of_web_servers(archive, monkeypatch) -> None:
     """Items and lists, also of servers that do not say how long they are; and of those that do not answer."""
-    monkeypatch.setattr("tileseg.storage.store._PAUSES", ())
+    monkeypatch.setattr("tileseg.storage.patience._PAUSES", ())
     item = json.dumps({**ITEM, "links": []}).encode()
 
     class Pieces(BaseHTTPRequestHandler):

@@ -147,7 +147,7 @@ def test_who_may_not_is_told_so(bucket, scene, monkeypatch) -> None:
 
 
 def test_a_server_that_is_down_may_come_back(bucket, scene, monkeypatch) -> None:
-    monkeypatch.setattr("tileseg.storage.store._PAUSES", ())
+    monkeypatch.setattr("tileseg.storage.patience._PAUSES", ())
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound, but nobody listens
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")

@@ -17,8 +17,9 @@ from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
 from tileseg.run.names import SUMMARY
+from tileseg.storage.local import until_whole
 from tileseg.storage.place import Url
-from tileseg.storage.store import at, until_whole
+from tileseg.storage.store import at
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

@@ -15,7 +15,7 @@ from tileseg.dataset.check import DatasetReport
 from tileseg.dataset.labelled import LabelledScene, Pixels
 from tileseg.dataset.patches import count_cells
 from tileseg.dataset.spec import IGNORE
-from tileseg.storage.store import until_whole
+from tileseg.storage.local import until_whole
 from tileseg.window import Window
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (110, 114, 120)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tileseg.card import ClassInfo
 from tileseg.grid import Grid
 from tileseg.labels import NODATA
-from tileseg.storage.store import until_whole
+from tileseg.storage.local import until_whole
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (110, 114, 120)
 _EMPTY = (224, 224, 224)

@@ -13,7 +13,8 @@ from xml.etree import ElementTree as ET
 
 from tileseg.errors import InputError, Unreachable
 from tileseg.storage.place import SubDataset, Url, is_address
-from tileseg.storage.store import Refused, Stamp, at
+from tileseg.storage.protocol import Refused, Stamp
+from tileseg.storage.store import at
 
 DRIVERS = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "BMP", "WEBP", "HFA", "ENVI", "NITF", "GPKG", "VRT")
 """GDAL drivers that tileseg uses (a Cloud-Optimised GeoTIFF is a GTiff)."""

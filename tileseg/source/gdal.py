@@ -5,6 +5,7 @@ Every thread opens a file for itself when it first reads, because a GDAL handle 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -30,12 +31,15 @@ from rasterio.vrt import WarpedVRT
 from tileseg.errors import InputError, Unreachable, root_of
 from tileseg.grid import Grid
 from tileseg.source.formats import Source
-from tileseg.source.scene import Scene, identity_of
-from tileseg.storage.store import is_yes, patiently, s3_endpoint, silent_seconds
+from tileseg.storage.environment import is_yes, s3_endpoint, silent_seconds
+from tileseg.storage.patience import patiently
+from tileseg.storage.place import SubDataset
 from tileseg.window import Window
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
+
+    from tileseg.source.scene import Scene
 
 
 Pixels = npt.NDArray[Any]
@@ -255,3 +259,15 @@ def lut(dataset: DatasetReader, band: int) -> npt.NDArray[np.uint8]:
         if number < len(table):
             table[number] = color
     return table
+
+
+def identity_of(source: Source, dataset: DatasetReader) -> str:
+    """Digest of what is different when a file is."""
+    facts = [
+        *source.stamps(),
+        (dataset.height, dataset.width, dataset.count, dataset.dtypes, tuple(dataset.transform)[:6]),
+        dataset.crs.to_wkt() if dataset.crs else None,
+    ]
+    if part := SubDataset.parse(source.name):  # the pages of a stack are mostly alike
+        facts.append(part.part)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -17,8 +17,8 @@ from tileseg.source.formats import Source, identify
 from tileseg.source.gdal import open_dataset, reading
 from tileseg.source.header import check_header, georeference
 from tileseg.source.scene import Scene, _describe
+from tileseg.storage.patience import patiently
 from tileseg.storage.place import Url
-from tileseg.storage.store import patiently
 from tileseg.window import Window
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,20 @@ from rasterio.enums import ColorInterp, MaskFlags
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.source.formats import Source, identify
-from tileseg.source.gdal import Mask, Pixels, alpha_band, grid_of, open_dataset, read_pixels, reading, warped
+from tileseg.source.gdal import (
+    Mask,
+    Pixels,
+    alpha_band,
+    grid_of,
+    identity_of,
+    open_dataset,
+    read_pixels,
+    reading,
+    warped,
+)
 from tileseg.source.header import _SAME_TYPE, _numpy_name, check_header, georeference, probe
-from tileseg.storage.place import SubDataset, Url
-from tileseg.storage.store import patiently
+from tileseg.storage.patience import patiently
+from tileseg.storage.place import Url
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -211,15 +220,3 @@ def _choose_bands(text: str, dataset: DatasetReader, wish: _Wish) -> tuple[bool,
     chosen = tuple(data[:expected])
     ignored = len(data) - expected
     return False, chosen, (f"bands {chosen} of {len(data)} are used; choose others with --bands",) if ignored else ()
-
-
-def identity_of(source: Source, dataset: DatasetReader) -> str:
-    """Digest of what is different when a file is."""
-    facts = [
-        *source.stamps(),
-        (dataset.height, dataset.width, dataset.count, dataset.dtypes, tuple(dataset.transform)[:6]),
-        dataset.crs.to_wkt() if dataset.crs else None,
-    ]
-    if part := SubDataset.parse(source.name):  # the pages of a stack are mostly alike
-        facts.append(part.part)
-    return hashlib.sha256(repr(facts).encode()).hexdigest()

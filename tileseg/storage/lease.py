@@ -31,7 +31,8 @@ from uuid import uuid4
 
 from tileseg.errors import LockedError
 from tileseg.storage.place import Url
-from tileseg.storage.store import Stamp, at
+from tileseg.storage.protocol import Stamp
+from tileseg.storage.store import at
 
 BEAT = 10.0
 """Seconds between renewals."""

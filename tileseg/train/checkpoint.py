@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.errors import TilesegError
-from tileseg.storage.store import until_whole
+from tileseg.storage.local import until_whole
 from tileseg.train.rates import Plateau
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tileseg.card import ClassInfo
 from tileseg.evaluate.confusion import IGNORE
-from tileseg.storage.store import until_whole
+from tileseg.storage.local import until_whole
 from tileseg.train.journal import STEPS, VALIDATIONS, read_columns
 
 _PAPER, _INK, _FAINT, _GRID = (255, 255, 255), (32, 33, 36), (110, 114, 120), (228, 230, 234)
