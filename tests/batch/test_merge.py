@@ -17,7 +17,7 @@ from tileseg.batch.merge import merge
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.mosaic import create_mosaic
-from tileseg.publish.vectors import SUFFIXES
+from tileseg.publish.table import SUFFIXES
 from tileseg.run.vectorize import Classes, VectorOptions, vectorize
 from tileseg.window import Window
 

@@ -20,7 +20,8 @@ from tileseg.grid import Grid
 from tileseg.polygons.join import join
 from tileseg.polygons.shape import Shaper, Shapes
 from tileseg.polygons.trace import trace_block
-from tileseg.publish.vectors import SUFFIXES, Table, write_vectors
+from tileseg.publish.table import SUFFIXES, Table
+from tileseg.publish.vectors import write_vectors
 from tileseg.window import tile
 
 SHAPE = (37, 52)

@@ -24,7 +24,7 @@ from tileseg.batch.outputs import Finished, finished_in, write_frame
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
-from tileseg.publish.vectors import Table
+from tileseg.publish.table import Table
 from tileseg.run.vectorize import Classes, VectorOptions, vectorize
 from tileseg.window import Window
 

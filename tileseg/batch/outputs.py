@@ -117,7 +117,7 @@ def write_frame(frame: GeoDataFrame, path: Path, layer: str) -> None:
         if path.suffix == ".parquet":
             frame.to_parquet(partial)
         else:
-            from tileseg.publish.vectors import OF_GEOPACKAGES
+            from tileseg.publish.ogr import OF_GEOPACKAGES
 
             options = OF_GEOPACKAGES if path.suffix == ".gpkg" else {}
             frame.to_file(partial, layer=layer, engine="pyogrio", **options)

@@ -28,7 +28,9 @@ from tileseg.polygons.join import join
 from tileseg.polygons.shape import Quantity, Shaper, Shapes, split
 from tileseg.polygons.trace import trace_block
 from tileseg.polygons.trace import warm_up as warm_up_trace
-from tileseg.publish.vectors import SUFFIXES, Table, geojson_features, write_vectors
+from tileseg.publish.geojson import geojson_features
+from tileseg.publish.table import SUFFIXES, Table
+from tileseg.publish.vectors import write_vectors
 from tileseg.spec import VectorFormat, option_problem
 from tileseg.window import Window, tile
 

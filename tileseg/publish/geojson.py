@@ -1,0 +1,304 @@
+"""GeoJSON by RFC 7946, and the same line by line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from shapely import affinity
+
+from tileseg.polygons.rings import Array, compiled
+from tileseg.polygons.shape import Shapes
+from tileseg.publish.table import Rows, Table
+
+_VERTICES = 1 << 20
+"""Vertices formatted as text at a time."""
+
+_NULL = np.iinfo(np.int64).min
+"""Stands for a number that is not finite."""
+
+_WORD = -1
+"""Stands for the decimals of a column of words."""
+
+
+class GeoJson:
+    """A FeatureCollection with one feature per line, or features alone (GeoJSON lines)."""
+
+    def __init__(self, path: Path, table: Table, *, lines: bool) -> None:
+        self._path, self._table, self._lines = path, table, lines
+        self._begun = False
+
+    def __enter__(self) -> Self:
+        self._file: IO[bytes] = self._path.open("wb", buffering=1 << 20)
+        if not self._lines:
+            note = {} if self._table.is_georeferenced else {"description": _NO_CRS}
+            head = json.dumps({"type": "FeatureCollection", **note}, ensure_ascii=False)
+            self._file.write(head[:-1].encode() + b', "features": [\n')
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, rows: Rows) -> None:
+        for text in geojson_features(rows.shapes, rows.values, self._table, b"\n" if self._lines else b",\n"):
+            # Every feature begins with the separator; the first of the file has nothing to be separated from.
+            self._file.write(text if self._begun else text[1 if self._lines else 2 :])
+            self._begun = True
+
+    def finish(self) -> None:
+        self._file.write(b"\n" if self._lines and self._begun else b"" if self._lines else b"\n]}\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+_NO_CRS = (
+    "The scene has no coordinate reference system: coordinates are those of its own grid (x = column, y = row "
+    "unless it has a transform), not longitude and latitude."
+)
+
+
+def geojson_features(
+    shapes: Shapes, values: list[Array], table: Table, separator: bytes
+) -> Iterator[bytes | memoryview]:
+    """GeoJSON features, each after a separator, in pieces of about a million vertices.
+
+    ``values``: the columns of ``table`` for these shapes, numbers with at most 4 decimals.
+    """
+    geographic = shapes.lonlat is not None
+    xy = shapes.lonlat if shapes.lonlat is not None else shapes.coordinates
+    crossing = np.zeros(len(shapes), np.bool_)
+    if geographic and np.ptp(xy[:, 0]) > 180:
+        xy = xy.copy()
+        _unwrap(xy, shapes.ring_offsets, shapes.polygon_offsets, crossing)
+    columns = np.empty((len(values), len(shapes)), np.int64)
+    words: list[str] = ["false", "true"]
+    decimals = np.zeros(len(values), np.int64)
+    for k, (column, kind) in enumerate(zip(values, table.columns.values(), strict=True)):
+        if pa.types.is_floating(kind):
+            decimals[k] = 4
+            finite = np.isfinite(column)
+            columns[k] = np.where(finite, np.rint(np.where(finite, column, 0) * 1e4), _NULL)
+        elif pa.types.is_string(kind):
+            decimals[k] = _WORD
+            names, index = np.unique(column.astype(str), return_inverse=True)
+            columns[k] = len(words) + index
+            words += [json.dumps(name, ensure_ascii=False) for name in names.tolist()]
+        else:
+            decimals[k] = _WORD if pa.types.is_boolean(kind) else 0
+            columns[k] = column
+    keys = [f"{json.dumps(name)}: " for name in table.columns]
+    between = [separator + b'{"type": "Feature", "properties": {' + keys[0].encode()]
+    between += [f", {key}".encode() for key in keys[1:]]
+    between += [b'}, "geometry": ', b'{"type": "Polygon", "coordinates": ', b"}}"]
+    ends = shapes.ring_offsets[shapes.polygon_offsets]
+    low = 0
+    while low < len(shapes):
+        high = max(low + 1, int(np.searchsorted(ends, ends[low] + _VERTICES, "right")) - 1)
+        text, starts, geometries = _format(
+            xy, shapes.ring_offsets, shapes.polygon_offsets[low : high + 1], columns[:, low:high], decimals,
+            *_joined(between), *_joined([word.encode() for word in words]),
+        )  # fmt: skip
+        data, written = text.data, 0
+        for i in np.flatnonzero(crossing[low:high]).tolist():
+            yield data[starts[written] : geometries[i]]
+            yield _cut_at_antimeridian(xy, shapes, low + i) + b"}"
+            written = i + 1
+        yield data[starts[written] :]
+        low = high
+
+
+def _joined(parts: list[bytes]) -> tuple[Array, Array]:
+    """Bytes behind one another, and where each begins and ends."""
+    return np.frombuffer(b"".join(parts), np.uint8), np.cumsum([0, *map(len, parts)])
+
+
+def _cut_at_antimeridian(xy: Array, shapes: Shapes, polygon: int) -> bytes:
+    """RFC 7946, section 3.1.9: a polygon whose longitudes go beyond 180 degrees, in parts that do not."""
+    rings = range(shapes.polygon_offsets[polygon], shapes.polygon_offsets[polygon + 1])
+    exterior, *holes = (xy[shapes.ring_offsets[r] : shapes.ring_offsets[r + 1]] for r in rings)
+    whole = shapely.make_valid(shapely.Polygon(exterior, holes))
+    parts: list[Any] = []
+    for turn in (-360, 0, 360):
+        part = affinity.translate(whole, turn).intersection(shapely.box(-180, -90, 180, 90))
+        parts += [p for p in shapely.get_parts(shapely.orient_polygons(part)) if p.geom_type == "Polygon" and p.area]
+    rounded = [[np.round(shapely.get_coordinates(r), 7).tolist() for r in (p.exterior, *p.interiors)] for p in parts]
+    return json.dumps({"type": "MultiPolygon", "coordinates": rounded}).encode()
+
+
+@compiled
+def _unwrap(xy: Array, ring_offsets: Array, polygon_offsets: Array, crossing: Array) -> None:
+    """Make longitudes run on beyond 180 degrees within a polygon instead of jumping; note where they do."""
+    for polygon in range(len(polygon_offsets) - 1):
+        first, last = polygon_offsets[polygon], polygon_offsets[polygon + 1]
+        if not _unwrap_ring(xy, ring_offsets[first], ring_offsets[first + 1]):
+            continue
+        crossing[polygon] = True
+        west, east = _span(xy, ring_offsets[first], ring_offsets[first + 1])
+        for ring in range(first + 1, last):  # bring the holes to where their exterior is
+            low, high = ring_offsets[ring], ring_offsets[ring + 1]
+            _unwrap_ring(xy, low, high)
+            hole_west, hole_east = _span(xy, low, high)
+            turn = 360.0 if hole_west < west else -360.0 if hole_east > east else 0.0
+            for i in range(low, high):
+                xy[i, 0] += turn
+
+
+@compiled
+def _unwrap_ring(xy: Array, low: int, high: int) -> bool:
+    """Whether a closed ring jumped; a ring around a pole jumps an odd number of times, and is left alone."""
+    jumps = winding = 0
+    for i in range(low + 1, high):
+        step = xy[i, 0] - xy[i - 1, 0]
+        if abs(step) > 180:
+            jumps += 1
+            winding += 1 if step < 0 else -1
+    if jumps == 0 or winding != 0:
+        return False
+    shift = 0.0
+    before = xy[low, 0]
+    for i in range(low + 1, high):
+        step = xy[i, 0] - before
+        before = xy[i, 0]
+        if step > 180:
+            shift -= 360
+        elif step < -180:
+            shift += 360
+        xy[i, 0] += shift
+    return True
+
+
+@compiled
+def _span(xy: Array, low: int, high: int) -> tuple[float, float]:
+    west = east = xy[low, 0]
+    for i in range(low, high):
+        west, east = min(west, xy[i, 0]), max(east, xy[i, 0])
+    return west, east
+
+
+@compiled
+def _put_number(out: Array, n: int, value: int | np.int64, decimals: int, least: int) -> int:
+    """Write an integer that counts units of 10^-``decimals`` as ASCII; return the position after it.
+
+    It gets as many decimals as it needs, and ``least`` at the least.
+    """
+    if value == _NULL:
+        for k in range(4):
+            out[n + k] = b"null"[k]
+        return n + 4
+    if value < 0:
+        out[n] = 45  # -
+        n += 1
+        value = -value
+    unit = np.int64(10) ** decimals
+    whole, fraction = value // unit, value % unit
+    digits = 1
+    power = np.int64(10)
+    while power <= whole:
+        power *= 10
+        digits += 1
+    for k in range(digits):
+        out[n + digits - 1 - k] = 48 + whole % 10
+        whole //= 10
+    n += digits
+    end = decimals
+    while end > least and fraction % 10 == 0:
+        fraction //= 10
+        end -= 1
+    if end > 0:
+        out[n] = 46  # .
+        for k in range(end):
+            out[n + end - k] = 48 + fraction % 10
+            fraction //= 10
+        n += end + 1
+    return n
+
+
+@compiled
+def _put_coordinates(out: Array, n: int, xy: Array, ring_offsets: Array, first: int, last: int) -> int:
+    """``[[[x,y],...],...]`` of the rings of a polygon. The exterior is made counter-clockwise, holes not."""
+    out[n] = 91  # [
+    n += 1
+    reverse = False
+    for ring in range(first, last):
+        low, high = ring_offsets[ring], ring_offsets[ring + 1]
+        if ring == first:
+            twice = 0.0
+            for i in range(low, high - 1):
+                x0, y0 = xy[i, 0] - xy[low, 0], xy[i, 1] - xy[low, 1]
+                x1, y1 = xy[i + 1, 0] - xy[low, 0], xy[i + 1, 1] - xy[low, 1]
+                twice += x0 * y1 - x1 * y0
+            reverse = twice < 0
+        else:
+            out[n] = 44  # ,
+            n += 1
+        out[n] = 91
+        n += 1
+        for i in range(high - low):
+            k = high - 1 - i if reverse else low + i
+            if i > 0:
+                out[n] = 44
+                n += 1
+            out[n] = 91
+            n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 0] * 1e7)), 7, 0)
+            out[n] = 44
+            n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 1] * 1e7)), 7, 0)
+            out[n] = 93  # ]
+            n += 1
+        out[n] = 93
+        n += 1
+    out[n] = 93
+    return n + 1
+
+
+@compiled
+def _format(
+    xy: Array,
+    ring_offsets: Array,
+    polygon_offsets: Array,
+    columns: Array,
+    decimals: Array,
+    between: Array,
+    between_offsets: Array,
+    words: Array,
+    word_offsets: Array,
+) -> tuple[Array, Array, Array]:
+    """Features as UTF-8: (text, where each begins and the last ends, where its geometry begins).
+
+    ``columns`` (column, polygon) are integers: of units of 10^-decimals, or numbers of words. ``between`` is what
+    stands before each of them, then before the geometry, before its coordinates, and behind them.
+    """
+    count, polygons = columns.shape
+    rings = polygon_offsets[polygons] - polygon_offsets[0]
+    vertices = ring_offsets[polygon_offsets[polygons]] - ring_offsets[polygon_offsets[0]]
+    longest = 24
+    for word in range(len(word_offsets) - 1):
+        longest = max(longest, word_offsets[word + 1] - word_offsets[word])
+    out = np.empty(45 * vertices + 4 * rings + (4 + len(between) + longest * count) * polygons, np.uint8)
+    starts = np.zeros(polygons + 1, np.int64)
+    geometries = np.empty(polygons, np.int64)
+    n = 0
+    for polygon in range(polygons):
+        for part in range(count + 3):
+            for k in range(between_offsets[part], between_offsets[part + 1]):
+                out[n] = between[k]
+                n += 1
+            if part < count:
+                value = columns[part, polygon]
+                if decimals[part] == _WORD:
+                    for k in range(word_offsets[value], word_offsets[value + 1]):
+                        out[n] = words[k]
+                        n += 1
+                else:
+                    n = _put_number(out, n, value, decimals[part], min(1, decimals[part]))
+            elif part == count:
+                geometries[polygon] = n
+            elif part == count + 1:
+                n = _put_coordinates(out, n, xy, ring_offsets, polygon_offsets[polygon], polygon_offsets[polygon + 1])
+        starts[polygon + 1] = n
+    return out[:n], starts, geometries

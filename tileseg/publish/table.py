@@ -1,0 +1,113 @@
+"""The attributes of polygons, as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import shapely
+
+from tileseg.grid import Grid
+from tileseg.polygons.rings import Array
+from tileseg.polygons.shape import Shapes
+from tileseg.spec import VectorFormat
+
+SUFFIXES: dict[VectorFormat, str] = {
+    "geojson": ".geojson",
+    "geojsonseq": ".geojsonl",
+    "gpkg": ".gpkg",
+    "parquet": ".parquet",
+    "fgb": ".fgb",
+}
+"""File name endings."""
+
+LAYER = "polygons"
+"""Name of the layer in formats that have layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What the files have in common: the grid and the columns."""
+
+    grid: Grid
+    class_names: Mapping[int, str]
+    """Names of class ids; an id that is missing is its own name."""
+    has_confidence: bool
+    """Whether there are the columns mean_probability and min_probability."""
+
+    @property
+    def is_georeferenced(self) -> bool:
+        """Whether areas are in square metres."""
+        return self.grid.geod is not None
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """Names and types, in order; the geometry comes after them."""
+        unit = ("m2", "m") if self.is_georeferenced else ("px", "px")
+        probabilities = {"mean_probability": pa.float64(), "min_probability": pa.float64()}
+        return {
+            "id": pa.int64(),
+            "class": pa.int32(),
+            "class_name": pa.string(),
+            f"area_{unit[0]}": pa.float64(),
+            f"perimeter_{unit[1]}": pa.float64(),
+            **(probabilities if self.has_confidence else {}),
+            "pixels": pa.int64(),
+            "touches_edge": pa.bool_(),
+            "touches_nodata": pa.bool_(),
+        }
+
+    def name(self, label: int) -> str:
+        """Name of a class."""
+        return self.class_names.get(label, str(label))
+
+    def values(self, shapes: Shapes, first_id: int) -> list[Array]:
+        """Columns of a batch, in order; the names of classes as an array of str."""
+        labels, index = np.unique(shapes.label, return_inverse=True)
+        columns: list[Array] = [
+            np.arange(first_id, first_id + len(shapes)),
+            shapes.label,
+            np.array([self.name(label) for label in labels.tolist()], object)[index],
+            shapes.area,
+            shapes.perimeter,
+        ]
+        if shapes.mean_probability is not None and shapes.min_probability is not None:
+            columns += [shapes.mean_probability, shapes.min_probability]
+        return [*columns, shapes.pixels, shapes.touches_edge, shapes.touches_nodata]
+
+
+class Rows:
+    """A batch with its Arrow form, made once for all formats that want it."""
+
+    def __init__(self, shapes: Shapes, first_id: int, table: Table) -> None:
+        self.shapes = shapes
+        self.values = table.values(shapes, first_id)
+        self._table = table
+        self._arrow: pa.RecordBatch | None = None
+
+    @property
+    def arrow(self) -> pa.RecordBatch:
+        if self._arrow is None:
+            wkb = shapely.to_wkb(self.shapes.geometries(), byte_order=1)
+            types = self._table.columns.values()
+            arrays = [pa.array(column, kind) for column, kind in zip(self.values, types, strict=True)]
+            self._arrow = pa.record_batch([*arrays, pa.array(wkb, pa.binary())], schema=schema_of(self._table))
+        return self._arrow
+
+
+def schema_of(table: Table) -> pa.Schema:
+    """Columns of a file: the attributes, and the geometry as WKB."""
+    return pa.schema([*table.columns.items(), ("geometry", pa.binary())])
+
+
+class Writer(Protocol):
+    """Writes one file of polygons."""
+
+    def write(self, rows: Rows) -> None:
+        """Append some polygons."""
+
+    def finish(self) -> None:
+        """Everything is written to the file."""
