@@ -22,7 +22,8 @@ from rasterio.enums import Resampling
 
 from tileseg.dataset import LabelledScene, load_dataset
 from tileseg.dataset.check import check_dataset
-from tileseg.dataset.truth import RasterTruth, WarpedTruth
+from tileseg.dataset.raster_truth import RasterTruth
+from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError, UsageError
 from tileseg.window import Window
 

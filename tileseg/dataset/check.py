@@ -13,8 +13,11 @@ import shapely
 
 from tileseg.card import ClassInfo
 from tileseg.dataset.labelled import LabelledScene, mask_doubt, open_image, open_labelled
+from tileseg.dataset.raster_truth import RasterTruth
 from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, is_there, list_pairs, parse_gsd, read_spec
-from tileseg.dataset.truth import RasterTruth, VectorTruth, WarpedTruth, is_placed
+from tileseg.dataset.truth import is_placed
+from tileseg.dataset.vector_truth import VectorTruth
+from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.source.label_raster import LabelRaster

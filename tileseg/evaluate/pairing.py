@@ -13,10 +13,13 @@ import numpy.typing as npt
 from affine import Affine
 
 from tileseg.dataset.labelled import LabelledScene
+from tileseg.dataset.raster_truth import RasterTruth, Truth
 from tileseg.dataset.rescale import Axis, Rescale
 from tileseg.dataset.spec import DatasetSpec, Reading, SceneEntry
 from tileseg.dataset.spec import Pair as Listed
-from tileseg.dataset.truth import RasterTruth, Truth, VectorTruth, WarpedTruth, is_placed, open_truth
+from tileseg.dataset.truth import is_placed, open_truth
+from tileseg.dataset.vector_truth import VectorTruth
+from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError, UsageError
 from tileseg.evaluate.compare import Chances, Pair
 from tileseg.evaluate.confusion import IGNORE, Labels

@@ -90,6 +90,7 @@ class Rows:
 
     @property
     def arrow(self) -> pa.RecordBatch:
+        """The rows as Arrow, made once for all formats."""
         if self._arrow is None:
             wkb = shapely.to_wkb(self.shapes.geometries(), byte_order=1)
             types = self._table.columns.values()

@@ -1,0 +1,295 @@
+"""Labels of polygons, drawn on the scene's grid."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import rasterio
+import rasterio.features
+import rasterio.windows
+import shapely
+from affine import Affine
+from pyogrio.errors import DataLayerError, DataSourceError
+
+from tileseg.dataset.raster_truth import _STEPS, Labels, first_line
+from tileseg.dataset.spec import IGNORE
+from tileseg.errors import InputError
+from tileseg.grid import Grid
+from tileseg.window import Window
+
+if TYPE_CHECKING:
+    from pyproj import CRS
+
+
+System = Literal["named", "unnamed", "not degrees"]
+"""What a file says of its coordinates: a reference system, none, or degrees where its numbers cannot be any."""
+
+_PARQUET = (".parquet", ".geoparquet")
+
+_BLOCK = 1024
+"""Pixels: side of what is read at once of a whole label raster."""
+
+_LOCAL = "EPSG:3857"
+"""Stands for a coordinate reference system that neither image nor labels name; any that is flat will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorTruth:
+    """Polygons, drawn for each window: a pixel is that of the polygon that covers its centre."""
+
+    path: Path
+    grid: Grid
+    """The target grid."""
+    layer: str | None
+    attribute: str | None
+    meaning: tuple[tuple[str, int], ...]
+    """(value of the attribute, label); without an attribute (("", label),)."""
+    ignore_where: tuple[tuple[str, tuple[str, ...]], ...]
+    """Columns, and values (as text) for which a polygon's class is not known."""
+    background: int
+    """Label of what no polygon covers."""
+    identity: tuple[int, int]
+    """Size and time of change of the file."""
+
+    def read(self, window: Window) -> Labels:
+        """Labels of a window; of overlapping polygons the later one in the file counts, IGNORE over all."""
+        drawn = _polygons(self)
+        frame = (window.col_off - 2, window.row_off - 2, window.col_stop + 2, window.row_stop + 2)
+        near = np.sort(drawn.tree.query(shapely.box(*frame)))
+        labels = np.full((window.height, window.width), self.background, np.uint8)
+        if not len(near):
+            return labels
+        # Only what is near, or a coastline would be drawn whole for every window along it.
+        parts = shapely.clip_by_rect(drawn.areas[near], *frame)
+        shapes = [
+            (part, int(label)) for part, label in zip(parts, drawn.labels[near], strict=True) if not part.is_empty
+        ]
+        if shapes:
+            shift = Affine.translation(window.col_off, window.row_off)
+            rasterio.features.rasterize(shapes, out=labels, transform=shift)
+        return labels
+
+    @property
+    def count(self) -> int:
+        """Polygons on the scene."""
+        return len(_polygons(self).areas)
+
+    @property
+    def system(self) -> System:
+        """What the file says about its coordinate reference system."""
+        return _polygons(self).system
+
+    @property
+    def apart(self) -> bool:
+        """Whether the file has features, all of them in another place; a scene without any is a fair example."""
+        return _polygons(self).apart
+
+    @property
+    def areas(self) -> tuple[npt.NDArray[Any], Labels]:
+        """Polygons (n,) in (column, row) of the target grid, as far as they touch it, and their labels (n,)."""
+        drawn = _polygons(self)
+        return drawn.areas, drawn.labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Features:
+    system: System
+    crs: CRS | None
+    """Of the shapes; None: they are taken to be in the image's coordinates."""
+    shapes: npt.NDArray[Any]
+    """Geometries near the scene, in the file's coordinates."""
+    columns: Mapping[str, Any]
+    apart: bool
+    """Whether there are features, all of them in another place."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    areas: npt.NDArray[Any]
+    """Polygons in (column, row) of the target grid, in the order in which they are drawn."""
+    labels: Labels
+    tree: shapely.STRtree
+    system: System
+    apart: bool
+
+
+_loading = threading.Lock()
+
+_loaded: OrderedDict[VectorTruth, _Drawn] = OrderedDict()
+
+_MOST_FILES = 256
+
+
+def _polygons(truth: VectorTruth) -> _Drawn:
+    """The polygons of a scene, read once per process."""
+    with _loading:
+        if truth not in _loaded:
+            _loaded[truth] = _load(truth)
+            while len(_loaded) > _MOST_FILES:
+                _loaded.popitem(last=False)
+        _loaded.move_to_end(truth)
+        return _loaded[truth]
+
+
+def _load(truth: VectorTruth) -> _Drawn:
+    columns = [name for name in (truth.attribute, *(name for name, _ in truth.ignore_where)) if name is not None]
+    found = _read_vectors(truth, list(dict.fromkeys(columns)))
+    fields, labels = found.columns, np.zeros(len(found.shapes), np.uint8)
+    meaning = dict(truth.meaning)
+    if truth.attribute is None:
+        labels[:] = meaning[""]
+    else:
+        values = [_text(value) for value in fields[truth.attribute]]
+        unknown = sorted({value for value in values if value not in meaning})
+        if unknown:
+            raise InputError(
+                f"{truth.path}: {truth.attribute} = {unknown[0]!r} is no class"
+                f"{f' (nor are {len(unknown) - 1} other values)' if len(unknown) > 1 else ''}; "
+                f"say what it means in label_map ({', '.join(sorted(meaning)[:8])} are known)"
+            )
+        labels[:] = [meaning[value] for value in values]
+    for name, wanted in truth.ignore_where:
+        labels[[_text(value) in wanted for value in fields[name]]] = IGNORE
+    areas, owner = _on_grid(truth, found.crs, found.shapes)
+    order = np.argsort(labels[owner] == IGNORE, kind="stable")
+    areas, owner = areas[order], owner[order]
+    tree = shapely.STRtree(areas)
+    tree.query(shapely.box(0, 0, 1, 1))  # it is built by the first query, which must be one thread's alone
+    return _Drawn(areas, labels[owner], tree, found.system, found.apart)
+
+
+def _read_vectors(truth: VectorTruth, columns: list[str]) -> _Features:
+    from pyproj import CRS
+
+    path = truth.path
+    if path.suffix.lower() in _PARQUET:
+        import geopandas
+        from pyarrow import ArrowInvalid
+
+        try:
+            frame = geopandas.read_parquet(path)
+        except (ArrowInvalid, ValueError, OSError) as error:
+            raise InputError(f"{path}: cannot be read as GeoParquet: {first_line(error)}") from error
+        _check_columns(path, columns, [str(name) for name in frame.columns])
+        bounds = tuple(frame.total_bounds)
+        system, crs = _system(frame.crs, bounds)
+        fields = {name: frame[name].to_numpy() for name in columns}
+        return _Features(system, crs, np.asarray(frame.geometry.array), fields, _is_apart(truth.grid, crs, bounds))
+    try:
+        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+        layer = truth.layer or (layers[0] if len(layers) == 1 else None)
+        if layer is None or layer not in layers:
+            raise InputError(
+                f"{path}: has the layers {', '.join(layers[:8]) or 'none'}; say which one with layer"
+                + (f" (there is no {layer!r})" if layer else "")
+            )
+        info = pyogrio.read_info(path, layer=layer)
+        _check_columns(path, columns, [str(name) for name in info["fields"]])
+        bounds = tuple(info["total_bounds"]) if info["features"] else (math.nan,) * 4
+        system, crs = _system(None if info["crs"] is None else CRS.from_user_input(info["crs"]), bounds)
+        bbox = _bbox(truth.grid, crs) if info["features"] else None
+        meta, _, wkb, data = pyogrio.raw.read(path, layer=layer, columns=columns, force_2d=True, bbox=bbox)
+        shapes = shapely.from_wkb(wkb, on_invalid="fix")
+    except (DataSourceError, DataLayerError, ValueError, shapely.errors.ShapelyError) as error:
+        raise InputError(f"{path}: cannot be read as a vector file: {first_line(error)}") from error
+    apart = _is_apart(truth.grid, crs, bounds)
+    return _Features(system, crs, shapes, dict(zip(meta["fields"], data, strict=True)), apart)
+
+
+def _system(crs: CRS | None, bounds: tuple[float, ...]) -> tuple[System, CRS | None]:
+    """What to make of what a file says: decided once, so that everything is read by the same coordinates."""
+    if crs is None:
+        return "unnamed", None
+    return ("not degrees", None) if _are_wrong_degrees(crs, bounds) else ("named", crs)
+
+
+def _check_columns(path: Path, columns: list[str], there: list[str]) -> None:
+    for name in columns:
+        if name not in there:
+            raise InputError(f"{path}: has no column {name!r}; it has {', '.join(there[:12]) or 'none'}")
+
+
+def _bbox(grid: Grid, crs: CRS | None) -> tuple[float, float, float, float] | None:
+    """Where in the file's coordinates the scene lies, a little larger; None: everywhere."""
+    outline = _outline(grid)
+    if crs is not None and grid.crs is not None and crs != grid.crs:
+        from pyproj import Transformer
+
+        outline = np.stack(Transformer.from_crs(grid.crs, crs, always_xy=True).transform(*outline.T), axis=1)
+    if not np.isfinite(outline).all():
+        return None
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    if crs is not None and crs.is_geographic and high[0] - low[0] > 180:
+        return None  # across the date line
+    margin = 0.02 * (high - low)
+    return float(low[0] - margin[0]), float(low[1] - margin[1]), float(high[0] + margin[0]), float(high[1] + margin[1])
+
+
+def _is_apart(grid: Grid, crs: CRS | None, bounds: tuple[float, ...]) -> bool:
+    """Whether features within ``bounds`` cannot lie on the grid."""
+    near = _bbox(grid, crs)
+    if near is None or not np.isfinite(bounds).all():
+        return False
+    return not shapely.box(*near).intersects(shapely.box(*bounds))
+
+
+def _outline(grid: Grid) -> npt.NDArray[np.float64]:
+    """Points along the grid's border, (n, 2) in its coordinates."""
+    frame = shapely.box(0, 0, grid.width, grid.height)
+    points = shapely.get_coordinates(shapely.segmentize(frame, max(frame.length / _STEPS, 1)))
+    return np.array(grid.transform @ tuple(points.T), np.float64).T
+
+
+def _are_wrong_degrees(crs: CRS, bounds: tuple[float, ...]) -> bool:
+    """GeoJSON that does not say otherwise is in degrees, and is often written in metres."""
+    left, bottom, right, top = bounds
+    return bool(crs.is_geographic and (max(-left, right) > 720 or max(-bottom, top) > 100))
+
+
+def _on_grid(
+    truth: VectorTruth, crs: CRS | None, shapes: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Valid polygons in (column, row) of the target grid, as far as they touch it, and which shape each is part of."""
+    grid = truth.grid
+    whole = np.arange(len(shapes))
+    for _ in range(2):  # collections of multi-polygons, multi-polygons
+        shapes, part = shapely.get_parts(shapes, return_index=True)
+        whole = whole[part]
+    fitting = (shapely.get_type_id(shapes) == 3) & ~shapely.is_empty(shapes)
+    shapes, whole = shapes[fitting], whole[fitting]
+    if not len(shapes):
+        return shapes, whole
+    if crs is not None and grid.crs is not None and crs != grid.crs:
+        from pyproj import Transformer
+
+        left, bottom, right, top = shapely.total_bounds(shapes)
+        diagonal = math.hypot(right - left, top - bottom)
+        shapes = shapely.segmentize(shapes, max(diagonal / _STEPS, 1e-9))
+        forward = Transformer.from_crs(crs, grid.crs, always_xy=True)
+        shapes = shapely.transform(shapes, forward.transform, interleaved=False)
+    inverse = ~grid.transform
+    matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
+    shapes = shapely.transform(shapes, lambda xy: xy @ matrix.T + (inverse.c, inverse.f))
+    shapes = np.where(shapely.is_valid(shapes), shapes, shapely.make_valid(shapes, method="structure"))
+    touching = shapely.intersects(shapes, shapely.box(0, 0, grid.width, grid.height))
+    return shapes[touching], whole[touching]
+
+
+def _text(value: Any) -> str:
+    """A column's value as ``label_map`` would write it."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "null"
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
