@@ -63,6 +63,12 @@ def root_of(error: BaseException) -> BaseException:
     return error
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line of at most 300 characters; its kind where it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line[:300] for line in lines if line), type(error).__name__)
+
+
 def not_writable(place: object, error: OSError) -> InputError:
     """The refusal of an output folder, made of what the system says."""
     return InputError(f"{place}: cannot be written: {error.strerror or error}; choose another --out")

@@ -25,7 +25,7 @@ from tileseg.batch.folders import Source, folder_of
 from tileseg.batch.report import BatchReport, SceneResult, Status
 from tileseg.batch.sources import Entry, storage
 from tileseg.cluster import hardware
-from tileseg.cluster.schedule import BlockFailure, first_line, run_feed, run_feed_serially
+from tileseg.cluster.schedule import BlockFailure, run_feed, run_feed_serially
 from tileseg.errors import (
     BlocksFailed,
     InputError,
@@ -36,6 +36,7 @@ from tileseg.errors import (
     Unreachable,
     UsageError,
     disk_full,
+    first_line,
     not_writable,
 )
 from tileseg.run.block import Job, segment_block

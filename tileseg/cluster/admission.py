@@ -26,7 +26,7 @@ from uuid import uuid4
 from tileseg.cluster import hardware
 from tileseg.cluster.hardware import COMPUTE_THREADS
 from tileseg.cluster.warm import warm_up
-from tileseg.errors import InputError, TilesegError, UsageError
+from tileseg.errors import InputError, TilesegError, UsageError, first_line
 from tileseg.nn.folder import check_archive, load_card
 from tileseg.source.scene import Scene
 from tileseg.storage.place import Url
@@ -183,7 +183,7 @@ class Admission:
         except TimeoutError:
             answer = _refusal(address, TilesegError(f"does not answer within {self._patience:.0f} s"))
         except Exception as error:  # noqa: BLE001 - whatever another machine's Python raises
-            answer = _refusal(address, TilesegError(f"{type(error).__name__}: {error}".splitlines()[0]))
+            answer = _refusal(address, TilesegError(f"{type(error).__name__}: {first_line(error)}"))
         self.answers[address] = answer
         if answer.problem is not None:
             self._tell(f"worker {address} is not used: {answer.problem}")
@@ -211,7 +211,7 @@ class Admission:
             async with asyncio.timeout(self._patience):
                 await self._call(address, let_in, self._resource, slots, self._ours, self._per_host)
         except Exception as error:  # noqa: BLE001 - as above
-            problem = TilesegError(f"{type(error).__name__}: {error}".splitlines()[0])
+            problem = TilesegError(f"{type(error).__name__}: {first_line(error)}")
             self.answers[address] = _refusal(address, problem)
         else:
             self.admitted[address] = slots

@@ -32,7 +32,7 @@ from distributed.versions import VersionMismatchWarning
 
 from tileseg.cluster.admission import RESOURCE, Admission, Needs, left_behind, resource_of
 from tileseg.cluster.warm import warm_up
-from tileseg.errors import InputError, TilesegError, UsageError, root_of
+from tileseg.errors import InputError, TilesegError, UsageError, first_line, root_of
 from tileseg.spec import ClusterSpec
 
 SETTINGS: dict[str, Any] = {
@@ -286,7 +286,7 @@ def performance_report(client: Client, path: Path, tell: Callable[[str], None]) 
         with client.as_current():
             report.__enter__()
     except (OSError, ImportError, RuntimeError) as error:
-        raise UsageError(f"--performance-report {path}: {_one_line(error)}") from error
+        raise UsageError(f"--performance-report {path}: {first_line(error)}") from error
     try:
         yield
     finally:
@@ -297,7 +297,7 @@ def performance_report(client: Client, path: Path, tell: Callable[[str], None]) 
                 report.__exit__(None, None, None)
 
         if (problem := _quietly(write)) is not None:
-            tell(f"--performance-report: not written: {_one_line(problem)}")
+            tell(f"--performance-report: not written: {first_line(problem)}")
 
 
 @contextmanager
@@ -315,8 +315,8 @@ def _started(place: ClusterSpec) -> Iterator[Any]:
     except Exception as error:
         cause = root_of(error)
         if isinstance(cause, TypeError):  # arguments that the class, or what it passes them on to, does not take
-            raise UsageError(f"{place.kind}: {_one_line(cause)}; see its `arguments`") from error
-        raise TilesegError(f"{place.kind}: cannot be started: {_one_line(cause)}") from error
+            raise UsageError(f"{place.kind}: {first_line(cause)}; see its `arguments`") from error
+        raise TilesegError(f"{place.kind}: cannot be started: {first_line(cause)}") from error
     try:
         if place.adapt is not None:
             cluster.adapt(minimum=place.adapt.minimum, maximum=place.adapt.maximum)
@@ -379,11 +379,11 @@ def _connected(target: Any, place: ClusterSpec) -> Iterator[Workers]:
     except (OSError, TimeoutError) as error:
         where = target if isinstance(target, str) else place.kind
         raise TilesegError(
-            f"{where}: no scheduler answers within {seconds:.0f} s ({_one_line(error)}); is it running, and may this "
+            f"{where}: no scheduler answers within {seconds:.0f} s ({first_line(error)}); is it running, and may this "
             "machine reach it?"
         ) from error
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{target}: {_one_line(error)}") from error
+        raise UsageError(f"{target}: {first_line(error)}") from error
     with client:
         yield client
 
@@ -430,7 +430,3 @@ def _quietly(close: Callable[[], Any]) -> Exception | None:
     except Exception as error:  # noqa: BLE001 - whatever the packages behind a cluster raise
         return error
     return None
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
 from tileseg.cluster.connect import Workers
-from tileseg.errors import InputError, TilesegError, disk_full
+from tileseg.errors import InputError, TilesegError, disk_full, first_line
 from tileseg.plan import Plan
 from tileseg.window import Window
 
@@ -82,11 +82,6 @@ class BlockFailure:
             return f"block at {self.core}: the disk is full: make space first"
         told = isinstance(error, TilesegError)
         return str(error) if told else f"block at {self.core}: {type(error).__name__}: {first_line(error)}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 def run_serially(

@@ -18,7 +18,7 @@ from tileseg.cluster import hardware
 from tileseg.cluster.admission import IN_FLIGHT, RESOURCE
 from tileseg.cluster.connect import SETTINGS, Setup, address_in, process_environment, security_for
 from tileseg.cluster.hardware import COMPUTE_THREADS
-from tileseg.errors import TilesegError, UsageError
+from tileseg.errors import TilesegError, UsageError, first_line
 
 _CONNECT_SECONDS = 60
 _TERMINATE = 0.95
@@ -97,8 +97,9 @@ async def _serve(options: WorkerOptions, address: str, devices: tuple[str, ...],
             try:
                 nannies.append(await stack.enter_async_context(nanny))
             except (OSError, TimeoutError, RuntimeError, ValueError) as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise TilesegError(f"{address}: no worker can be started for this scheduler: {reason}") from error
+                raise TilesegError(
+                    f"{address}: no worker can be started for this scheduler: {first_line(error)}"
+                ) from error
         ended = asyncio.create_task(_all_ended(nannies))
         told = asyncio.create_task(stop.wait())
         await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)

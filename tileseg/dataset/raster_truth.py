@@ -144,7 +144,3 @@ class RasterTruth:
         source = self.rescale.source(window)
         labels = self.values.labels(self.raster.read_labels(source), source)
         return labels if self.rescale.identity else self.rescale.labels(labels, window)
-
-
-def first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

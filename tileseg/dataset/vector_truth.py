@@ -20,9 +20,9 @@ import shapely
 from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from tileseg.dataset.raster_truth import _STEPS, Labels, first_line
+from tileseg.dataset.raster_truth import _STEPS, Labels
 from tileseg.dataset.spec import IGNORE
-from tileseg.errors import InputError
+from tileseg.errors import InputError, first_line
 from tileseg.grid import Grid
 from tileseg.window import Window
 

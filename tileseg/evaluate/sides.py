@@ -14,7 +14,7 @@ import pyogrio  # before TensorFlow, see publish/vectors.py
 
 from tileseg.card import ClassInfo
 from tileseg.dataset.spec import VECTORS, is_there
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import InputError, UsageError, first_line
 from tileseg.grid import Grid
 from tileseg.window import tile
 
@@ -178,11 +178,11 @@ def _columns(path: Path) -> list[str]:
         try:
             return [str(name) for name in parquet.read_schema(path).names]
         except (ArrowInvalid, OSError) as error:
-            raise InputError(f"{path}: cannot be read as GeoParquet: {' '.join(str(error).split())[:200]}") from error
+            raise InputError(f"{path}: cannot be read as GeoParquet: {first_line(error)}") from error
     try:
         return [str(name) for name in pyogrio.read_info(path)["fields"]]
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a vector file: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"{path}: cannot be read as a vector file: {first_line(error)}") from error
 
 
 def _column(path: Path, name: str) -> Any:

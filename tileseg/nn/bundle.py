@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from tileseg.card import Activation, ClassInfo, ModelCard, Scaling
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import InputError, UsageError, first_line
 from tileseg.nn.backend import keras
 from tileseg.nn.folder import ARCHIVE, check_archive, load_card, resolve_model, save_card
 from tileseg.nn.receptive import analyse
@@ -156,7 +156,7 @@ def load_archive(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise InputError(f"{path}: Keras cannot open it: {reason}") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import InputError, UsageError, first_line
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_archive
 
@@ -131,7 +131,7 @@ def _restored(path: Path) -> keras.Model:
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{path}: not the weights of keras.applications.VGG16 without top: {str(error).strip().splitlines()[0]}"
+            f"{path}: not the weights of keras.applications.VGG16 without top: {first_line(error)}"
         ) from error
     return model
 
@@ -150,7 +150,7 @@ def _of_hdf5(path: Path, wanted: Mapping[str, Any]) -> dict[str, Arrays]:
             names = [name for name in groups if name in wanted or name.startswith("block")]
             found = {name: _arrays(_own(groups, name)) for name in names}
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: not a file of Keras's weights: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"{path}: not a file of Keras's weights: {first_line(error)}") from error
     return {name: arrays for name, arrays in found.items() if arrays}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from tileseg.errors import InputError
+from tileseg.errors import InputError, first_line
 from tileseg.nn.backend import keras
 
 layers = keras.layers
@@ -113,7 +113,7 @@ class Graph:
             try:
                 made = step(values, step.operation.compute_output_spec)
             except (ValueError, TypeError) as error:
-                reason = str(error).strip().splitlines()[0]
+                reason = first_line(error)
                 raise InputError(
                     f"layer {step.title} does not take a window of {height} x {width}: {reason}"
                 ) from error

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.card import ModelCard, Scaling
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import InputError, UsageError, first_line
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.resample import resample
@@ -145,7 +145,7 @@ class Predictor:
         except ValueError as error:
             if isinstance(error, UsageError):
                 raise
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"model {self._card.name} does not take windows of {rows}x{cols}: {reason}") from error
         if network.inputs[0].shape[-1] != bands:
             raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as Frame
 
 from tileseg.card import ClassInfo
-from tileseg.errors import TilesegError, root_of
+from tileseg.errors import TilesegError, first_line, root_of
 from tileseg.grid import Grid
 from tileseg.labels import NODATA, halve
 from tileseg.source.label_raster import BACKGROUND
@@ -78,7 +77,7 @@ def write_label_cog(
         for suffix in (".aux.xml", ""):
             Path(f"{done}{suffix}").replace(f"{path}{suffix}")
     except (RasterioError, CPLE_BaseError, OSError) as error:
-        raise TilesegError(f"{path}: cannot be written: {_complaint(error)}; is the disk full?") from error
+        raise TilesegError(f"{path}: cannot be written: {first_line(root_of(error))}; is the disk full?") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -150,7 +149,3 @@ def _check(file: Path, grid: Grid) -> None:
 
 def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _complaint(error: BaseException) -> str:
-    return re.sub(r"\s+", " ", str(root_of(error)))[:300]

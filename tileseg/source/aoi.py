@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from tileseg.errors import InputError
+from tileseg.errors import InputError, first_line
 from tileseg.grid import Grid
 from tileseg.window import Window
 
@@ -122,7 +122,7 @@ def _read(path: Path) -> tuple[CRS | None, list[Any]]:
         try:
             frame = geopandas.read_parquet(path)
         except (ArrowInvalid, ValueError, OSError) as error:
-            raise InputError(f"{path}: cannot be read as GeoParquet: {_first_line(error)}") from error
+            raise InputError(f"{path}: cannot be read as GeoParquet: {first_line(error)}") from error
         return frame.crs, list(frame.geometry)
 
     import pyogrio
@@ -141,7 +141,7 @@ def _read(path: Path) -> tuple[CRS | None, list[Any]]:
                 raise InputError(f"{path}: its layers have different coordinate reference systems; keep one of them")
             crs, found = (here, found + parts) if parts else (crs, found)
     except (DataSourceError, DataLayerError, ValueError, shapely.errors.ShapelyError) as error:
-        raise InputError(f"{path}: cannot be read as a vector file: {_first_line(error)}") from error
+        raise InputError(f"{path}: cannot be read as a vector file: {first_line(error)}") from error
     return crs, found
 
 
@@ -189,7 +189,3 @@ def _span(bounds: tuple[float, float, float, float], crs: CRS | None) -> str:
     left, bottom, right, top = (f"{value:.10g}" for value in bounds)
     where = "the scene's own coordinates" if crs is None else crs.name
     return f"x {left} to {right}, y {bottom} to {top} ({where})"
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -28,7 +28,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.session import DummySession
 from rasterio.vrt import WarpedVRT
 
-from tileseg.errors import InputError, Unreachable, root_of
+from tileseg.errors import InputError, Unreachable, first_line, root_of
 from tileseg.grid import Grid
 from tileseg.source.formats import Source
 from tileseg.storage.environment import is_yes, s3_endpoint, silent_seconds
@@ -218,9 +218,7 @@ def _options(source: Source) -> dict[str, Any]:
 
 def _complaint(error: BaseException) -> str:
     """The innermost thing that GDAL said, in one line."""
-    error = root_of(error)
-    line = re.sub(r" \(this error can be turned.*", "", " ".join(str(error).split()))
-    return line[:300] or type(error).__name__
+    return re.sub(r" \(this error can be turned.*", "", first_line(root_of(error)))
 
 
 def open_dataset(source: Source) -> DatasetReader:
