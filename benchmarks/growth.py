@@ -55,8 +55,8 @@ from tileseg.labels import NODATA
 from tileseg.polygons.trace import trace_block
 from tileseg.run.block import Job
 from tileseg.run.compute import make_job
-from tileseg.run.finish import Stopwatch, finish
-from tileseg.run.folder import Begun, begin, hold
+from tileseg.run.finish import Stopwatch, write_outputs
+from tileseg.run.folder import OpenRun, begin, hold
 from tileseg.run.ledger import BlockRecord, Ledger
 from tileseg.run.prepare import prepare
 from tileseg.run.report import Silent
@@ -79,7 +79,7 @@ def nothing(job: Job | None, index: int) -> BlockRecord:
 def recorded(job: Job, index: int) -> BlockRecord:
     """The same, and its record goes into the ledger."""
     record = nothing(job, index)
-    job.ledger.finish(record)
+    job.ledger.record_done(record)
     return record
 
 
@@ -97,7 +97,7 @@ def empty_scene(path: Path, blocks: int) -> int:
 
 
 @contextmanager
-def begun_run(folder: Path, blocks: int, model: str, **options: object) -> Iterator[Begun]:
+def begun_run(folder: Path, blocks: int, model: str, **options: object) -> Iterator[OpenRun]:
     """A run of so many blocks that is about to compute the first one."""
     empty_scene(folder / "scene.tif", blocks)
     given = {"scene": folder / "scene.tif", "out": folder / "out", "model": model, "block": SIDE, "gsd": "native"}
@@ -199,7 +199,7 @@ def _finish(folder: Path, blocks: int) -> None:
         clock = Stopwatch(time.perf_counter())
         with hardware.PeakMemory() as memory:
             busy = time.process_time()
-            report = finish(begun, Silent(), clock, plan.blocks, memory)
+            report = write_outputs(begun, Silent(), clock, plan.blocks, memory)
             busy = time.process_time() - busy
     print(
         f"| {plan.blocks} | {plan.scene[0] * plan.scene[1] / 1e6:.0f} | {sum(report.polygons.values())} | {files:.1f} "

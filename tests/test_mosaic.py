@@ -38,7 +38,7 @@ def filled(
         rows, cols = core.slices
         if valid[rows, cols].any():
             mosaic.write_block(core, logits[:, rows, cols], labels[rows, cols])
-    mosaic.finish_pyramid()
+    mosaic.write_pyramid()
     return Mosaic(path), logits, labels
 
 

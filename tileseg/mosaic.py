@@ -149,7 +149,7 @@ class Mosaic:
             where = slice(row, row + labels.shape[0]), slice(col, col + labels.shape[1])
             self._write(f"overviews/{level}/labels", where, labels)
 
-    def finish_pyramid(self) -> None:
+    def write_pyramid(self) -> None:
         """Fill the levels that single blocks cannot (a block is no whole number of their pixels)."""
         for level in self.levels:
             if level in self._levels_of_blocks:

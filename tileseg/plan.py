@@ -48,7 +48,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryProjection:
     """Projected peak of resident memory, in bytes."""
 
     driver: int
@@ -231,7 +231,7 @@ class Plan:
         return int(math.prod(self.scene) * (per_pixel + 4 / 3))
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> MemoryProjection:
         """Peak resident memory, projected: an upper bound that tests measure against."""
         classes = len(self.card.classes)
         height, width = (min(b, s) for b, s in zip(self.block, self.scene, strict=True))
@@ -254,9 +254,9 @@ class Plan:
         device = source + max(copy, activations) + core * 3 * 4 * classes + 12 * self.card.parameters
         busy = int(self.threads * block + device)
         if self.workers == 0:
-            return Memory(_DRIVER_BASE + _WORKER_BASE + busy, 0, 0)
+            return MemoryProjection(_DRIVER_BASE + _WORKER_BASE + busy, 0, 0)
         finish = _FINISH + block
-        return Memory(int(_DRIVER_BASE + finish), _WORKER_BASE + busy, self.workers)
+        return MemoryProjection(int(_DRIVER_BASE + finish), _WORKER_BASE + busy, self.workers)
 
 
 def make_plan(  # noqa: PLR0913 - the sizes that a user may fix

@@ -13,9 +13,9 @@ import typer
 from typer.testing import CliRunner
 
 from tileseg.cli.doctor import (
-    Answer,
     Diagnosis,
     Finding,
+    ProbeAnswer,
     ask,
     check_backend,
     check_disk,
@@ -34,7 +34,7 @@ from tileseg.cli.doctor import (
     numba_caches,
     read_answer,
 )
-from tileseg.cluster.hardware import Cpu, Gpu, Hardware, Memory
+from tileseg.cluster.hardware import Cpu, Gpu, Hardware
 
 GIB = 1 << 30
 H200 = Gpu(0, "GPU-1", "NVIDIA H200", 140 * GIB, (9, 0))
@@ -55,12 +55,12 @@ def test_python_is_compared_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("memory", "status", "word"),
     [
-        (Memory(16 * GIB, 12 * GIB), "ok", "12.0 of 16.0"),
-        (Memory(16 * GIB, 2 * GIB), "warn", "2.0 of 16.0"),
-        (Memory(3 * GIB, 3 * GIB), "warn", "3.0 GiB of memory in all"),
+        (MainMemory(16 * GIB, 12 * GIB), "ok", "12.0 of 16.0"),
+        (MainMemory(16 * GIB, 2 * GIB), "warn", "2.0 of 16.0"),
+        (MainMemory(3 * GIB, 3 * GIB), "warn", "3.0 GiB of memory in all"),
     ],
 )
-def test_memory(memory: Memory, status: str, word: str) -> None:
+def test_memory(memory: MainMemory, status: str, word: str) -> None:
     finding = check_memory(memory)
     assert (finding.status, word in finding.what) == (status, True)
     assert bool(finding.remedy) == (status != "ok")
@@ -105,14 +105,14 @@ def test_backend() -> None:
 
 
 def test_a_broken_library_says_which_and_why() -> None:
-    finding = check_import(Answer("rasterio", {}, "ImportError: libexpat.so.1: cannot open shared object file"))
+    finding = check_import(ProbeAnswer("rasterio", {}, "ImportError: libexpat.so.1: cannot open shared object file"))
     assert finding.status == "fail"
     assert finding.what == "rasterio does not work: ImportError: libexpat.so.1: cannot open shared object file"
-    assert check_import(Answer("rasterio", {"gdal": "3.10"})).status == "ok"
+    assert check_import(ProbeAnswer("rasterio", {"gdal": "3.10"})).status == "ok"
 
 
-SEES_ONE = Answer("keras", {"backend": "tensorflow", "gpus": ["GPU:0"]})
-SEES_NONE = Answer("keras", {"backend": "tensorflow", "gpus": []})
+SEES_ONE = ProbeAnswer("keras", {"backend": "tensorflow", "gpus": ["GPU:0"]})
+SEES_NONE = ProbeAnswer("keras", {"backend": "tensorflow", "gpus": []})
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ SEES_NONE = Answer("keras", {"backend": "tensorflow", "gpus": []})
             True,
             ("warn", 'pip uninstall tensorflow-cpu tensorflow, then pip install "tileseg[gpu]"'),
         ),
-        ((H200,), Answer("keras", {"backend": "jax", "gpus": None}), False, ("ok", "")),
-        ((H200,), Answer("keras", {}, "crashed with signal 11"), False, ("warn", "")),
+        ((H200,), ProbeAnswer("keras", {"backend": "jax", "gpus": None}), False, ("ok", "")),
+        ((H200,), ProbeAnswer("keras", {}, "crashed with signal 11"), False, ("warn", "")),
     ],
 )
-def test_gpus(gpus: tuple[Gpu, ...], keras: Answer, cpu_only: bool, expected: tuple[str, str]) -> None:
+def test_gpus(gpus: tuple[Gpu, ...], keras: ProbeAnswer, cpu_only: bool, expected: tuple[str, str]) -> None:
     finding = check_gpus(gpus, keras, cpu_only_build=cpu_only)
     assert (finding.status, finding.remedy) == expected
     assert all(gpu.name in finding.what for gpu in gpus)
@@ -140,7 +140,7 @@ def test_gpus(gpus: tuple[Gpu, ...], keras: Answer, cpu_only: bool, expected: tu
 
 def test_precision_names_the_device() -> None:
     cpu = Cpu("", 2, frozenset({"amx_bf16"}))
-    memory = Memory(GIB, GIB)
+    memory = MainMemory(GIB, GIB)
     assert check_precision(Hardware(cpu, memory, ())).what.startswith("the CPU computes bfloat16")
     assert check_precision(Hardware(cpu, memory, (V100,))).what.startswith("the GPU computes float16")
 
@@ -156,13 +156,13 @@ def test_precision_names_the_device() -> None:
 )
 def test_drivers(there: list[str], status: str, missing: str) -> None:
     wanted = ("GTiff", "COG", "VRT", "PNG")
-    (finding,) = check_drivers("rasterio", "read", wanted, Answer("rasterio", {"drivers": there}))
+    (finding,) = check_drivers("rasterio", "read", wanted, ProbeAnswer("rasterio", {"drivers": there}))
     assert finding.status == status
     assert finding.what == (f"rasterio cannot read {missing}" if missing else "rasterio can read GTiff, COG, VRT, PNG")
 
 
 def test_drivers_of_a_library_that_failed_are_not_missing() -> None:
-    assert check_drivers("rasterio", "read", ("GTiff",), Answer("rasterio", {}, "broken")) == ()
+    assert check_drivers("rasterio", "read", ("GTiff",), ProbeAnswer("rasterio", {}, "broken")) == ()
 
 
 def test_gis_paths() -> None:
@@ -215,11 +215,11 @@ def test_a_crash_is_told_by_its_signal() -> None:
 def test_a_library_that_cannot_be_imported_is_an_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "shapely.py").write_text("raise ImportError('GEOS is broken')")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
-    assert ask("shapely") == Answer("shapely", {}, "ImportError: GEOS is broken")
+    assert ask("shapely") == ProbeAnswer("shapely", {}, "ImportError: GEOS is broken")
 
 
 def test_healthy_means_that_nothing_failed() -> None:
-    hardware = Hardware(Cpu("", 1, frozenset()), Memory(1, 1), ())
+    hardware = Hardware(Cpu("", 1, frozenset()), MainMemory(1, 1), ())
     fine, note, bad = Finding("ok", "a"), Finding("warn", "b", "c"), Finding("fail", "d", "e")
     assert Diagnosis(hardware, "float32", {}, (fine, note)).healthy
     assert not Diagnosis(hardware, "float32", {}, (fine, bad)).healthy

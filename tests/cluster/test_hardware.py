@@ -16,7 +16,7 @@ from tileseg.cluster.hardware import (
     Cpu,
     Gpu,
     Hardware,
-    Memory,
+    MainMemory,
     PeakMemory,
     cpu,
     cpu_quota,
@@ -117,7 +117,7 @@ def test_memory_of_version_2_counts_the_page_cache_as_available(tmp_path: Path) 
         "job/memory.current": str(6 * GIB),
         "job/memory.stat": f"anon {3 * GIB}\nfile {3 * GIB}\ninactive_file {2 * GIB}\nactive_file {GIB}",
     }
-    assert memory_limit(tree(tmp_path, files), {"": "/job"}) == Memory(8 * GIB, 4 * GIB)
+    assert memory_limit(tree(tmp_path, files), {"": "/job"}) == MainMemory(8 * GIB, 4 * GIB)
 
 
 def test_memory_of_version_1_and_of_its_tighter_parent(tmp_path: Path) -> None:
@@ -128,12 +128,12 @@ def test_memory_of_version_1_and_of_its_tighter_parent(tmp_path: Path) -> None:
         "memory/limit/job/memory.limit_in_bytes": "9223372036854771712",
         "memory/limit/job/memory.usage_in_bytes": "1",
     }
-    assert memory_limit(tree(tmp_path, files), {"memory": "/limit/job", "": "/"}) == Memory(5 * GIB, 2 * GIB)
+    assert memory_limit(tree(tmp_path, files), {"memory": "/limit/job", "": "/"}) == MainMemory(5 * GIB, 2 * GIB)
 
 
 def test_memory_available_is_never_negative(tmp_path: Path) -> None:
     files = {"memory.max": "1000", "memory.current": "1200"}
-    assert memory_limit(tree(tmp_path, files), {"": "/"}) == Memory(1000, 0)
+    assert memory_limit(tree(tmp_path, files), {"": "/"}) == MainMemory(1000, 0)
 
 
 def test_no_memory_limit(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_cores_are_limited_by_the_quota_and_never_none(tmp_path: Path) -> None:
 def test_memory_is_that_of_the_machine_or_the_group_whichever_is_less(tmp_path: Path) -> None:
     proc = tree(tmp_path / "proc", {"self/cgroup": "0::/"})
     small = tree(tmp_path / "cgroup", {"memory.max": str(1 << 20), "memory.current": "4096"})
-    assert memory(proc, small) == Memory(1 << 20, (1 << 20) - 4096)
+    assert memory(proc, small) == MainMemory(1 << 20, (1 << 20) - 4096)
     whole = memory(proc, tmp_path / "missing")
     assert 0 < whole.available <= whole.total
 
@@ -223,7 +223,7 @@ def test_cuda_visible_devices(setting: str | None, left: tuple[Gpu, ...]) -> Non
 
 def machine(flags: set[str], *capabilities: tuple[int, int] | None) -> Hardware:
     found = tuple(Gpu(i, "", "", None, capability) for i, capability in enumerate(capabilities))
-    return Hardware(Cpu("", 2, frozenset(flags)), Memory(GIB, GIB), found)
+    return Hardware(Cpu("", 2, frozenset(flags)), MainMemory(GIB, GIB), found)
 
 
 @pytest.mark.parametrize(

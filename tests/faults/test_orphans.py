@@ -45,7 +45,7 @@ def test_a_worker_of_an_earlier_run_writes_nothing_into_a_later_one(bed) -> None
         with pytest.raises(Superseded, match="orphan: was begun anew by another process"):
             segment_block(orphan, 1)
         with pytest.raises(Superseded):
-            orphan.ledger.finish(BlockRecord(1, 1))
+            orphan.ledger.record_done(BlockRecord(1, 1))
         assert sorted((bed / "orphan").rglob("*")) == before
         segment_block(make_job(begun), 1)
     again = prepare(spec(bed, "orphan"))

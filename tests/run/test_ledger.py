@@ -11,7 +11,7 @@ def test_records_come_back_in_order(tmp_path) -> None:
     ledger = Ledger(tmp_path)
     records = [BlockRecord(i, i * 10, {"read": 0.5}, ("batch 2 -> 1",) if i % 2 else ()) for i in (1203, 7, 0)]
     for record in records:
-        ledger.finish(record)
+        ledger.record_done(record)
     assert ledger.done() == {0, 7, 1203}
     assert ledger.record(7) == records[1]
     assert ledger.record(8) is None
@@ -20,7 +20,7 @@ def test_records_come_back_in_order(tmp_path) -> None:
 
 def test_torn_writes_do_not_count(tmp_path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.finish(BlockRecord(3, 1))
+    ledger.record_done(BlockRecord(3, 1))
     (tmp_path / "done" / "000000" / ".000000004.json.123.partial").write_text('{"ind')
     assert ledger.done() == {3}
 

@@ -22,7 +22,7 @@ from tileseg import RunSpec, run
 from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, OutputsGone, UsageError
 from tileseg.run import pipeline
 from tileseg.run.ledger import BlockRecord, Ledger
-from tileseg.run.prepare import Prepared, prepare
+from tileseg.run.prepare import PreparedRun, prepare
 from tileseg.run.report import RunReport, Silent, describe
 
 HEIGHT, WIDTH = 301, 403
@@ -230,7 +230,7 @@ def test_a_plan_needs_no_network(scene, model) -> None:
 
 def test_plan_facts(scene, model, tmp_path) -> None:
     prepared = prepare(spec(scene, model, tmp_path / "run", scales="1/2,1", flips="d4", block=128))
-    assert isinstance(prepared, Prepared)
+    assert isinstance(prepared, PreparedRun)
     facts = describe(prepared)
     assert facts["blocks"] == 12
     assert facts["views"] == 16

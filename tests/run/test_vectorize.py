@@ -22,7 +22,7 @@ from tileseg.grid import Grid
 from tileseg.polygons.fragment import Fragment
 from tileseg.polygons.shape import Quantity
 from tileseg.polygons.trace import trace_block
-from tileseg.run.vectorize import Classes, VectorOptions, finish, ignored_classes, vector_paths, vectorize
+from tileseg.run.vectorize import Classes, VectorOptions, ignored_classes, vector_paths, vectorize, write_polygons
 from tileseg.window import Window, tile
 
 
@@ -149,7 +149,7 @@ def test_finish_serves_blocks_that_were_traced_elsewhere(tmp_path: Path) -> None
         fragment.save(tmp_path / f"{i}.fragment")
     outputs = vector_paths(tmp_path / "out", ["geojson", "gpkg"])
     names = {i: info.name for i, info in enumerate(CARD)}
-    report = finish(
+    report = write_polygons(
         cores, lambda i: Fragment.load(tmp_path / f"{i}.fragment"), labels.grid, names, VectorOptions(), outputs
     )
     assert report.paths == outputs

@@ -112,7 +112,7 @@ def test_a_ledger(place) -> None:
     assert ledger.done() == set()
     records = [BlockRecord(i, i, {"read": 0.5}, ("note",)) for i in (1203, 7, 0)]
     for record in records:
-        ledger.finish(record)
+        ledger.record_done(record)
     at(ledger.fragment(7)).deliver(lambda path: path.write_bytes(b"polygons"))
     assert ledger.done() == {0, 7, 1203}
     assert ledger.record(7) == records[1]
@@ -140,7 +140,7 @@ def test_a_mosaic_has_the_same_bytes(bucket, tmp_path, block) -> None:
             for core, (logits, labels) in zip(cores, written, strict=True):
                 if again == 1 or core.row_off:
                     mosaic.write_block(core, logits, labels)
-        mosaic.finish_pyramid()
+        mosaic.write_pyramid()
         mosaic.remove_partial()
     files = {name: at(tmp_path / "mosaic.zarr" / name).read() for name in at(places[0]).names()}
     assert bucket.contents("mosaic.zarr") == files

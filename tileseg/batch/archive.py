@@ -41,12 +41,12 @@ from tileseg.errors import (
 )
 from tileseg.run.block import Job, segment_block
 from tileseg.run.compute import check_complete, connected, make_job
-from tileseg.run.finish import Stopwatch, finish
-from tileseg.run.folder import Begun, begin, finished, hold
+from tileseg.run.finish import Stopwatch, write_outputs
+from tileseg.run.folder import OpenRun, begin, finished, hold
 from tileseg.run.identity import differences
 from tileseg.run.ledger import BlockRecord
 from tileseg.run.names import STATE
-from tileseg.run.prepare import Prepared, prepare
+from tileseg.run.prepare import PreparedRun, prepare
 from tileseg.run.report import RunReport, Silent
 from tileseg.source.scene import Scene
 from tileseg.spec import RunSpec
@@ -156,7 +156,7 @@ class _Active:
     """A scene that is being computed; changed by the main thread only, but for ``lost``."""
 
     entry: Entry
-    begun: Begun
+    begun: OpenRun
     job: Job | None
     """None where all blocks are done."""
     clock: Stopwatch
@@ -189,7 +189,7 @@ _Through = tuple[Entry, SceneResult]
 """A scene of which nothing is to be computed, as the sources gave it, and what became of it."""
 
 
-def _into(prepared: Prepared, folder: Path | Url) -> Prepared:
+def _into(prepared: PreparedRun, folder: Path | Url) -> PreparedRun:
     """The same run in another folder."""
     return replace(prepared, folder=folder, spec=prepared.spec.model_copy(update={"out": folder}))
 
@@ -341,7 +341,7 @@ class _Batch:
                 wanted = len(begun.pending)
                 return _Active(entry, begun, job, Stopwatch(started), stack.pop_all(), wanted=wanted, lost=lost)
 
-    def _before(self, prepared: Prepared) -> tuple[list[str], RunReport | None]:
+    def _before(self, prepared: PreparedRun) -> tuple[list[str], RunReport | None]:
         """What keeps a folder from being gone on with, and the report where it is finished."""
         if different := differences(prepared):
             return different, None
@@ -439,7 +439,7 @@ class _Batch:
         try:
             with active.held:
                 check_complete(begun, active.computed, active.failures)
-                report = finish(begun, Silent(), active.clock, active.computed, self._memory)
+                report = write_outputs(begun, Silent(), active.clock, active.computed, self._memory)
         except Exception as error:  # noqa: BLE001 - one scene that fails does not stop the others
             self._gave_up = self._gave_up or disk_full(error)
             return _failed(entry, error, time.perf_counter() - active.clock.begun, begun.prepared, active.computed)
@@ -492,7 +492,7 @@ def _done(entry: Entry, report: RunReport, status: Status, seconds: float) -> Sc
 
 
 def _failed(
-    entry: Entry, error: Exception, seconds: float, prepared: Prepared | None = None, computed: int = 0
+    entry: Entry, error: Exception, seconds: float, prepared: PreparedRun | None = None, computed: int = 0
 ) -> SceneResult:
     """What an error means for its scene."""
     code = error.exit_code if isinstance(error, TilesegError) else TilesegError.exit_code

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 import tileseg
-from tileseg.cluster.hardware import Gpu, Hardware, Memory, default_precision, detect, disk_free
+from tileseg.cluster.hardware import Gpu, Hardware, MainMemory, default_precision, detect, disk_free
 from tileseg.source.formats import DRIVERS
 
 Status = Literal["ok", "warn", "fail"]
@@ -57,7 +57,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeAnswer:
     """What :mod:`tileseg.cli.probe` said about one library."""
 
     library: str
@@ -140,7 +140,7 @@ def diagnose() -> Diagnosis:
     return Diagnosis(hardware, default_precision(hardware), versions, findings)
 
 
-def ask(library: str) -> Answer:
+def ask(library: str) -> ProbeAnswer:
     """Have one library imported and questioned in a process of its own."""
     # -P: a file in the current folder that is called like a library must not be taken for it.
     command = [sys.executable, "-P", "-m", "tileseg.cli.probe", library]
@@ -148,19 +148,19 @@ def ask(library: str) -> Answer:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, env=quiet, check=False)
     except subprocess.TimeoutExpired:
-        return Answer(library, {}, f"no answer within {_PROBE_SECONDS:.0f} s")
+        return ProbeAnswer(library, {}, f"no answer within {_PROBE_SECONDS:.0f} s")
     return read_answer(library, done.returncode, done.stdout, done.stderr)
 
 
-def read_answer(library: str, code: int, stdout: str, stderr: str) -> Answer:
-    """What a probe printed -> Answer. A negative ``code`` is the signal that ended the process."""
+def read_answer(library: str, code: int, stdout: str, stderr: str) -> ProbeAnswer:
+    """What a probe printed -> ProbeAnswer. A negative ``code`` is the signal that ended the process."""
     if code == 0 and stdout.strip():
         facts: dict[str, object] = json.loads(stdout.strip().splitlines()[-1])  # libraries greet on stdout, too
-        return Answer(library, facts)
+        return ProbeAnswer(library, facts)
     if code < 0:
-        return Answer(library, {}, f"crashed with signal {-code}")
+        return ProbeAnswer(library, {}, f"crashed with signal {-code}")
     lines = stderr.strip().splitlines() or [f"exit code {code}"]
-    return Answer(library, {}, lines[-1].strip())
+    return ProbeAnswer(library, {}, lines[-1].strip())
 
 
 def check_python(version: tuple[int, int]) -> Finding:
@@ -173,8 +173,8 @@ def check_python(version: tuple[int, int]) -> Finding:
     return Finding("ok", f"Python {found}")
 
 
-def check_memory(memory: Memory) -> Finding:
-    """Memory suffices for the defaults."""
+def check_memory(memory: MainMemory) -> Finding:
+    """MainMemory suffices for the defaults."""
     free, total = memory.available / GIB, memory.total / GIB
     if memory.total < LEAST_MEMORY:
         return Finding(
@@ -226,7 +226,7 @@ def check_backend(name: str, *, importable: bool) -> Finding:
     return Finding("ok", f"KERAS_BACKEND={name}")
 
 
-def check_import(answer: Answer) -> Finding:
+def check_import(answer: ProbeAnswer) -> Finding:
     """A library can be imported and answers."""
     if answer.error:
         remedy = (
@@ -236,7 +236,7 @@ def check_import(answer: Answer) -> Finding:
     return Finding("ok", f"{answer.library} can be imported")
 
 
-def check_gpus(gpus: tuple[Gpu, ...], keras: Answer, *, cpu_only_build: bool) -> Finding:
+def check_gpus(gpus: tuple[Gpu, ...], keras: ProbeAnswer, *, cpu_only_build: bool) -> Finding:
     """TensorFlow sees the GPUs that are there."""
     if not gpus:
         return Finding("ok", "no NVIDIA GPU: the network runs on the CPU")
@@ -263,7 +263,7 @@ def check_precision(hardware: Hardware) -> Finding:
     return Finding("ok", f"the {device} computes {precision} in hardware; --precision auto uses it")
 
 
-def check_drivers(library: str, verb: str, wanted: tuple[str, ...], answer: Answer) -> tuple[Finding, ...]:
+def check_drivers(library: str, verb: str, wanted: tuple[str, ...], answer: ProbeAnswer) -> tuple[Finding, ...]:
     """GDAL drivers are there, by the answer of the library that brings them; nothing is said when it gave none."""
     if answer.error:
         return ()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tileseg.evaluate.evaluate import EvaluateSpec, Split
     from tileseg.evaluate.results import Evaluation
-    from tileseg.run.prepare import Prepared
+    from tileseg.run.prepare import PreparedRun
     from tileseg.run.report import Listener
 
 _WHAT, _MEANING, _MEASURES, _RUN = "What is compared", "Classes", "Measures", "Running the model"
@@ -178,7 +178,7 @@ def _live(*, quiet: bool, verbose: bool) -> Iterator[tuple[Listener, Callable[[s
     class Runs(Progress):
         """The progress of one run after another."""
 
-        def start(self, prepared: Prepared, done: int) -> None:
+        def start(self, prepared: PreparedRun, done: int) -> None:
             self.close()
             super().start(prepared, done)
 

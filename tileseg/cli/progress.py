@@ -14,7 +14,7 @@ from tileseg.cluster import hardware
 from tileseg.run.ledger import BlockRecord
 
 if TYPE_CHECKING:
-    from tileseg.run.prepare import Prepared
+    from tileseg.run.prepare import PreparedRun
     from tileseg.run.report import RunReport
 
 _PLAIN_SECONDS = 10.0
@@ -48,7 +48,7 @@ class Progress:
         """Something that the user should know."""
         self._console.print(Text(f"note: {text}", style="yellow"))
 
-    def start(self, prepared: Prepared, done: int) -> None:
+    def start(self, prepared: PreparedRun, done: int) -> None:
         """Begin to show blocks."""
         plan = prepared.plan
         self._blocks, self._done = plan.blocks, done
@@ -102,7 +102,7 @@ class Progress:
             self._console.print(name)
 
 
-def print_plan(prepared: Prepared) -> None:
+def print_plan(prepared: PreparedRun) -> None:
     """The plan as a table on standard output."""
     from tileseg.run.report import describe
 
@@ -176,7 +176,7 @@ def _empty(blocks: int) -> str:
     return f"{blocks} of all without data or outside the area, " if blocks else ""
 
 
-def _in_area(blocks: int, prepared: Prepared) -> str:
+def _in_area(blocks: int, prepared: PreparedRun) -> str:
     return "" if prepared.aoi is None else f" ({blocks} touch the area)"
 
 

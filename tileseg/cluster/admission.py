@@ -67,7 +67,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WorkerReport:
     """What a worker says of itself."""
 
     host: str
@@ -120,7 +120,7 @@ class Admission:
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._per_host = 1
         self._last_there = math.inf  # when a worker was last there: nobody has been missed before one has come
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, WorkerReport] = {}
         """By the worker's address."""
         self.admitted: dict[str, int] = {}
         """Address -> blocks in flight, of the workers that are there and fit."""
@@ -234,8 +234,8 @@ class Admission:
         return answer
 
 
-def _refusal(address: str, problem: TilesegError) -> Answer:
-    return Answer(address, marked=False, slots=0, gpus=(), problem=problem)
+def _refusal(address: str, problem: TilesegError) -> WorkerReport:
+    return WorkerReport(address, marked=False, slots=0, gpus=(), problem=problem)
 
 
 def _minor(version: str) -> str:
@@ -245,13 +245,13 @@ def _minor(version: str) -> str:
 # --- What follows runs on the workers ------------------------------------------------------------------------------
 
 
-async def look(needs: Needs, token: Path | Url, dask_worker: Any) -> Answer:
+async def look(needs: Needs, token: Path | Url, dask_worker: Any) -> WorkerReport:
     """Look around on this worker: files, memory, GPUs."""
     state = dask_worker.state
     marked = int(state.total_resources.get(RESOURCE, 0))
     gpus = tuple(gpu.name for gpu in hardware.detect().gpus) if hardware.backend_has_cuda() else ()
     problem = await asyncio.to_thread(_problem, needs, token, gpus)
-    return Answer(socket.gethostname(), bool(marked), marked or min(state.nthreads, IN_FLIGHT), gpus, problem)
+    return WorkerReport(socket.gethostname(), bool(marked), marked or min(state.nthreads, IN_FLIGHT), gpus, problem)
 
 
 def _problem(needs: Needs, token: Path | Url, gpus: tuple[str, ...]) -> TilesegError | None:

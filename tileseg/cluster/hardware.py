@@ -54,7 +54,7 @@ class Cpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MainMemory:
     """Main memory in bytes, as far as this process may use it."""
 
     total: int
@@ -83,7 +83,7 @@ class Hardware:
     """One machine, seen by one process."""
 
     cpu: Cpu
-    memory: Memory
+    memory: MainMemory
     gpus: tuple[Gpu, ...]
     """Those that ``CUDA_VISIBLE_DEVICES`` leaves to this process, in the driver's order."""
 
@@ -115,13 +115,13 @@ def cpu(proc: Path = PROC, cgroup: Path = CGROUP) -> Cpu:
     return Cpu(model, affinity if quota is None else max(1, min(affinity, math.ceil(quota))), flags)
 
 
-def memory(proc: Path = PROC, cgroup: Path = CGROUP) -> Memory:
+def memory(proc: Path = PROC, cgroup: Path = CGROUP) -> MainMemory:
     """The memory of this machine."""
     machine = psutil.virtual_memory()
     group = memory_limit(cgroup, parse_cgroup_paths(_read(proc / "self/cgroup")))
     if group is None:
-        return Memory(machine.total, machine.available)
-    return Memory(min(machine.total, group.total), min(machine.available, group.available))
+        return MainMemory(machine.total, machine.available)
+    return MainMemory(min(machine.total, group.total), min(machine.available, group.available))
 
 
 def gpus(proc: Path = PROC) -> tuple[Gpu, ...]:
@@ -193,7 +193,7 @@ def cpu_quota(cgroup: Path, paths: dict[str, str]) -> float | None:
     return min((quota for quota in unified + separate if quota is not None), default=None)
 
 
-def memory_limit(cgroup: Path, paths: dict[str, str]) -> Memory | None:
+def memory_limit(cgroup: Path, paths: dict[str, str]) -> MainMemory | None:
     """What the process's cgroup and its parents allow, or None without a limit. Arguments as :func:`cpu_quota`."""
     unified = [
         _limit(folder, "memory.max", "memory.current", "inactive_file") for folder in _lineage(cgroup, paths.get(""))
@@ -205,7 +205,7 @@ def memory_limit(cgroup: Path, paths: dict[str, str]) -> Memory | None:
     found = [limit for limit in unified + separate if limit is not None]
     if not found:
         return None
-    return Memory(min(limit.total for limit in found), min(limit.available for limit in found))
+    return MainMemory(min(limit.total for limit in found), min(limit.available for limit in found))
 
 
 def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
@@ -325,13 +325,13 @@ def _share(quota: str, period: str) -> float | None:
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) > 0 else None
 
 
-def _limit(folder: Path, limit: str, usage: str, cache: str) -> Memory | None:
+def _limit(folder: Path, limit: str, usage: str, cache: str) -> MainMemory | None:
     total = _read(folder / limit)
     if not total.isdigit() or int(total) >= _NO_LIMIT:
         return None
     statistics = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
     used = int(_read(folder / usage) or 0) - int(statistics.get(cache, 0))
-    return Memory(int(total), min(int(total), max(0, int(total) - used)))
+    return MainMemory(int(total), min(int(total), max(0, int(total) - used)))
 
 
 def _capability(text: str) -> tuple[int, int] | None:

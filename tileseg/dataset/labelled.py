@@ -14,13 +14,14 @@ import numpy.typing as npt
 from affine import Affine
 
 from tileseg.card import ClassInfo
-from tileseg.dataset.raster_truth import Labels, RasterTruth, Truth
+from tileseg.dataset.raster_truth import RasterTruth, Truth
 from tileseg.dataset.rescale import Axis, Rescale
 from tileseg.dataset.spec import IGNORE, IGNORE_NAME, DatasetSpec, Pair, Split, is_there
 from tileseg.dataset.truth import is_mask, open_truth
 from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
+from tileseg.labels import Labels
 from tileseg.source.scene import Scene, open_scene
 from tileseg.window import Window, tile
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.dataset.labelled import LabelledScene, Pixels
-from tileseg.dataset.raster_truth import Labels
 from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError, UsageError
+from tileseg.labels import Labels
 from tileseg.source.scene import reflected
 from tileseg.window import Window
 

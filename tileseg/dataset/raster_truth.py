@@ -13,10 +13,9 @@ import numpy.typing as npt
 from tileseg.dataset.rescale import Rescale
 from tileseg.errors import InputError
 from tileseg.grid import Grid
+from tileseg.labels import Labels
 from tileseg.source.scene import Scene
 from tileseg.window import Window
-
-Labels = npt.NDArray[np.uint8]
 
 _STEPS = 512
 """Points along the scene's diagonal: a straight line in one coordinate reference system is bent in another."""

@@ -20,10 +20,11 @@ import shapely
 from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from tileseg.dataset.raster_truth import _STEPS, Labels
+from tileseg.dataset.raster_truth import _STEPS
 from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError, first_line
 from tileseg.grid import Grid
+from tileseg.labels import Labels
 from tileseg.window import Window
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
-from tileseg.dataset.raster_truth import Labels, Values
+from tileseg.dataset.raster_truth import Values
 from tileseg.dataset.spec import IGNORE
 from tileseg.dataset.vector_truth import _LOCAL
 from tileseg.errors import InputError, first_line
 from tileseg.grid import Grid
+from tileseg.labels import Labels
 from tileseg.source.label_raster import LabelRaster
 from tileseg.window import Window
 

@@ -24,10 +24,11 @@ from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
 from tileseg.evaluate import boundary
 from tileseg.evaluate.calibration import Calibration
-from tileseg.evaluate.confusion import IGNORE, Labels, Matrix, confusion, iou
+from tileseg.evaluate.confusion import IGNORE, Matrix, confusion, iou
 from tileseg.evaluate.distances import NO_DISTANCES, PREDICTION, TRUTH, Contours, Distances
 from tileseg.evaluate.objects import NO_MATCHING, Matching, Objects, match
 from tileseg.grid import Grid
+from tileseg.labels import Labels
 from tileseg.polygons.fragment import Fragment
 from tileseg.polygons.join import join
 from tileseg.polygons.shape import Quantity, Shaper

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.errors import InputError
+from tileseg.labels import Labels
 
 IGNORE = 255
 """Label of pixels that do not count."""
 
-Labels = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 

@@ -22,12 +22,12 @@ from tileseg.dataset.vector_truth import VectorTruth
 from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError, UsageError
 from tileseg.evaluate.compare import Chances, Pair
-from tileseg.evaluate.confusion import IGNORE, Labels
+from tileseg.evaluate.confusion import IGNORE
 from tileseg.evaluate.meaning import Meaning
 from tileseg.evaluate.objects import Objects
 from tileseg.evaluate.sides import ALL, Side, bounds
 from tileseg.grid import Grid
-from tileseg.labels import CERTAIN
+from tileseg.labels import CERTAIN, Labels
 from tileseg.window import Window
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from tileseg.card import ClassInfo
 from tileseg.evaluate.compare import Pair
-from tileseg.evaluate.confusion import IGNORE, Labels
+from tileseg.evaluate.confusion import IGNORE
+from tileseg.labels import Labels
 from tileseg.window import Window
 
 MISSED, FALSE, CONFUSED = "#2b7de9", "#f08c1e", "#c2317f"

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import numpy as np
-import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 from affine import Affine
@@ -21,11 +19,9 @@ from rasterio.windows import Window as Frame
 from tileseg.card import ClassInfo
 from tileseg.errors import TilesegError, first_line, root_of
 from tileseg.grid import Grid
-from tileseg.labels import NODATA, halve
+from tileseg.labels import NODATA, Labels, halve
 from tileseg.source.label_raster import BACKGROUND
 from tileseg.window import Window, tile
-
-Labels = npt.NDArray[np.uint8]
 
 _TILE = 512
 _PIECE = 2048

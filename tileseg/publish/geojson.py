@@ -51,7 +51,7 @@ class GeoJson:
             self._file.write(text if self._begun else text[1 if self._lines else 2 :])
             self._begun = True
 
-    def finish(self) -> None:
+    def close(self) -> None:
         self._file.write(b"\n" if self._lines and self._begun else b"" if self._lines else b"\n]}\n")
         self._file.flush()
         os.fsync(self._file.fileno())

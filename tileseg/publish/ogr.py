@@ -51,7 +51,7 @@ class Ogr:
         self._put(rows.arrow)
         self._check()
 
-    def finish(self) -> None:
+    def close(self) -> None:
         self._put(None)
         self._thread.join()
         self._check()

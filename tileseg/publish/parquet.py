@@ -49,7 +49,7 @@ class Parquet:
             self._writer.write_table(group, row_group_size=max(1, group.num_rows))
         self._waiting, self._rows, self._bytes = [], 0, 0
 
-    def finish(self) -> None:
+    def close(self) -> None:
         self._flush()
         crs = self._table.grid.crs
         column: dict[str, Any] = {

@@ -110,5 +110,5 @@ class Writer(Protocol):
     def write(self, rows: Rows) -> None:
         """Append some polygons."""
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Everything is written to the file."""

@@ -37,7 +37,7 @@ def write_vectors(shapes: Iterable[Shapes], outputs: Mapping[VectorFormat, Path]
             for label, count in zip(*np.unique(batch.label, return_counts=True), strict=True):
                 counts[int(label)] = counts.get(int(label), 0) + int(count)
         for writer in writers:
-            writer.finish()
+            writer.close()
     return counts
 
 

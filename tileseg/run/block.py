@@ -84,7 +84,7 @@ def segment_block(job: Job, index: int) -> BlockRecord:
         _let_go(error)
         raise
     record = BlockRecord(index, valid, dict(clock.seconds), notes)
-    job.ledger.finish(record)
+    job.ledger.record_done(record)
     return record
 
 

@@ -18,10 +18,10 @@ from tileseg.errors import (
     Interrupted,
 )
 from tileseg.run.finish import Stopwatch
-from tileseg.run.folder import Begun
+from tileseg.run.folder import OpenRun
 from tileseg.run.ledger import BlockRecord
 from tileseg.run.names import MOSAIC, STATE
-from tileseg.run.prepare import Prepared, compute_threads
+from tileseg.run.prepare import PreparedRun, compute_threads
 from tileseg.run.report import Listener
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tileseg.source.scene import Scene
 
 
-def make_job(begun: Begun) -> Job:
+def make_job(begun: OpenRun) -> Job:
     """What workers need for any block. Reads the scene's statistics where the scaling wants them."""
     from tileseg.mosaic import Mosaic
     from tileseg.run.block import Job
@@ -55,7 +55,9 @@ def make_job(begun: Begun) -> Job:
 
 
 @contextlib.contextmanager
-def connected(prepared: Prepared, blocks: int, listener: Listener, others: Sequence[Scene] = ()) -> Iterator[Workers]:
+def connected(
+    prepared: PreparedRun, blocks: int, listener: Listener, others: Sequence[Scene] = ()
+) -> Iterator[Workers]:
     """The workers for at most ``blocks`` blocks: on this machine, or where the spec says. The folder is held.
 
     ``others``: scenes that workers on other machines must be able to read as well. Raises UsageError, InputError or
@@ -84,7 +86,7 @@ def connected(prepared: Prepared, blocks: int, listener: Listener, others: Seque
 
 
 def compute(
-    begun: Begun, listener: Listener, stop: threading.Event, clock: Stopwatch, workers: contextlib.ExitStack
+    begun: OpenRun, listener: Listener, stop: threading.Event, clock: Stopwatch, workers: contextlib.ExitStack
 ) -> int:
     """Compute the blocks that are not done yet, on worker processes that end with ``workers``; how many they were.
 
@@ -126,7 +128,7 @@ def compute(
     return len(computed)
 
 
-def check_complete(begun: Begun, computed: int, failures: Sequence[BlockFailure]) -> None:
+def check_complete(begun: OpenRun, computed: int, failures: Sequence[BlockFailure]) -> None:
     """Raise BlocksFailed if blocks failed, Interrupted if some were not even tried."""
     blocks = begun.prepared.plan.blocks
     if failures:
@@ -147,7 +149,7 @@ def check_complete(begun: Begun, computed: int, failures: Sequence[BlockFailure]
         )
 
 
-def _scaling(prepared: Prepared) -> Scaling:
+def _scaling(prepared: PreparedRun) -> Scaling:
     """The card's scaling with the scene's own statistics where they are wanted."""
     from tileseg.source.statistics import statistics
 

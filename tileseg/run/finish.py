@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.cluster import hardware
-from tileseg.run.folder import Begun, T
+from tileseg.run.folder import OpenRun, T
 from tileseg.run.ledger import Ledger, fragment_name
 from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, SUMMARY
-from tileseg.run.prepare import Prepared
+from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import Listener, RunReport, summary_of
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
@@ -40,7 +40,9 @@ class Stopwatch:
         self._lap = now
 
 
-def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, memory: hardware.PeakMemory) -> RunReport:
+def write_outputs(
+    begun: OpenRun, listener: Listener, clock: Stopwatch, computed: int, memory: hardware.PeakMemory
+) -> RunReport:
     """Everything that needs all blocks: pyramid, COG, quicklook, polygons; the summary last."""
     from tileseg.mosaic import Mosaic
     from tileseg.run.vectorize import vector_paths
@@ -58,7 +60,7 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
         for stage, spent in record.seconds.items():
             stages[f"blocks: {stage}"] = stages.get(f"blocks: {stage}", 0.0) + spent
     listener.stage("labels, quicklook and polygons")
-    mosaic.finish_pyramid()
+    mosaic.write_pyramid()
     with at(folder).workspace() as desk, ThreadPoolExecutor(2) as pool:
         labels = pool.submit(_timed, stages, "labels.tif", partial(_label_cog, prepared, mosaic, desk))
         picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, prepared, mosaic, desk, begun.preview))
@@ -95,17 +97,17 @@ def finish(begun: Begun, listener: Listener, clock: Stopwatch, computed: int, me
     return report
 
 
-def _vectors(prepared: Prepared, ledger: Ledger, desk: Path, empty: Container[int]) -> dict[str, int]:
+def _vectors(prepared: PreparedRun, ledger: Ledger, desk: Path, empty: Container[int]) -> dict[str, int]:
     """Polygons of all blocks, joined and written; how many of each class. ``empty``: blocks without any."""
     from tileseg.polygons.fragment import Fragment
-    from tileseg.run.vectorize import finish, vector_paths
+    from tileseg.run.vectorize import vector_paths, write_polygons
 
     with at(ledger.fragments).copied() as fragments:
 
         def load(index: int) -> Fragment | None:
             return None if index in empty else Fragment.load(fragments / fragment_name(index))
 
-        return finish(
+        return write_polygons(
             [block.core for block in prepared.plan],
             load,
             prepared.scene.grid,
@@ -123,7 +125,7 @@ def _timed(seconds: dict[str, float], name: str, part: Callable[[], T]) -> T:
         seconds[f"finish: {name}"] = time.perf_counter() - start
 
 
-def _label_cog(prepared: Prepared, mosaic: Mosaic, desk: Path) -> dict[str, int]:
+def _label_cog(prepared: PreparedRun, mosaic: Mosaic, desk: Path) -> dict[str, int]:
     """Write the label COG; pixels per class, counted on the way."""
     from tileseg.labels import Labels, count
     from tileseg.publish.cog import write_label_cog
@@ -142,7 +144,7 @@ def _label_cog(prepared: Prepared, mosaic: Mosaic, desk: Path) -> dict[str, int]
     return {info.name: int(counts[i]) for i, info in enumerate(classes)}
 
 
-def _quicklook(prepared: Prepared, mosaic: Mosaic, desk: Path, preview: Future[npt.NDArray[np.uint8]]) -> None:
+def _quicklook(prepared: PreparedRun, mosaic: Mosaic, desk: Path, preview: Future[npt.NDArray[np.uint8]]) -> None:
     from tileseg.publish.quicklook import metres_per_pixel, write_quicklook
 
     plan, grid = prepared.plan, prepared.scene.grid

@@ -23,7 +23,7 @@ from tileseg.errors import (
 from tileseg.run.identity import refuse_other
 from tileseg.run.ledger import Ledger
 from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, STATE, SUMMARY
-from tileseg.run.prepare import Prepared
+from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import RunReport
 from tileseg.spec import VectorFormat
 from tileseg.storage.place import Url
@@ -40,10 +40,10 @@ _QUICKLOOK_PIXELS = 900
 
 
 @dataclass(frozen=True)
-class Begun:
+class OpenRun:
     """A run whose folder is held by this process, and what is left to compute."""
 
-    prepared: Prepared
+    prepared: PreparedRun
     """With the sizes that an earlier call chose, if there was one."""
     ledger: Ledger
     pending: tuple[int, ...]
@@ -54,7 +54,7 @@ class Begun:
     """The scene's picture (y, x, 3), read while blocks are computed."""
 
 
-def finished(prepared: Prepared) -> RunReport | None:
+def finished(prepared: PreparedRun) -> RunReport | None:
     """The report of a run that is finished and had the same options, or None.
 
     None, too, where outputs were removed since that its mosaic gives again: :func:`begin` and :func:`finish` make them.
@@ -91,7 +91,7 @@ def finished(prepared: Prepared) -> RunReport | None:
 
 
 @contextlib.contextmanager
-def hold(prepared: Prepared, lost: Callable[[], None]) -> Iterator[Ledger]:
+def hold(prepared: PreparedRun, lost: Callable[[], None]) -> Iterator[Ledger]:
     """Make the folder and hold it for this process. Raises InputError, LockedError; ``lost`` is as of a lease."""
     _check_writable(prepared.folder)
     ledger = Ledger(prepared.folder / STATE)
@@ -99,7 +99,7 @@ def hold(prepared: Prepared, lost: Callable[[], None]) -> Iterator[Ledger]:
         yield ledger
 
 
-def begin(prepared: Prepared, ledger: Ledger) -> Begun:
+def begin(prepared: PreparedRun, ledger: Ledger) -> OpenRun:
     """Begin anew, or go on with the sizes that the earlier run chose. The folder is held.
 
     Raises UsageError where the folder was made with other options.
@@ -111,10 +111,10 @@ def begin(prepared: Prepared, ledger: Ledger) -> Begun:
     preview = _in_background(partial(_get_ready, prepared))
     done = ledger.done()
     pending = tuple(i for i in range(prepared.plan.blocks) if i not in done)
-    return Begun(prepared, ledger, pending, len(done), preview)
+    return OpenRun(prepared, ledger, pending, len(done), preview)
 
 
-def _trace_again(prepared: Prepared, ledger: Ledger) -> None:
+def _trace_again(prepared: PreparedRun, ledger: Ledger) -> None:
     """Make the polygons of the blocks again, which a finished run keeps no more, as the blocks made them."""
     from tileseg.mosaic import Mosaic
     from tileseg.run.vectorize import Classes, trace
@@ -140,7 +140,7 @@ def _check_writable(folder: Path | Url) -> None:
         raise not_writable(folder, error) from error
 
 
-def _claim(prepared: Prepared, ledger: Ledger) -> tuple[Prepared, Ledger]:
+def _claim(prepared: PreparedRun, ledger: Ledger) -> tuple[PreparedRun, Ledger]:
     """The run with the sizes that it is computed with, and its ledger; an empty mosaic if it begins anew."""
     from tileseg.mosaic import Mosaic, create_mosaic
 
@@ -202,7 +202,7 @@ def _in_background(part: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _get_ready(prepared: Prepared) -> npt.NDArray[np.uint8]:
+def _get_ready(prepared: PreparedRun) -> npt.NDArray[np.uint8]:
     """Compile or load what the finish needs, and read the scene's picture (y, x, 3) for the quicklook."""
     from tileseg.run.vectorize import warm_up
     from tileseg.source.picture import overview_rgb

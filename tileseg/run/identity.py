@@ -10,21 +10,21 @@ from tileseg.errors import (
 )
 from tileseg.run.ledger import Ledger
 from tileseg.run.names import STATE
-from tileseg.run.prepare import Prepared
+from tileseg.run.prepare import PreparedRun
 
 
-def differences(prepared: Prepared) -> list[str]:
+def differences(prepared: PreparedRun) -> list[str]:
     """What was otherwise when the folder was made: names of the identity; empty where it is new. Raises InputError."""
     earlier = Ledger(prepared.folder / STATE).read_run()
     return [] if earlier is None else _differing(prepared, earlier["identity"])
 
 
-def _differing(prepared: Prepared, before: dict[str, Any]) -> list[str]:
+def _differing(prepared: PreparedRun, before: dict[str, Any]) -> list[str]:
     now = json.loads(json.dumps(prepared.identity))
     return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
-def refuse_other(prepared: Prepared, before: dict[str, Any], scene: str | None) -> None:
+def refuse_other(prepared: PreparedRun, before: dict[str, Any], scene: str | None) -> None:
     """``scene``: of which the folder was made, as far as that is known."""
     differ = _differing(prepared, before)
     if not differ:

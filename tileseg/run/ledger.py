@@ -63,7 +63,7 @@ class Ledger:
     def _record(self, index: int) -> Path | Url:
         return self.root / "done" / f"{index // 1000:06d}" / f"{index:09d}.json"
 
-    def finish(self, record: BlockRecord) -> None:
+    def record_done(self, record: BlockRecord) -> None:
         """Note a block as done: atomic, and after everything else of the block is written. Raises Superseded."""
         self.check()
         path = self._record(record.index)

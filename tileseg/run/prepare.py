@@ -54,7 +54,7 @@ _THREADS = 2
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A run that is decided but not begun. Making it reads the scene's header, and loads no network."""
 
     spec: RunSpec
@@ -88,7 +88,7 @@ class Prepared:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
 
-def prepare(spec: RunSpec) -> Prepared:
+def prepare(spec: RunSpec) -> PreparedRun:
     """Decide everything about a run. Raises UsageError or InputError in one line."""
     from tileseg.run.vectorize import VectorOptions, ignored_classes
     from tileseg.source.scene import open_scene
@@ -174,7 +174,7 @@ def prepare(spec: RunSpec) -> Prepared:
         from tileseg.source.aoi import Aoi
 
         aoi = Aoi.from_file(spec.aoi, scene.grid)
-    return Prepared(
+    return PreparedRun(
         spec, spec.folder, model, card, scene, plan, base, identity, vectors, ignore, aoi, tuple(notices), max_memory
     )  # fmt: skip
 
@@ -247,7 +247,7 @@ def _scales(spec: RunSpec, base: Fraction) -> tuple[Fraction, ...]:
     return tuple(base * scale for scale in spec.scales)
 
 
-def compute_threads(prepared: Prepared) -> int | None:
+def compute_threads(prepared: PreparedRun) -> int | None:
     """Processor threads of a worker's network; None: workers on other machines know how many they have."""
     if prepared.spec.remote is not None:
         return None

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tileseg.cluster import hardware
 from tileseg.run.ledger import BlockRecord
-from tileseg.run.prepare import Prepared, wanted_distance
+from tileseg.run.prepare import PreparedRun, wanted_distance
 from tileseg.storage.place import Url
 
 
@@ -21,7 +21,7 @@ class Listener(Protocol):
     def notice(self, text: str) -> None:
         """Something that the user should know, in one line."""
 
-    def start(self, prepared: Prepared, done: int) -> None:
+    def start(self, prepared: PreparedRun, done: int) -> None:
         """Blocks are about to be computed; ``done`` of them are finished already."""
 
     def block(self, record: BlockRecord, pixels: int) -> None:
@@ -37,7 +37,7 @@ class Silent:
     def notice(self, text: str) -> None:
         """Nothing."""
 
-    def start(self, prepared: Prepared, done: int) -> None:
+    def start(self, prepared: PreparedRun, done: int) -> None:
         """Nothing."""
 
     def block(self, record: BlockRecord, pixels: int) -> None:
@@ -85,7 +85,7 @@ class RunReport:
         return values
 
 
-def summary_of(prepared: Prepared, report: RunReport) -> dict[str, Any]:
+def summary_of(prepared: PreparedRun, report: RunReport) -> dict[str, Any]:
     """What ``summary.json`` keeps: the run, its versions and what came out, in JSON values."""
     packages = ("tileseg", "keras", "tensorflow", "rasterio", "zarr", "dask", "shapely", "pyogrio", "numpy")
     plan = prepared.plan
@@ -102,7 +102,7 @@ def summary_of(prepared: Prepared, report: RunReport) -> dict[str, Any]:
     }
 
 
-def describe(prepared: Prepared) -> dict[str, Any]:
+def describe(prepared: PreparedRun) -> dict[str, Any]:
     """A plan in JSON values: what ``--dry-run`` prints and ``summary.json`` keeps."""
     plan = prepared.plan
     memory = plan.memory

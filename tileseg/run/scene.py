@@ -8,7 +8,7 @@ import time
 
 from tileseg.cluster import hardware
 from tileseg.run.compute import compute
-from tileseg.run.finish import Stopwatch, finish
+from tileseg.run.finish import Stopwatch, write_outputs
 from tileseg.run.folder import begin, finished, hold
 from tileseg.run.prepare import prepare
 from tileseg.run.report import Listener, RunReport, Silent
@@ -40,6 +40,6 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
             # The workers end while the driver finishes: that takes a second or two of waiting.
             ending = threading.Thread(target=workers.pop_all().close, name="end-workers")
             ending.start()
-        report = finish(begun, listener, clock, computed, memory)
+        report = write_outputs(begun, listener, clock, computed, memory)
         ending.join()
         return report

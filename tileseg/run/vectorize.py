@@ -1,7 +1,7 @@
 """From any labels, read block by block, to polygon files.
 
 Two stages, so that `tileseg run` can do the first where the labels are made: tracing (blocks, in any order and any
-process, each saved as a fragment) and :func:`finish` (join, shape, write). :func:`vectorize` does both.
+process, each saved as a fragment) and :func:`write_polygons` (join, shape, write). :func:`vectorize` does both.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def vectorize(
         def load(index: int) -> Fragment | None:
             return Fragment.load(_fragment(folder, index)) if there[index] else None
 
-        report = finish(cores, load, source.grid, classes.names, options, outputs)
+        report = write_polygons(cores, load, source.grid, classes.names, options, outputs)
     return VectorReport(report.counts, report.paths, {"trace": traced, **report.seconds})
 
 
@@ -237,7 +237,7 @@ def trace(source: LabelSource, core: Window, classes: Classes, options: VectorOp
     )  # fmt: skip
 
 
-def finish(
+def write_polygons(
     cores: Sequence[Window],
     load: Callable[[int], Fragment | None],
     grid: Grid,

@@ -45,7 +45,7 @@ _DEEPEST_VRT = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RasterFile:
     """A raster file that may be opened."""
 
     name: str
@@ -70,7 +70,7 @@ class Source:
             raise InputError(f"{error.filename}: cannot be read any more: {error.strerror}") from error
 
 
-def identify(path: str | Path | Url) -> Source:
+def identify(path: str | Path | Url) -> RasterFile:
     """Find the driver of a raster file, or of a sub-dataset such as ``GTIFF_DIR:2:scene.tif``.
 
     Raises InputError: missing, not a file, not readable, of another format, or a virtual raster that reaches outside
@@ -85,17 +85,17 @@ def identify(path: str | Path | Url) -> Source:
     if part is None or Path(text).exists():
         file = Path(text).absolute()
         driver, files = _inspect(file, text, ())
-        return Source(str(file), driver, files)
+        return RasterFile(str(file), driver, files)
     file = Path(part.file).absolute()
     driver, files = _inspect(file, part.file, ())
     if {"GTIFF_DIR": "GTiff", "GPKG": "GPKG"}[part.kind] != driver:
         raise InputError(
             f"{text}: {part.file} is no {part.kind.removesuffix('_DIR')} file, so it has no such sub-dataset"
         )
-    return Source(str(replace(part, file=str(file))), driver, files)
+    return RasterFile(str(replace(part, file=str(file))), driver, files)
 
 
-def _on_server(path: str | Path | Url) -> Source:
+def _on_server(path: str | Path | Url) -> RasterFile:
     """A file on an object store or a web server."""
     url = path if isinstance(path, Url) else Url.parse(str(path))
     try:
@@ -111,8 +111,8 @@ def _on_server(path: str | Path | Url) -> Source:
             "JPEG 2000, BMP, WebP, Erdas Imagine or NITF; download or convert it"
         )
     if url.scheme in _GDAL_NAMES:
-        return Source(f"{_GDAL_NAMES[url.scheme]}{url.bucket}/{url.key}", driver, (url,))
-    return Source(f"/vsicurl/{url}{'?' if url.query else ''}{url.query}", driver, (url,))
+        return RasterFile(f"{_GDAL_NAMES[url.scheme]}{url.bucket}/{url.key}", driver, (url,))
+    return RasterFile(f"/vsicurl/{url}{'?' if url.query else ''}{url.query}", driver, (url,))
 
 
 def _inspect(file: Path, shown: str, parents: tuple[Path, ...]) -> tuple[str, tuple[Path, ...]]:

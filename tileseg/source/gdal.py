@@ -30,7 +30,7 @@ from rasterio.vrt import WarpedVRT
 
 from tileseg.errors import InputError, Unreachable, first_line, root_of
 from tileseg.grid import Grid
-from tileseg.source.formats import Source
+from tileseg.source.formats import RasterFile
 from tileseg.storage.environment import is_yes, s3_endpoint, silent_seconds
 from tileseg.storage.patience import patiently
 from tileseg.storage.place import SubDataset
@@ -185,7 +185,7 @@ def read_pixels(
 
 @contextmanager
 def reading(
-    path: str, source: Source, window: Window | None, options: Mapping[str, Any] = MappingProxyType({})
+    path: str, source: RasterFile, window: Window | None, options: Mapping[str, Any] = MappingProxyType({})
 ) -> Iterator[None]:
     """Set GDAL up for this thread, and turn its complaints into one line for the user."""
     where = "" if window is None else f" at {window}"
@@ -199,7 +199,7 @@ def reading(
         raise InputError(f"{path}: cannot be read{where}: {complaint}") from (None if source.remote else error)
 
 
-def _options(source: Source) -> dict[str, Any]:
+def _options(source: RasterFile) -> dict[str, Any]:
     """Options of GDAL. Credentials are none of them: it finds those itself, where obstore does."""
     if not source.remote:
         return _GDAL
@@ -221,7 +221,7 @@ def _complaint(error: BaseException) -> str:
     return re.sub(r" \(this error can be turned.*", "", first_line(root_of(error)))
 
 
-def open_dataset(source: Source) -> DatasetReader:
+def open_dataset(source: RasterFile) -> DatasetReader:
     """Open a file with the one driver that may."""
     return rasterio.open(source.name, driver=source.driver)
 
@@ -259,7 +259,7 @@ def lut(dataset: DatasetReader, band: int) -> npt.NDArray[np.uint8]:
     return table
 
 
-def identity_of(source: Source, dataset: DatasetReader) -> str:
+def identity_of(source: RasterFile, dataset: DatasetReader) -> str:
     """Digest of what is different when a file is."""
     facts = [
         *source.stamps(),

@@ -12,7 +12,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from tileseg.errors import InputError
-from tileseg.source.formats import Source
+from tileseg.source.formats import RasterFile
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -32,7 +32,7 @@ _SAME_TYPE = ("uint8", "int8", "uint16", "int16", "float32")
 _OTHER_TYPES = ("uint32", "int32", "uint64", "int64", "float16", "float64")
 
 
-def check_header(text: str, source: Source, dataset: DatasetReader) -> None:
+def check_header(text: str, source: RasterFile, dataset: DatasetReader) -> None:
     """Refuse what would fail, or take all memory, as soon as a pixel is read."""
     if dataset.subdatasets and not source.name.startswith(("GTIFF_DIR:", "GPKG:")):
         # rasterio prefixes nothing; the names can be given to tileseg as they are.
@@ -98,14 +98,14 @@ def georeference(text: str, dataset: DatasetReader, warp: bool) -> str | None:
     return None
 
 
-def probe(text: str, source: Source, dataset: DatasetReader, bands: tuple[int, ...]) -> None:
+def probe(text: str, source: RasterFile, dataset: DatasetReader, bands: tuple[int, ...]) -> None:
     """See that the file is as long as its last tile needs, and read one pixel: a truncated one is refused at once."""
     if dataset.driver == "GTiff":
         _check_length(text, source, dataset, bands[-1])
     dataset.read(list(bands), window=rasterio.windows.Window(0, 0, 1, 1))
 
 
-def _check_length(text: str, source: Source, dataset: DatasetReader, band: int) -> None:
+def _check_length(text: str, source: RasterFile, dataset: DatasetReader, band: int) -> None:
     rows, cols = dataset.block_shapes[0]
     last = f"{(dataset.width - 1) // cols}_{(dataset.height - 1) // rows}"
     start, length = (dataset.get_tag_item(f"BLOCK_{what}_{last}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE"))

@@ -13,7 +13,7 @@ from rasterio.enums import ColorInterp
 
 from tileseg.errors import InputError
 from tileseg.grid import Grid
-from tileseg.source.formats import Source, identify
+from tileseg.source.formats import RasterFile, identify
 from tileseg.source.gdal import open_dataset, reading
 from tileseg.source.header import check_header, georeference
 from tileseg.source.scene import Scene, _describe
@@ -82,7 +82,7 @@ def open_labels(path: str | Path | Url) -> LabelRaster:
     return patiently(partial(_describe_labels, str(source.files[0]) if source.remote else str(path), source))
 
 
-def _describe_labels(text: str, source: Source) -> LabelRaster:
+def _describe_labels(text: str, source: RasterFile) -> LabelRaster:
     with reading(text, source, None), open_dataset(source) as dataset:
         check_header(text, source, dataset)
         georeference(text, dataset, warp=False)

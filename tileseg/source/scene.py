@@ -13,7 +13,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
-from tileseg.source.formats import Source, identify
+from tileseg.source.formats import RasterFile, identify
 from tileseg.source.gdal import (
     Mask,
     Pixels,
@@ -40,7 +40,7 @@ class Scene:
 
     path: str
     """The file as the user named it."""
-    source: Source
+    source: RasterFile
     """What is opened, and by which driver."""
     grid: Grid
     """Where its pixels lie."""
@@ -150,7 +150,7 @@ def open_scene(
 _Wish = tuple[int, tuple[int, ...] | None, tuple[str, ...]]
 
 
-def _describe(text: str, source: Source, dataset: DatasetReader, wish: _Wish, warp_to: str | None) -> Scene:
+def _describe(text: str, source: RasterFile, dataset: DatasetReader, wish: _Wish, warp_to: str | None) -> Scene:
     alpha = alpha_band(dataset)
     palette, bands, notes = _choose_bands(text, dataset, wish)
     if warp_to is not None:

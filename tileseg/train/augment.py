@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from tileseg.labels import Labels
+
 Floats = npt.NDArray[np.float32]
 Images = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.uint8]
 
 _SPACING = 64
 """Pixels between the control points of smooth fields (elastic displacement, thickness of haze)."""

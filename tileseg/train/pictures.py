@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tileseg.card import ClassInfo
 from tileseg.evaluate.confusion import IGNORE
+from tileseg.labels import Labels
 from tileseg.storage.local import until_whole
 from tileseg.train.journal import STEPS, VALIDATIONS, read_columns
 
@@ -22,7 +23,6 @@ _WIDE, _HIGH, _MARGIN = 620, 360, 56
 _GAP = 6
 
 Image8 = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.uint8]
 
 
 def write_curves(path: Path, folder: Path, classes: Sequence[ClassInfo]) -> None:

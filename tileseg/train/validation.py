@@ -13,11 +13,11 @@ from tileseg.card import ClassInfo
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.dataset.patches import prefetched, read_patch
 from tileseg.evaluate.confusion import IGNORE, Matrix, confusion, iou, mean
+from tileseg.labels import Labels
 from tileseg.train.values import Values
 from tileseg.window import Window
 
 Place = tuple[LabelledScene, Window]
-Labels = npt.NDArray[np.uint8]
 LARGEST = 512
 """Side of a window at most: larger ones are nearer to what a run sees at their edges, smaller ones need less memory."""
 
