@@ -34,7 +34,7 @@ from tileseg.cli.doctor import (
     numba_caches,
     read_answer,
 )
-from tileseg.cluster.hardware import Cpu, Gpu, Hardware
+from tileseg.cluster.hardware import Cpu, Gpu, Hardware, MainMemory
 
 GIB = 1 << 30
 H200 = Gpu(0, "GPU-1", "NVIDIA H200", 140 * GIB, (9, 0))
