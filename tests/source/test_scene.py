@@ -589,6 +589,14 @@ class TestOverview:
         assert (picture[~valid] == 224).all()
         assert np.percentile(picture[valid], [3, 97]).tolist() == pytest.approx([0, 255], abs=25)
 
+    def test_a_window_alone_is_looked_at(self, tmp_path: Path) -> None:
+        pixels = noise(3, 60, 90)
+        scene = open_scene(write(tmp_path / "a.tif", pixels), expected=3)
+        window = Window(10, 40, 20, 31)
+        assert np.array_equal(overview_rgb(scene, 100, window), np.moveaxis(pixels, 0, -1)[window.slices])
+        with pytest.raises(UsageError, match="not inside"):
+            overview_rgb(scene, 100, Window(50, 0, 20, 20))
+
     def test_one_band_is_grey(self, tmp_path: Path) -> None:
         scene = open_scene(write(tmp_path / "a.tif", noise(1, 20, 30)), expected=1)
         picture = overview_rgb(scene, 15)
