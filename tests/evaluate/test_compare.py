@@ -21,7 +21,7 @@ from tileseg.evaluate.compare import Options, Pair, SceneScores, score
 from tileseg.evaluate.confusion import iou
 from tileseg.evaluate.objects import Objects, match
 from tileseg.grid import Grid
-from tileseg.polygons.shape import Quantity
+from tileseg.polygons.quantity import Quantity
 from tileseg.window import Window
 
 CLASSES = (

@@ -14,9 +14,11 @@ from pyproj import CRS, Geod, Transformer
 
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
+from tileseg.polygons.batch import concatenate, split
 from tileseg.polygons.fragment import PolygonBatch
 from tileseg.polygons.join import join
-from tileseg.polygons.shape import Quantity, Shaper, Shapes, concatenate, split
+from tileseg.polygons.quantity import Quantity
+from tileseg.polygons.shape import Shaper, Shapes
 from tileseg.polygons.trace import trace_block
 from tileseg.window import Window, tile
 

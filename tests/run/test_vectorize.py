@@ -20,7 +20,7 @@ from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
 from tileseg.grid import Grid
 from tileseg.polygons.fragment import Fragment
-from tileseg.polygons.shape import Quantity
+from tileseg.polygons.quantity import Quantity
 from tileseg.polygons.trace import trace_block
 from tileseg.run.vectorize import Classes, VectorOptions, ignored_classes, vector_paths, vectorize, write_polygons
 from tileseg.window import Window, tile

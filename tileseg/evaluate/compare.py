@@ -31,7 +31,8 @@ from tileseg.grid import Grid
 from tileseg.labels import Labels
 from tileseg.polygons.fragment import Fragment
 from tileseg.polygons.join import join
-from tileseg.polygons.shape import Quantity, Shaper
+from tileseg.polygons.quantity import Quantity
+from tileseg.polygons.shape import Shaper
 from tileseg.polygons.trace import trace_block
 from tileseg.window import Window, tile
 

@@ -19,7 +19,7 @@ from tileseg.evaluate.report import write_report
 from tileseg.evaluate.results import Evaluation
 from tileseg.evaluate.sides import describe_model, describe_side
 from tileseg.nn.folder import load_card, resolve_model
-from tileseg.polygons.shape import Quantity
+from tileseg.polygons.quantity import Quantity
 from tileseg.spec import RunSpec
 from tileseg.storage.store import write_atomic
 

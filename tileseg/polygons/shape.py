@@ -10,11 +10,9 @@ Without a CRS, areas and perimeters are counted in pixels.
 
 from __future__ import annotations
 
-import math
-import re
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,38 +21,19 @@ import shapely
 
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
+from tileseg.polygons.batch import concatenate, select
 from tileseg.polygons.fragment import PolygonBatch
-from tileseg.polygons.rings import Array, compiled, gather_rings
+from tileseg.polygons.lattice import close_rings, lattice_areas, longest_edge, split_edges, with_junctions
+from tileseg.polygons.measure import measure_rings
+from tileseg.polygons.quantity import Quantity
+from tileseg.polygons.rings import Array
 
 if TYPE_CHECKING:
     from pyproj import CRS, Transformer
 
+
 _STEP = 2_500.0
 """Metres: longer edges are measured in parts, since a straight line on the map is no geodesic."""
-_QUANTITY = re.compile(r"\s*(?P<value>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>px|m|m2|m\^2|m²)?\s*", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """An area or a length, on the ground or in pixels."""
-
-    value: float
-    """Square metres or metres; pixels if ``in_pixels``. Not negative."""
-    in_pixels: bool = False
-    """Whether it is counted in pixels. (Without a CRS everything is.)"""
-
-    @staticmethod
-    def parse(text: str | float) -> Quantity:
-        """``"25"``, ``"25 m2"`` or ``"50px"``. Raises UsageError."""
-        match = _QUANTITY.fullmatch(str(text))
-        if match is None:
-            raise UsageError(
-                f"{text!r} is no area or length: expected metres such as 25 or 0.5, or pixels such as 50px"
-            )
-        return Quantity(float(match["value"]), (match["unit"] or "").lower() == "px")
-
-    def __str__(self) -> str:
-        return f"{self.value:g}{'px' if self.in_pixels else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +110,7 @@ class Shaper:
         batch = self.filter(batch)
         start, counts = batch.polygon_offsets[:-1], len(batch)
         gt = self.grid.transform
-        xy, offsets = _close(
+        xy, offsets = close_rings(
             batch.coordinates, batch.ring_offsets, self._reverse,
             gt.c, gt.a, gt.b, gt.f, gt.d, gt.e,
         )  # fmt: skip
@@ -175,8 +154,8 @@ class Shaper:
         if not len(whole):
             return whole
         scale = (1.0, 1.0) if tolerance.in_pixels or not self.is_georeferenced else self.pixel_size
-        coordinates, ring_offsets = _with_junctions(whole.coordinates, whole.ring_offsets)
-        closed, offsets = _close(coordinates, ring_offsets, False, 0.0, scale[0], 0.0, 0.0, 0.0, scale[1])
+        coordinates, ring_offsets = with_junctions(whole.coordinates, whole.ring_offsets)
+        closed, offsets = close_rings(coordinates, ring_offsets, False, 0.0, scale[0], 0.0, 0.0, 0.0, scale[1])
         thin = shapely.coverage_simplify(_polygons(closed, offsets, whole.polygon_offsets), tolerance.value)
         _, xy, (ring_offsets, polygon_offsets) = shapely.to_ragged_array(shapely.orient_polygons(thin))
         lattice = np.rint(xy / scale).astype(np.int32)
@@ -212,14 +191,14 @@ class Shaper:
         least, hole = limit(self.min_area), limit(self.fill_holes)
         if not (least or hole) or not len(batch):
             return batch
-        area = _lattice_areas(batch.coordinates, batch.ring_offsets)[0] if in_pixels else self._measure(batch)[0]
+        area = lattice_areas(batch.coordinates, batch.ring_offsets)[0] if in_pixels else self._measure(batch)[0]
         keep = np.ones(len(area), np.bool_)
         if hole:
             exterior = np.zeros(len(area), np.bool_)
             exterior[batch.polygon_offsets[:-1]] = True
             keep = exterior | (-area >= hole)
         total = _per_polygon(np.where(keep, area, 0.0), batch.polygon_offsets[:-1], len(batch))
-        return _select(batch, keep, total >= least)
+        return select(batch, keep, total >= least)
 
     def _measure(
         self, batch: PolygonBatch, lonlat: Array | None = None, offsets: Array | None = None
@@ -229,21 +208,21 @@ class Shaper:
         ``lonlat``, ``offsets``: the batch's closed rings in degrees on the CRS's own datum, where they are at hand.
         """
         if not self.is_georeferenced:
-            return _lattice_areas(batch.coordinates, batch.ring_offsets)
+            return lattice_areas(batch.coordinates, batch.ring_offsets)
         geod = self.grid.geod
         assert geod is not None
         step = _STEP / max(self.pixel_size)
         gt = self.grid.transform
         coordinates, ring_offsets = batch.coordinates, batch.ring_offsets
-        long_edges = len(coordinates) and _longest_edge(coordinates, ring_offsets) > step
+        long_edges = len(coordinates) and longest_edge(coordinates, ring_offsets) > step
         if lonlat is not None and offsets is not None and not long_edges:
             radians = np.radians(lonlat)
         else:
             if long_edges:
-                coordinates, ring_offsets = _split_edges(coordinates, ring_offsets, step)
-            xy, offsets = _close(coordinates, ring_offsets, False, gt.c, gt.a, gt.b, gt.f, gt.d, gt.e)
+                coordinates, ring_offsets = split_edges(coordinates, ring_offsets, step)
+            xy, offsets = close_rings(coordinates, ring_offsets, False, gt.c, gt.a, gt.b, gt.f, gt.d, gt.e)
             radians = self._to_geodetic(xy)
-        area, perimeter = _measure_rings(radians, offsets, geod.a, geod.es)
+        area, perimeter = measure_rings(radians, offsets, geod.a, geod.es)
         # Rings have their pixels on the right hand in the lattice, which may be mirrored on the ground.
         sign = np.ones(len(area))
         exteriors = batch.polygon_offsets[:-1]
@@ -308,61 +287,6 @@ class Shaper:
         return out
 
 
-def concatenate(batches: list[PolygonBatch]) -> PolygonBatch:
-    """Several batches as one."""
-
-    def stacked(name: str) -> Array:
-        parts = [getattr(batch, name) for batch in batches]
-        if not name.endswith("offsets"):
-            return np.concatenate(parts) if parts else np.empty(_EMPTY[name][1], _EMPTY[name][0])
-        lengths = [np.empty(0, np.int64), *(np.diff(part) for part in parts)]
-        return np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-
-    return PolygonBatch(**{field.name: stacked(field.name) for field in fields(PolygonBatch)})
-
-
-_EMPTY: dict[str, tuple[type, tuple[int, ...]]] = {
-    "coordinates": (np.int32, (0, 2)),
-    "label": (np.int32, (0,)),
-    "pixels": (np.int64, (0,)),
-    "confidence_sum": (np.int64, (0,)),
-    "confidence_min": (np.int32, (0,)),
-    "touches_edge": (np.bool_, (0,)),
-    "touches_nodata": (np.bool_, (0,)),
-    "first_pixel": (np.int64, (0,)),
-}
-
-
-def split(batch: PolygonBatch, vertices: int) -> Iterable[PolygonBatch]:
-    """The batch in parts of about so many vertices."""
-    ends = batch.ring_offsets[batch.polygon_offsets]
-    low = 0
-    while low < len(batch):
-        high = max(low + 1, int(np.searchsorted(ends, ends[low] + vertices, "right")) - 1)
-        rings = slice(batch.polygon_offsets[low], batch.polygon_offsets[high] + 1)
-        yield PolygonBatch(
-            coordinates=batch.coordinates[ends[low] : ends[high]],
-            ring_offsets=batch.ring_offsets[rings] - ends[low],
-            polygon_offsets=batch.polygon_offsets[low : high + 1] - batch.polygon_offsets[low],
-            **{name: getattr(batch, name)[low:high] for name in _EMPTY if name != "coordinates"},
-        )
-        low = high
-
-
-def _select(batch: PolygonBatch, rings: Array, polygons: Array) -> PolygonBatch:
-    rings = rings & np.repeat(polygons, np.diff(batch.polygon_offsets))
-    if rings.all():
-        return batch
-    coordinates, offsets = gather_rings(batch.coordinates, batch.ring_offsets, np.flatnonzero(rings), 0, 0)
-    counts = np.add.reduceat(rings.astype(np.int64), batch.polygon_offsets[:-1])[polygons]
-    return PolygonBatch(
-        coordinates=coordinates,
-        ring_offsets=offsets,
-        polygon_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        **{name: getattr(batch, name)[polygons] for name in _EMPTY if name != "coordinates"},
-    )
-
-
 def _per_polygon(rings: Array, first: Array, polygons: int) -> Array:
     return np.add.reduceat(rings, first) if polygons else np.empty(0)
 
@@ -386,167 +310,3 @@ def _transformer(crs: CRS, target: CRS) -> Transformer:
         return Transformer.from_crs(crs, target, always_xy=True)
     except ProjError as error:
         raise InputError(f"the CRS {crs.name!r} cannot be turned into {target.name}: {error}") from error
-
-
-@compiled
-def _close(
-    coordinates: Array, offsets: Array, reverse: bool, x0: float, xx: float, xy: float, y0: float, yx: float, yy: float
-) -> tuple[Array, Array]:
-    """Closed rings on the ground: x = x0 + col * xx + row * xy, added in this order, as GDAL does."""
-    rings = len(offsets) - 1
-    out = np.empty((len(coordinates) + rings, 2), np.float64)
-    out_offsets = np.empty(rings + 1, np.int64)
-    n = 0
-    out_offsets[0] = 0
-    for ring in range(rings):
-        low, high = offsets[ring], offsets[ring + 1]
-        for i in range(high - low + 1):
-            k = low if i == high - low else low + i
-            if reverse and 0 < i < high - low:
-                k = high - i
-            col, row = coordinates[k, 0], coordinates[k, 1]
-            out[n, 0] = x0 + col * xx + row * xy
-            out[n, 1] = y0 + col * yx + row * yy
-            n += 1
-        out_offsets[ring + 1] = n
-    return out, out_offsets
-
-
-def _with_junctions(coordinates: Array, offsets: Array) -> tuple[Array, Array]:
-    """The rings with a vertex wherever another ring has a corner on one of their edges: shared borders then match."""
-    wide = coordinates.astype(np.int64)
-    by_row = np.unique(wide[:, 1] << 32 | wide[:, 0])
-    by_col = np.unique(wide[:, 0] << 32 | wide[:, 1])
-    lengths, _ = _insert_junctions(wide, offsets, by_row, by_col, np.empty(0, np.int64))
-    return _insert_junctions(wide, offsets, by_row, by_col, lengths)[1], np.concatenate([[0], np.cumsum(lengths)])
-
-
-@compiled
-def _insert_junctions(
-    coordinates: Array, offsets: Array, by_row: Array, by_col: Array, lengths: Array
-) -> tuple[Array, Array]:
-    """With empty ``lengths``: vertices of each ring; with those: the vertices themselves."""
-    rings = len(offsets) - 1
-    counting = len(lengths) < rings
-    counts = np.zeros(rings, np.int64)
-    out = np.empty((0 if counting else lengths.sum(), 2), np.int32)
-    n = 0
-    for ring in range(rings):
-        low, high = offsets[ring], offsets[ring + 1]
-        begun = n
-        for i in range(low, high):
-            k = i + 1 if i + 1 < high else low
-            along = 0 if coordinates[k, 1] == coordinates[i, 1] else 1
-            corners = by_row if along == 0 else by_col
-            start, stop, line = coordinates[i, along], coordinates[k, along], coordinates[i, 1 - along]
-            first = np.searchsorted(corners, line << 32 | min(start, stop))
-            last = np.searchsorted(corners, line << 32 | max(start, stop))
-            if not counting:
-                for step in range(last - first):  # the corner at the far end belongs to the next edge
-                    corner = corners[first + step if start < stop else last - step] & 0xFFFFFFFF
-                    out[n + step, along], out[n + step, 1 - along] = corner, line
-            n += last - first
-        counts[ring] = n - begun
-    return counts, out
-
-
-@compiled
-def _longest_edge(coordinates: Array, offsets: Array) -> int:
-    longest = 0
-    for ring in range(len(offsets) - 1):
-        k = offsets[ring + 1] - 1
-        for i in range(offsets[ring], offsets[ring + 1]):
-            longest = max(
-                longest, abs(coordinates[i, 0] - coordinates[k, 0]), abs(coordinates[i, 1] - coordinates[k, 1])
-            )
-            k = i
-    return longest
-
-
-@compiled
-def _split_edges(coordinates: Array, offsets: Array, step: float) -> tuple[Array, Array]:
-    """The rings with vertices added on edges longer than ``step`` pixels (not always a whole number)."""
-    rings = len(offsets) - 1
-    out_offsets = np.zeros(rings + 1, np.int64)
-    for counting in (True, False):
-        n = 0
-        if counting:
-            out = np.empty((0, 2), np.float64)
-        else:
-            out = np.empty((out_offsets[rings], 2), np.float64)
-        for ring in range(rings):
-            low, high = offsets[ring], offsets[ring + 1]
-            for i in range(low, high):
-                k = i + 1 if i + 1 < high else low
-                dx, dy = coordinates[k, 0] - coordinates[i, 0], coordinates[k, 1] - coordinates[i, 1]
-                parts = max(1, math.ceil(max(abs(dx), abs(dy)) / step))
-                if not counting:
-                    for part in range(parts):
-                        out[n + part, 0] = coordinates[i, 0] + dx * (part / parts)
-                        out[n + part, 1] = coordinates[i, 1] + dy * (part / parts)
-                n += parts
-            out_offsets[ring + 1] = n
-    return out, out_offsets
-
-
-@compiled
-def _lattice_areas(coordinates: Array, offsets: Array) -> tuple[Array, Array]:
-    """(area in pixels, perimeter in pixel sides) of open rings; positive with the pixels on the right hand."""
-    rings = len(offsets) - 1
-    area, perimeter = np.empty(rings), np.empty(rings)
-    for ring in range(rings):
-        twice = np.int64(0)
-        length = 0.0
-        k = offsets[ring + 1] - 1
-        for i in range(offsets[ring], offsets[ring + 1]):
-            x, y = np.int64(coordinates[i, 0]), np.int64(coordinates[i, 1])
-            before_x, before_y = np.int64(coordinates[k, 0]), np.int64(coordinates[k, 1])
-            twice += before_x * y - x * before_y
-            length += math.hypot(x - before_x, y - before_y)
-            k = i
-        area[ring] = twice / 2
-        perimeter[ring] = length
-    return area, perimeter
-
-
-@compiled
-def _measure_rings(lonlat: Array, offsets: Array, a: float, es: float) -> tuple[Array, Array]:
-    """(area, perimeter) of closed rings (n, 2) in radians on an ellipsoid; positive counter-clockwise.
-
-    ``a``: semi-major axis in metres; ``es``: squared eccentricity.
-    """
-    rings = len(offsets) - 1
-    area, perimeter = np.empty(rings), np.empty(rings)
-    e = math.sqrt(es)
-    polar = 2.0 if e < 1e-9 else 1 + (1 - es) * math.atanh(e) / e
-    for ring in range(rings):
-        excess = length = turned = 0.0
-        before_lon = before_half = before_x = before_y = before_z = 0.0
-        before_lat = half = parallel = z = math.nan
-        for i in range(offsets[ring], offsets[ring + 1]):
-            lon, lat = lonlat[i, 0], lonlat[i, 1]
-            if lat != before_lat:  # in most projections for the web, every other edge runs along a parallel
-                s, c = math.sin(lat), math.cos(lat)
-                q = 2 * s if e < 1e-9 else s * (1 - es) / (1 - es * s * s) + (1 - es) * math.atanh(e * s) / e
-                authalic = min(1.0, max(-1.0, q / polar))
-                half = authalic / (1 + math.sqrt(1 - authalic * authalic))  # tangent of half the authalic latitude
-                normal = a / math.sqrt(1 - es * s * s)
-                parallel, z = normal * c, normal * (1 - es) * s
-            x, y = parallel * math.cos(lon), parallel * math.sin(lon)
-            if i > offsets[ring]:
-                delta = lon - before_lon
-                if delta > math.pi:
-                    delta -= 2 * math.pi
-                elif delta < -math.pi:
-                    delta += 2 * math.pi
-                if delta != 0:
-                    turned += delta
-                    excess += 2 * math.atan2(math.tan(delta / 2) * (before_half + half), 1 + before_half * half)
-                length += math.sqrt((x - before_x) ** 2 + (y - before_y) ** 2 + (z - before_z) ** 2)
-            before_lat, before_lon, before_half, before_x, before_y, before_z = lat, lon, half, x, y, z
-        if abs(turned) > math.pi:  # around a pole: what was summed lies between the ring and the equator
-            size = 2 * math.pi - abs(excess)
-            excess = -size if (turned > 0) == (lonlat[offsets[ring], 1] > 0) else size
-        area[ring] = -excess * a * a * polar / 2
-        perimeter[ring] = length
-    return area, perimeter

@@ -23,9 +23,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tileseg.card import ClassInfo
 from tileseg.errors import UsageError, disk_full, not_writable
 from tileseg.grid import Grid
+from tileseg.polygons.batch import split
 from tileseg.polygons.fragment import Array, Fragment, PolygonBatch
 from tileseg.polygons.join import join
-from tileseg.polygons.shape import Quantity, Shaper, Shapes, split
+from tileseg.polygons.quantity import Quantity
+from tileseg.polygons.shape import Shaper, Shapes
 from tileseg.polygons.trace import trace_block
 from tileseg.polygons.trace import warm_up as warm_up_trace
 from tileseg.publish.geojson import geojson_features
