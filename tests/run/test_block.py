@@ -175,7 +175,7 @@ def test_a_block_that_fails_lets_its_arrays_go(tmp_path, scene, model, monkeypat
         held.append(weakref.ref(copied))
         raise ValueError
 
-    def short(logits: np.ndarray, core: Window) -> None:
+    def short(logits: np.ndarray, valid: np.ndarray, core: Window) -> None:
         held.append(weakref.ref(logits))
         if not why:
             raise MemoryError
@@ -237,6 +237,90 @@ def test_an_area_of_interest_clips_and_saves_work(tmp_path, scene, model) -> Non
     labels = made.mosaic.read_labels(Window(0, 0, HEIGHT, WIDTH))
     assert (labels[:30, 70:90] != 255).all()
     assert np.count_nonzero(labels != 255) == 600
+
+
+class Rectangle:
+    """An area of interest: the rows and columns of one window."""
+
+    def __init__(self, inside: Window) -> None:
+        self.inside = inside
+
+    def touches(self, window: Window) -> bool:
+        return window.intersection(self.inside) is not None
+
+    def mask(self, window: Window) -> np.ndarray:
+        whole = np.zeros((HEIGHT, WIDTH), bool)
+        whole[self.inside.slices] = True
+        return whole[window.slices]
+
+
+@pytest.mark.parametrize(
+    ("where", "starved", "stitch"),
+    [
+        ("nodata", False, "exact"),
+        ("outside the area", False, "exact"),
+        ("both", True, "exact"),
+        ("nodata", True, "exact"),
+        ("both", False, "hann"),
+        ("outside the area", False, "gaussian"),
+    ],
+)
+def test_windows_without_data_are_skipped_and_the_others_are_as_ever(
+    tmp_path, model, monkeypatch, where, starved, stitch
+) -> None:
+    """Blocks of several windows, some with no valid pixel, against a run that computes every window."""
+    pixels = smooth_noise(HEIGHT, WIDTH, 3)
+    if where != "outside the area":
+        pixels[:70, 40:] = 0
+        pixels[100:, :90] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, nodata=0)
+    sizes = {"block": 128, "window": 64, "batch": 1, "stitch": stitch}
+    if starved:
+        sizes |= {"window": 96}
+        monkeypatch.setattr("tileseg.nn.predictor.Predictor", Starved)
+        Starved.limit = 70**2
+    aoi = None if where == "nodata" else Rectangle(Window(60, 20, 35, 150))
+    made = replace(job(tmp_path / "skipping", scene, model, **sizes), aoi=aoi)
+    skipped = []
+
+    def any_valid(valid: np.ndarray, tile: Window, core: Window) -> bool:
+        skipped.append(not wanted(valid, tile, core))
+        return not skipped[-1]
+
+    wanted = segment._any_valid
+    monkeypatch.setattr(segment, "_any_valid", any_valid)
+    records = [segment_block(made, block.index) for block in made.plan]
+    assert any(skipped)
+    whole = replace(job(tmp_path / "whole", scene, model, **sizes), aoi=aoi)
+    monkeypatch.setattr(segment, "_any_valid", lambda *_: True)
+    segment._engine = None
+    run_all(whole)
+    everywhere = Window(0, 0, HEIGHT, WIDTH)
+    valid = (pixels != 0).all(axis=2)
+    if aoi is not None:
+        valid &= aoi.mask(everywhere)
+    assert sum(record.valid for record in records) == np.count_nonzero(valid)
+    np.testing.assert_array_equal(made.mosaic.read_labels(everywhere) == 255, ~valid)
+    for read in ("read_labels", "read_logits"):
+        np.testing.assert_array_equal(*(getattr(one.mosaic, read)(everywhere) for one in (made, whole)))
+
+
+def test_a_network_that_gives_no_number_where_there_is_no_data_is_no_failure(tmp_path, model, monkeypatch) -> None:
+    call = Predictor.__call__
+
+    def poisoned(self: Predictor, tiles: np.ndarray) -> np.ndarray:
+        logits = call(self, tiles).copy()
+        logits[:, :, 7, 9] = np.inf
+        return logits
+
+    pixels = smooth_noise(HEIGHT, WIDTH, 3)
+    pixels[7, 9] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, nodata=0)
+    monkeypatch.setattr(Predictor, "__call__", poisoned)
+    made = job(tmp_path, scene, model, block=64)
+    assert segment_block(made, 0).valid == 64 * 64 - 1
+    with pytest.raises(NonFiniteLogits, match="first at row 7, column 73"):
+        segment_block(made, 1)
 
 
 def test_fill_is_what_scales_to_zero() -> None:

@@ -126,10 +126,10 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
         _DEVICE.release()
     del pixels
     with clock("labels"):
-        _check_finite(logits, core)
-        labels, confidence = decide(logits, valid)
+        _check_finite(logits, valid, core)
         if count < core.pixels:
             logits[:, ~valid] = np.nan
+        labels, confidence = decide(logits, valid)
     with clock("polygons"):
         fragment = trace_block(
             labels, confidence, core, Window(0, 0, *plan.scene),
@@ -151,13 +151,20 @@ def fill_of(scaling: Scaling, dtype: str) -> tuple[float, ...]:
     return tuple(values)
 
 
-def _check_finite(logits: Logits, core: Window) -> None:
-    bits = logits.view(np.uint16)
-    if (np.bitwise_and(bits, _INFINITE).max(initial=0)) == _INFINITE:
-        bad = np.argwhere(~np.isfinite(logits).all(axis=0))[0]
+def _check_finite(logits: Logits, valid: npt.NDArray[np.bool_], core: Window) -> None:
+    """Raise NonFiniteLogits at the first valid pixel without a number.
+
+    Pixels without data are not looked at: windows that hold nothing else are never computed.
+    """
+    bad = np.zeros(valid.shape, np.bool_)
+    for plane in logits.view(np.uint16):  # one class after the other: a copy of all would be as large as the logits
+        bad |= np.bitwise_and(plane, _INFINITE) == _INFINITE
+    bad &= valid
+    if bad.any():
+        row, col = np.argwhere(bad)[0]
         raise NonFiniteLogits(
-            f"block at {core}: the network gave NaN or infinity, first at row {core.row_off + bad[0]}, "
-            f"column {core.col_off + bad[1]}; try --precision float32, or check the card's scaling"
+            f"block at {core}: the network gave NaN or infinity, first at row {core.row_off + row}, "
+            f"column {core.col_off + col}; try --precision float32, or check the card's scaling"
         )
 
 
