@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from tileseg.compiled import compiled
 
 NODATA = 255
 """Label of pixels without data."""
@@ -106,7 +107,7 @@ def _odds(logits: Logits) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float
     return part, part.sum(axis=0)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def count(labels: Labels, counts: npt.NDArray[np.int64]) -> None:  # pragma: no cover - compiled
     """Add to ``counts`` (256,) how many pixels have each label."""
     for row in range(labels.shape[0]):
@@ -114,7 +115,7 @@ def count(labels: Labels, counts: npt.NDArray[np.int64]) -> None:  # pragma: no 
             counts[labels[row, col]] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def halve(labels: Labels) -> Labels:  # pragma: no cover - compiled
     """The most frequent label of every 2 x 2 pixels, shape (ceil(h / 2), ceil(w / 2)).
 

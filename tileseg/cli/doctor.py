@@ -303,7 +303,7 @@ def numba_caches(environment: Mapping[str, str], home: Path, package: Path) -> t
 
 
 def check_numba_cache(folders: Iterable[Path]) -> Finding:
-    """Numba can keep what it compiled: without any place for it, its functions refuse to load."""
+    """Numba can keep what it compiled: without any place for it, every process compiles anew."""
     tried = []
     for folder in folders:
         # Numba makes missing folders itself, so the nearest that exists decides.
@@ -311,8 +311,11 @@ def check_numba_cache(folders: Iterable[Path]) -> Finding:
         if not _unwritable(existing):
             return Finding("ok", f"numba keeps compiled functions at {folder}")
         tried.append(str(folder))
-    what = f"numba cannot keep compiled functions: {' and '.join(tried)} cannot be written to"
-    return Finding("fail", what, "set NUMBA_CACHE_DIR to a folder that you can write to")
+    what = (
+        f"numba cannot keep compiled functions ({' and '.join(tried)} cannot be written to): "
+        "every run compiles them anew, some twenty seconds"
+    )
+    return Finding("warn", what, "set NUMBA_CACHE_DIR to a folder that you can write to")
 
 
 def _unwritable(folder: Path) -> str:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.compiled import compiled, compiled_with_fma, inlined
 from tileseg.window import Window
 
 Pixels = npt.NDArray[Any]
@@ -139,7 +139,7 @@ def _resample(
     return np.asarray(_filter(flat, bands, top, down, left, across), np.float32)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@compiled_with_fma
 def _filter(
     pixels: Pixels, bands: int, top: npt.NDArray[np.int64], down: Floats, left: npt.NDArray[np.int64], across: Floats
 ) -> Floats:  # pragma: no cover - compiled
@@ -165,7 +165,7 @@ def _filter(
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _majority(
     labels: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint8]:  # pragma: no cover - compiled
@@ -179,7 +179,7 @@ def _majority(
     return out
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined
 def _most(
     part: npt.NDArray[np.uint8], centre: int, counts: npt.NDArray[np.int32]
 ) -> int:  # pragma: no cover - compiled

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.compiled import compiled
 from tileseg.evaluate.confusion import IGNORE
 from tileseg.labels import CERTAIN
 
@@ -64,7 +64,7 @@ class Calibration:
         return mean, right
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _add(
     truth: npt.NDArray[np.uint8],
     prediction: npt.NDArray[np.uint8],

@@ -6,10 +6,10 @@ prediction has, the precision of one that was never predicted. Means leave NaN o
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.compiled import compiled
 from tileseg.errors import InputError
 from tileseg.labels import Labels
 
@@ -37,7 +37,7 @@ def confusion(truth: Labels, prediction: Labels, classes: int, ignore: int = IGN
     return matrix
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _count(truth: Labels, prediction: Labels, ignore: int, matrix: Matrix) -> int:  # pragma: no cover - compiled
     """Count pixels; an id that is no class, or -1."""
     classes = matrix.shape[0]

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from tileseg.polygons.rings import Array, compiled
+from tileseg.compiled import compiled
+from tileseg.polygons.rings import Array
 
 
 @compiled

@@ -16,33 +16,20 @@ the same for both connectivities (checked on random rasters, see tests/test_poly
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.compiled import compiled, inlined
+
 Array = npt.NDArray[Any]
-F = TypeVar("F", bound=Callable[..., Any])
 
 wide = cast(Callable[[Any], int], np.int64)
 """In compiled code: make an integer 64 bits wide."""
 
 OUTSIDE, NODATA, IGNORED = -(1 << 40), -(1 << 41), -(1 << 42)
 """Keys of pixels that belong to no component; those of all others are their labels (at least -2**31)."""
-
-
-def compiled(function: F) -> F:
-    """Compile with Numba, keep the machine code on disk if there is a place for it, and release the GIL."""
-    try:
-        return cast(F, nb.njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return cast(F, nb.njit(nogil=True)(function))
-
-
-def inlined(function: F) -> F:
-    """Compile into whatever calls it."""
-    return cast(F, nb.njit(inline="always")(function))
 
 
 @inlined

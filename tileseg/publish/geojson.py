@@ -13,7 +13,8 @@ import pyarrow as pa
 import shapely
 from shapely import affinity
 
-from tileseg.polygons.rings import Array, compiled
+from tileseg.compiled import compiled
+from tileseg.polygons.rings import Array
 from tileseg.polygons.shape import Shapes
 from tileseg.publish.table import Rows, Table
 

@@ -1,0 +1,83 @@
+"""Machine code without a place to keep it, and with one that is damaged: slower to start, the same results."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tileseg
+
+PACKAGE = Path(tileseg.__file__).parent
+
+USE = """
+import numpy as np
+import tileseg.dataset.rescale, tileseg.evaluate.calibration, tileseg.publish.geojson, tileseg.polygons.join
+from tileseg.evaluate.confusion import confusion
+from tileseg.labels import halve
+labels = np.array([[1, 2, 2], [1, 1, 2]], np.uint8)
+print(tileseg.__file__, halve(labels).tolist(), confusion(labels, labels, 3).tolist())
+"""
+RESULT = "[[1, 2]] [[0, 0, 0], [0, 3, 0], [0, 0, 3]]"
+
+
+def use(root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    unset = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
+    return subprocess.run(
+        [sys.executable, "-c", USE],
+        cwd=root,
+        env=inherited | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Path:
+    """The package where no folder for machine code can be made, not even by root."""
+    shutil.copytree(
+        PACKAGE, tmp_path / "tileseg", copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for folder in {path.parent for path in (tmp_path / "tileseg").rglob("*.py")}:
+        (folder / "__pycache__").touch()
+    return tmp_path
+
+
+def test_a_read_only_installation_works_without_a_home(installation: Path) -> None:
+    found = use(installation, HOME="/dev/null")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == f"{installation / 'tileseg' / '__init__.py'} {RESULT}"
+
+
+def test_a_cache_folder_that_cannot_be_made_is_done_without(installation: Path) -> None:
+    found = use(installation, HOME="/dev/null", NUMBA_CACHE_DIR="/dev/null/cache")
+    assert found.returncode == 0, found.stderr
+    assert RESULT in found.stdout
+
+
+def test_a_damaged_cache_is_compiled_anew(tmp_path: Path) -> None:
+    assert RESULT in use(PACKAGE.parent, NUMBA_CACHE_DIR=str(tmp_path)).stdout
+    kept = [*tmp_path.rglob("*.nbi"), *tmp_path.rglob("*.nbc")]
+    assert len(kept) >= 4  # an index and code for each of two functions
+    for number, path in enumerate(sorted(kept)):
+        path.write_bytes(b"" if number % 2 else path.read_bytes()[: path.stat().st_size // 2])
+    found = use(PACKAGE.parent, NUMBA_CACHE_DIR=str(tmp_path))
+    assert found.returncode == 0, found.stderr
+    assert RESULT in found.stdout
+
+
+def test_a_cache_that_can_no_longer_be_written_to_is_done_without(tmp_path: Path) -> None:
+    """An index that is a folder stands for every file that cannot be opened: another user's, a full disk's."""
+    use(PACKAGE.parent, NUMBA_CACHE_DIR=str(tmp_path))
+    for index in tmp_path.rglob("*.nbi"):
+        index.unlink()
+        index.mkdir()
+    found = use(PACKAGE.parent, NUMBA_CACHE_DIR=str(tmp_path))
+    assert found.returncode == 0, found.stderr
+    assert RESULT in found.stdout

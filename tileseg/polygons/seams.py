@@ -1,0 +1,345 @@
+"""The seams of a scene: what the blocks show to each other, and the pieces that meet there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from tileseg.compiled import compiled
+from tileseg.polygons.fragment import BOTTOM, LEFT, PINCH, RIGHT, SIDE_BITS, TOP, Components, Fragment
+from tileseg.polygons.rings import IGNORED, NODATA, OUTSIDE, Array, root, turn, unite, wide
+from tileseg.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLattice:
+    """Where the blocks lie."""
+
+    rows: Array
+    """Row offset of each row of blocks, and the row after the last."""
+    cols: Array
+
+    @staticmethod
+    def of(blocks: Sequence[Window]) -> BlockLattice:
+        """The lattice of blocks in row-major order. Raises ValueError where they are none."""
+        rows = np.unique([*(b.row_off for b in blocks), max(b.row_stop for b in blocks)])
+        cols = np.unique([*(b.col_off for b in blocks), max(b.col_stop for b in blocks)])
+        lattice = BlockLattice(rows, cols)
+        expected = [
+            Window(int(r), int(c), int(r_stop - r), int(c_stop - c))
+            for r, r_stop in itertools.pairwise(rows)
+            for c, c_stop in itertools.pairwise(cols)
+        ]
+        if list(blocks) != expected:
+            raise ValueError("the blocks do not cover a scene in row-major order")
+        return lattice
+
+    @property
+    def width(self) -> int:
+        """Columns of the scene."""
+        return int(self.cols[-1] - self.cols[0])
+
+
+@dataclass(slots=True)
+class GrowingArray:
+    """A NumPy array that grows at its end."""
+
+    array: Array
+    size: int = 0
+
+    def reserve(self, more: int) -> Array:
+        """The array, with room for ``more``."""
+        if self.size + more > len(self.array):
+            shape = (max(self.size + more, 2 * len(self.array)), *self.array.shape[1:])
+            grown = np.empty(shape, self.array.dtype)
+            grown[: self.size] = self.array[: self.size]
+            self.array = grown
+        return self.array
+
+    def extend(self, values: Array) -> None:
+        """Append values."""
+        self.reserve(len(values))[self.size : self.size + len(values)] = values
+        self.size += len(values)
+
+    @property
+    def filled(self) -> Array:
+        """What has been appended: a view, until the next time that it grows."""
+        return self.array[: self.size]
+
+
+def growing_array(dtype: type, *shape: int) -> GrowingArray:
+    """An empty one; ``shape``: of each element."""
+    return GrowingArray(np.empty((1024, *shape), dtype))
+
+
+@dataclass(slots=True)
+class Seams:
+    """Everything that touches a seam. Components and entries (arcs, corners on seams) are numbered over all blocks."""
+
+    columns: dict[str, GrowingArray] = field(
+        default_factory=lambda: {
+            "label": growing_array(np.int32),
+            "pixels": growing_array(np.int64),
+            "confidence_sum": growing_array(np.int64),
+            "confidence_min": growing_array(np.int32),
+            "touches_edge": growing_array(np.bool_),
+            "touches_nodata": growing_array(np.bool_),
+            "first_pixel": growing_array(np.int64),
+        }
+    )
+    parent: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
+    home: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
+    """(block, position in its table) of each component."""
+    closed: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
+    """Number of its rings that are closed already."""
+    following: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
+    """The entry after each entry."""
+    component: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
+    block: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
+    """The block of an arc, -1 for a corner on a seam."""
+    place: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
+    """A corner's (x, y), or an arc's (position in the fragment, number of corners)."""
+    pinches: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
+    """Entries that are to swap what follows them if they are of one component."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What a block shows to a neighbour."""
+
+    starts: Array
+    """First pixel of each run, on the scene's grid."""
+    component: Array
+    """(runs,) as numbered over all blocks; -1 ignored, -2 nodata."""
+    begin: Array
+    """(n, 2) int32: where arcs begin on this side (scene coordinate, ascending), and the entry of each."""
+    end: Array
+    """(n, 2) int32: where arcs end."""
+
+
+def link_seams(lattice: BlockLattice, load: Callable[[int], Fragment | None], diagonal: bool) -> Seams:
+    """Register all blocks, row by row, and link what meets on the seams between them."""
+    seams = Seams()
+    n_rows, n_cols = len(lattice.rows) - 1, len(lattice.cols) - 1
+    down = np.full(n_cols + 1, -1, np.int32)
+    up = np.full(n_cols + 1, -1, np.int32)
+    above: list[list[_Side]] = []
+    for r in range(n_rows):
+        row = [_register(seams, lattice, r * n_cols + c, load(r * n_cols + c)) for c in range(n_cols)]
+        if r > 0:
+            first, second = _along([s[BOTTOM] for s in above]), _along([s[TOP] for s in row])
+            x_start, x_stop = int(lattice.cols[0]), int(lattice.cols[-1])
+            _scan(
+                seams, first, second, diagonal, vertical=False, at=int(lattice.rows[r]), start=x_start, stop=x_stop,
+                first=True, last=True, corners=lattice.cols[1:-1].astype(np.int32), down=down, up=up,
+            )  # fmt: skip
+        for c in range(1, n_cols):
+            _scan(
+                seams, row[c - 1][RIGHT], row[c][LEFT], diagonal, vertical=True, at=int(lattice.cols[c]),
+                start=int(lattice.rows[r]), stop=int(lattice.rows[r + 1]), first=r == 0, last=r == n_rows - 1,
+                corners=np.empty(0, np.int32), down=down[c - 1 : c], up=up[c - 1 : c],
+            )  # fmt: skip
+        above = row
+    return seams
+
+
+def _register(seams: Seams, lattice: BlockLattice, block: int, fragment: Fragment | None) -> list[_Side]:
+    """Take a block's tables into those of the scene; return its four sides."""
+    r, c = divmod(block, len(lattice.cols) - 1)
+    offsets = {TOP: lattice.cols[c], BOTTOM: lattice.cols[c], LEFT: lattice.rows[r], RIGHT: lattice.rows[r]}
+    if fragment is None:
+        nothing = np.empty((0, 2), np.int32)
+        missing = np.array([-2], np.int32)
+        return [_Side(np.array([offsets[side]], np.int32), missing, nothing, nothing) for side in range(4)]
+    first_component, first_entry = seams.parent.size, seams.following.size
+    amount, arcs = len(fragment.components.label), len(fragment.arc_component)
+    if first_component + amount >= 2**31 - 2**20 or first_entry + arcs >= 2**31 - 2**28:
+        raise OverflowError("more than two thousand million pieces of polygons on the seams: use larger blocks")
+    for column in fields(Components):
+        seams.columns[column.name].extend(getattr(fragment.components, column.name))
+    seams.parent.extend(np.arange(first_component, first_component + amount, dtype=np.int32))
+    seams.home.extend(np.column_stack([np.full(amount, block), np.arange(amount)]))
+    seams.closed.extend(np.diff(fragment.component_offsets))
+    seams.following.extend(np.full(arcs, -1, np.int32))
+    seams.component.extend(fragment.arc_component + np.int32(first_component))
+    seams.block.extend(np.full(arcs, block, np.int32))
+    seams.place.extend(np.column_stack([np.arange(arcs), np.diff(fragment.arc_offsets)]))
+
+    starts_open, ends_open = np.asarray(fragment.arc_start), np.asarray(fragment.arc_end)
+    if len(fragment.pinch_component):
+        slots = 2 * len(fragment.pinch_component)
+        beginning, ending = np.empty(slots, np.int32), np.empty(slots, np.int32)
+        from_pinch, to_pinch = np.flatnonzero(starts_open >= PINCH), np.flatnonzero(ends_open >= PINCH)
+        beginning[starts_open[from_pinch] - PINCH] = from_pinch + first_entry
+        ending[ends_open[to_pinch] - PINCH] = to_pinch + first_entry
+        seams.following.array[ending] = beginning
+        seams.pinches.extend(ending.reshape(-1, 2))
+
+    sides = []
+    for side in range(4):
+        low, high = fragment.strip_offsets[side : side + 2]
+        component = fragment.strip_component[low:high]
+        sides.append(
+            _Side(
+                (fragment.strip_starts[low:high] + offsets[side]).astype(np.int32),
+                np.where(component >= 0, component + np.int32(first_component), component),
+                _ends(starts_open, side, offsets[side], first_entry),
+                _ends(ends_open, side, offsets[side], first_entry),
+            )
+        )
+    return sides
+
+
+def _ends(codes: Array, side: int, offset: int, first_entry: int) -> Array:
+    """Arcs whose end lies on a side: (scene coordinate, entry), by coordinate."""
+    arcs = np.flatnonzero(codes >> SIDE_BITS == side)
+    position = (codes[arcs] & ((1 << SIDE_BITS) - 1)) + offset
+    order = np.argsort(position, kind="stable")
+    return np.column_stack([position[order], arcs[order] + first_entry]).astype(np.int32)
+
+
+def _along(sides: Sequence[_Side]) -> _Side:
+    """The sides of a row of blocks, one after the other."""
+    return _Side(
+        np.concatenate([s.starts for s in sides]),
+        np.concatenate([s.component for s in sides]),
+        np.concatenate([s.begin for s in sides]),
+        np.concatenate([s.end for s in sides]),
+    )
+
+
+def _scan(
+    seams: Seams, one: _Side, other: _Side, diagonal: bool, *, vertical: bool, at: int, start: int, stop: int,
+    first: bool, last: bool, corners: Array, down: Array, up: Array,
+) -> None:  # fmt: skip
+    """Unite components across one seam and add the corners that lie on it."""
+    label = seams.columns["label"].filled
+    _unite_across(
+        one.starts, one.component, other.starts, other.component, stop, diagonal, label, seams.parent.filled,
+        seams.columns["touches_nodata"].filled,
+    )  # fmt: skip
+    room = 4 * (len(one.starts) + len(other.starts) + 2)
+    size = seams.following.size
+    following, component = seams.following.reserve(room), seams.component.reserve(room)
+    place, pinches = seams.place.reserve(room), seams.pinches.reserve(room)
+    count, pinched = _scan_seam(
+        one.starts, one.component, one.begin, one.end, other.starts, other.component, other.begin, other.end,
+        vertical, at, start, stop, first, last, corners, down, up, label, following, place, component, size,
+        pinches, seams.pinches.size,
+    )  # fmt: skip
+    seams.block.extend(np.full(count - size, -1, np.int32))
+    seams.following.size = seams.component.size = seams.place.size = count
+    seams.pinches.size = pinched
+
+
+@compiled
+def _unite_across(
+    starts: Array, component: Array, other_starts: Array, other_component: Array, stop: int, diagonal: bool,
+    label: Array, parent: Array, touches_nodata: Array,
+) -> None:  # fmt: skip
+    reach = 1 if diagonal else 0
+    low = 0
+    for i in range(len(starts)):
+        start = starts[i]
+        end = starts[i + 1] if i + 1 < len(starts) else stop
+        while low < len(other_starts) and (
+            (other_starts[low + 1] if low + 1 < len(other_starts) else stop) + reach <= start
+        ):
+            low += 1
+        j = low
+        while j < len(other_starts) and other_starts[j] < end + reach:
+            one, two = component[i], other_component[j]
+            if one >= 0 and two >= 0:
+                if label[one] == label[two]:
+                    left, right = root(parent, one), root(parent, two)
+                    if left != right:
+                        unite(parent, left, right)
+            elif one == -2 or two == -2:
+                other_end = other_starts[j + 1] if j + 1 < len(other_starts) else stop
+                if other_starts[j] < end and other_end > start:  # side by side, not only by a corner
+                    if one >= 0:
+                        touches_nodata[one] = True
+                    if two >= 0:
+                        touches_nodata[two] = True
+            j += 1
+
+
+@compiled
+def _scan_seam(
+    starts: Array, component: Array, begin: Array, end: Array,
+    other_starts: Array, other_component: Array, other_begin: Array, other_end: Array,
+    vertical: bool, at: int, start: int, stop: int, first: bool, last: bool, corners: Array, down: Array, up: Array,
+    label: Array, following: Array, place: Array, owner: Array, count: int, pinches: Array, pinched: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Walk along a seam, with one block (or row of blocks) above or to the left and the other below or to the right.
+
+    Where four blocks meet (``corners``, on horizontal seams), the vertical seam's edges are in ``down`` and ``up``.
+    """
+    i = j = -1
+    p = p_begin = p_end = q_begin = q_end = 0
+    in_p = in_q = -1
+    key_p = key_q = OUTSIDE
+    forth, back = wide(-1), wide(-1)
+    if vertical:
+        forth, back = wide(down[0]), wide(up[0])
+    while True:
+        next_i = starts[i + 1] if i + 1 < len(starts) else stop
+        next_j = other_starts[j + 1] if j + 1 < len(other_starts) else stop
+        x = min(next_i, next_j)
+        before_p, before_q, before_key_p, before_key_q = in_p, in_q, key_p, key_q
+        if x == stop and i + 1 >= len(starts) and j + 1 >= len(other_starts):
+            if not last:
+                break
+            in_p = in_q = -1
+            key_p = key_q = OUTSIDE
+        else:
+            if next_i == x:
+                i += 1
+                in_p = component[i]
+                key_p = wide(label[in_p]) if in_p >= 0 else (NODATA if in_p == -2 else IGNORED)
+            if next_j == x:
+                j += 1
+                in_q = other_component[j]
+                key_q = wide(label[in_q]) if in_q >= 0 else (NODATA if in_q == -2 else IGNORED)
+            if x == start and not first:
+                continue
+        while p < len(corners) and corners[p] < x:
+            p += 1
+        crossing = p < len(corners) and corners[p] == x
+        to_one, from_one = wide(-1), wide(-1)
+        if crossing:
+            from_one, to_one = wide(down[p]), wide(up[p])
+        else:
+            if p_end < len(end) and end[p_end, 0] == x:
+                from_one = wide(end[p_end, 1])
+                p_end += 1
+            if p_begin < len(begin) and begin[p_begin, 0] == x:
+                to_one = wide(begin[p_begin, 1])
+                p_begin += 1
+        if vertical:
+            to_other, from_other, forth, back, count, pinched = turn(
+                before_key_p, before_key_q, key_p, key_q, before_p, before_q, in_p, in_q,
+                from_one, to_one, forth, back, at, x, following, place, owner, count, pinches, pinched,
+            )  # fmt: skip
+        else:
+            forth, back, to_other, from_other, count, pinched = turn(
+                before_key_p, key_p, before_key_q, key_q, before_p, in_p, before_q, in_q,
+                forth, back, from_one, to_one, x, at, following, place, owner, count, pinches, pinched,
+            )  # fmt: skip
+        if crossing:
+            down[p], up[p] = to_other, from_other
+        else:
+            if q_begin < len(other_begin) and other_begin[q_begin, 0] == x:
+                following[to_other] = other_begin[q_begin, 1]
+                q_begin += 1
+            if q_end < len(other_end) and other_end[q_end, 0] == x:
+                following[other_end[q_end, 1]] = from_other
+                q_end += 1
+        if x == stop and key_p == OUTSIDE:
+            break
+    if vertical:
+        down[0], up[0] = forth, back
+    return count, pinched
