@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import zarr
 from buckets import KEY, SECRET, forget_stores
+from typer.testing import CliRunner
 from unreliable import Unreliable
 
 from tileseg import RunSpec, run
@@ -130,10 +131,13 @@ def test_a_place_in_use_is_refused(bucket, scene_file, model) -> None:
 
 
 def test_polygons_of_a_mosaic_in_a_bucket(bucket, scene_file, model, files, tmp_path) -> None:
-    from tileseg.cli.vectorize import command
+    from tileseg.cli.main import app
 
     run(spec(scene_file, model, bucket.url("runs/one"), formats="fgb"))
-    command(bucket.url("runs/one"), tmp_path, block=128, quiet=True)
+    called = CliRunner().invoke(
+        app, ["vectorize", bucket.url("runs/one"), "--out", str(tmp_path), "--block", "128", "-q"]
+    )
+    assert called.exit_code == 0, called.output
     found, expected = (
         json.loads(text)["features"]
         for text in ((tmp_path / "polygons.geojson").read_bytes(), files["polygons.geojson"])

@@ -1,19 +1,19 @@
-"""``tileseg batch``: parse, call, report. It has every option of ``tileseg run``, which are declared there."""
+"""``tileseg batch``: parse, call, report. It has the options of ``tileseg run`` too."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from tileseg.cli import run
 from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
-from tileseg.cli.option import option
+from tileseg.cli.option import chosen, expand, option
+from tileseg.cli.run_options import RunOptions
 
 if TYPE_CHECKING:
     from tileseg.batch.report import BatchReport, SceneResult
@@ -22,46 +22,58 @@ if TYPE_CHECKING:
     from tileseg.storage.place import Url
 
 _PANEL = "Archive"
-_OWN = {"scene", "out", "dry_run", "overwrite", "config", "as_json", "quiet", "verbose"}
-"""Parameters of ``tileseg run`` that a batch has in its own way."""
-
 
 _option = partial(option, _PANEL)
 
 
-def _batch(  # noqa: PLR0913 - one parameter per option of the command
+@dataclass(frozen=True, slots=True)
+class ArchiveOptions:
+    """Which scenes, where to, and what is done about those that fail."""
+
+    out: Annotated[
+        str, _option("Folder for all outputs (or s3://, gs://, az://): <stem>.tileseg for each scene.", "--out", "-o")
+    ]
+    asset: Annotated[str | None, _option("Key or role of the STAC asset that is the scene.", metavar="NAME")] = None
+    shard: Annotated[str | None, _option("Only every n-th scene, from the i-th on: for array jobs.", metavar="I/N")] = (
+        None
+    )
+    retries: Annotated[int, _option("How often a scene that failed is tried again at the end; default 1.")] = 1
+    max_failures: Annotated[int | None, _option("Stop when more scenes than that have failed.", metavar="N")] = None
+    catalogue: Annotated[
+        bool,
+        _option(
+            "Whether to write catalog files (STAC, index.gpkg) at the end; default yes.", "--catalogue/--no-catalogue"
+        ),
+    ] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """How the command itself behaves."""
+
+    dry_run: Annotated[bool, _option("List the scenes and their folders, and stop.", "--dry-run")] = False
+    overwrite: Annotated[bool, _option("Start anew in folders that were made with other options.", "--overwrite")] = (
+        False
+    )
+    config: Annotated[
+        Path | None, _option("Options of runs from a TOML file; the command line wins.", metavar="FILE.toml")
+    ] = None
+    as_json: Annotated[bool, _option("Print batch.json (of a dry run: scenes and folders).", "--json")] = False
+    quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False
+    verbose: Annotated[bool, _option("Print tracebacks, notices, and each block.", "--verbose", "-v")] = False
+
+
+@expand
+def command(
     sources: Annotated[
         list[str],
         typer.Argument(
             help="Rasters, quoted globs, folders, lists (.txt), tables (.csv) or STAC (.json).", show_default=False
         ),
     ],
-    out: Annotated[
-        str, _option("Folder for all outputs (or s3://, gs://, az://): <stem>.tileseg for each scene.", "--out", "-o")
-    ],
-    asset: Annotated[str | None, _option("Key or role of the STAC asset that is the scene.", metavar="NAME")] = None,
-    shard: Annotated[
-        str | None, _option("Only every n-th scene, from the i-th on: for array jobs.", metavar="I/N")
-    ] = None,
-    retries: Annotated[int, _option("How often a scene that failed is tried again at the end; default 1.")] = 1,
-    max_failures: Annotated[int | None, _option("Stop when more scenes than that have failed.", metavar="N")] = None,
-    catalogue: Annotated[
-        bool,
-        _option(
-            "Whether to write catalog files (STAC, index.gpkg) at the end; default yes.", "--catalogue/--no-catalogue"
-        ),
-    ] = True,
-    dry_run: Annotated[bool, _option("List the scenes and their folders, and stop.", "--dry-run")] = False,
-    overwrite: Annotated[
-        bool, _option("Start anew in folders that were made with other options.", "--overwrite")
-    ] = False,
-    config: Annotated[
-        Path | None, _option("Options of runs from a TOML file; the command line wins.", metavar="FILE.toml")
-    ] = None,
-    as_json: Annotated[bool, _option("Print batch.json (of a dry run: scenes and folders).", "--json")] = False,
-    quiet: Annotated[bool, _option("Print errors only.", "--quiet", "-q")] = False,
-    verbose: Annotated[bool, _option("Print tracebacks, notices, and each block.", "--verbose", "-v")] = False,
-    **given: Any,
+    archive: ArchiveOptions,
+    control: Control,
+    options: RunOptions,
 ) -> None:
     """Segment many scenes; what is finished already is not done again. Exit code: 0, 1 (run it again), 42 (useless)."""
     from tileseg.batch.sources import read_sources
@@ -70,46 +82,34 @@ def _batch(  # noqa: PLR0913 - one parameter per option of the command
     from tileseg.spec import read_config
     from tileseg.storage.place import parse_place
 
-    if retries < 0 or (max_failures is not None and max_failures < 0):
+    if archive.retries < 0 or (archive.max_failures is not None and archive.max_failures < 0):
         raise UsageError("--retries and --max-failures: expected 0 or more")
-    folder = parse_place(out)
-    entries = read_sources(sources, asset)
+    folder = parse_place(archive.out)
+    entries = read_sources(sources, archive.asset)
     stem = "batch"
-    if shard is not None:
-        entries, stem = part_of(entries, shard), f"batch-{shard.replace('/', '-of-')}"
-    if dry_run:
-        _list(entries, folder, as_json=as_json)
+    if archive.shard is not None:
+        entries, stem = part_of(entries, archive.shard), f"batch-{archive.shard.replace('/', '-of-')}"
+    if control.dry_run:
+        _list(entries, folder, as_json=control.as_json)
         return
-    options = {**(read_config(config) if config else {}), **{k: v for k, v in given.items() if v is not None}}
-    options = {name: value for name, value in options.items() if name not in ("scene", "out")}
+    asked = {**(read_config(control.config) if control.config else {}), **chosen(options)}
+    asked = {name: value for name, value in asked.items() if name not in ("scene", "out")}
     from tileseg.batch.archive import BatchSpec, run_batch
 
-    spec = BatchSpec(entries, folder, {**options, "overwrite": overwrite}, retries, max_failures, stem)
-    with _Lines(quiet=quiet or as_json, verbose=verbose) as lines, stop_on_interrupt(lines, *BLOCKS) as stop:
+    spec = BatchSpec(
+        entries, folder, {**asked, "overwrite": control.overwrite}, archive.retries, archive.max_failures, stem
+    )
+    lines = _Lines(quiet=control.quiet or control.as_json, verbose=control.verbose)
+    with lines, stop_on_interrupt(lines, *BLOCKS) as stop:
         report = run_batch(spec, lines, stop)
-        if as_json:
+        if control.as_json:
             typer.echo(json.dumps(report.to_json(), indent=2))
-        elif not quiet:
-            _tell(report, stem)
-        if catalogue:
+        elif not control.quiet:
+            _print(report, stem)
+        if archive.catalogue:
             _catalogue(folder, lines)
     if report.exit_code:
         raise typer.Exit(report.exit_code)
-
-
-def _with_options_of_run(function: Any) -> Any:
-    """Give a command the parameters of ``tileseg run`` instead of ``**given``, as Typer reads them."""
-    passed = [name for name in inspect.signature(run.command).parameters if name not in _OWN]
-    own = [name for name in inspect.signature(function).parameters if name != "given"]
-    hints = {**get_type_hints(run.command, include_extras=True), **get_type_hints(function, include_extras=True)}
-    known = {**inspect.signature(run.command).parameters, **inspect.signature(function).parameters}
-    parameters = [known[name].replace(annotation=hints[name]) for name in (*own, *passed)]
-    function.__signature__ = inspect.Signature(parameters, return_annotation=None)
-    function.__annotations__ = {name: hints[name] for name in (*own, *passed, "return")}
-    return function
-
-
-command = _with_options_of_run(_batch)
 
 
 class _Lines:
@@ -191,7 +191,7 @@ def _catalogue(out: Path | Url, lines: _Lines) -> None:
         lines.notice(str(error))
 
 
-def _tell(report: BatchReport, stem: str) -> None:
+def _print(report: BatchReport, stem: str) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in report.counts.items() if count)
     typer.echo(f"{len(report.results)} scene(s) in {report.wall_seconds:.1f} s: {counts or 'nothing to do'}")
     reasons = Counter(result.message for result in report.results if result.message)

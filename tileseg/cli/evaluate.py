@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tileseg.cli.option import option
+from tileseg.cli.evaluate_options import ClassOptions, Control, MeasureOptions, RunOptions, SubjectOptions
+from tileseg.cli.option import chosen, expand
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,116 +23,60 @@ if TYPE_CHECKING:
     from tileseg.run.prepare import PreparedRun
     from tileseg.run.report import Listener
 
-_WHAT, _MEANING, _MEASURES, _RUN = "What is compared", "Classes", "Measures", "Running the model"
-_CONTROL = "Control"
 _SIDE_BY_SIDE = 4
 """Classes at most, and of those only as many as fit the terminal."""
 _TELLING = ("iou", "precision", "sensitivity", "boundary_iou", "hausdorff95_px", "hausdorff95_m")
 
 
-def command(  # noqa: PLR0913 - one parameter per option of the command
+@expand
+def command(
     dataset: Annotated[
         Path | None, typer.Argument(help="With --model: labelled scenes, as for `tileseg train`.", show_default=False)
     ] = None,
-    labels: Annotated[
-        tuple[Path, Path] | None,
-        option(_WHAT, "Existing labels: rasters, vector files or run folders.", metavar="PRED TRUTH"),
-    ] = None,
-    model: Annotated[str | None, option(_WHAT, "Run this model on DATASET: 'embedded' or a model folder.")] = None,
-    split: Annotated[
-        str, option(_WHAT, "Scenes of DATASET; default validate.", metavar="validate|train|all")
-    ] = "validate",
-    image: Annotated[
-        Path | None, option(_WHAT, "With --labels: image shown in the report; gives polygons their pixels.")
-    ] = None,
-    pixel: Annotated[
-        float | None, option(_WHAT, "Metres per pixel, where both sides are polygons and there is no --image.")
-    ] = None,
-    out: Annotated[
-        Path, option(_CONTROL, "Output folder; default 'evaluation' in the current folder.", "--out", "-o")
-    ] = Path("evaluation"),
-    mapping: Annotated[
-        list[str] | None,
-        option(
-            _MEANING,
-            "What a predicted class counts as: building=1, *=0 for all others, road=ignore; may be repeated.",
-            "--map",
-            metavar="PRED=CLASS",
-        ),
-    ] = None,
-    map_truth: Annotated[
-        list[str] | None,
-        option(_MEANING, "The same for the truth: 255=1, 0=ignore; may be repeated.", metavar="TRUE=CLASS"),
-    ] = None,
-    classes: Annotated[str | None, option(_MEANING, "Names of the classes, by id from 0.", metavar="LIST")] = None,
-    attribute: Annotated[
-        str | None, option(_MEANING, "Column of vector files that says the class; default class_name.")
-    ] = None,
-    boundary: Annotated[
-        str | None,
-        option(
-            _MEASURES,
-            "Width of the boundary IoU's band: 0.5 (metres) or 3px; default 2 % of the diagonal, at most 15px.",
-            metavar="LENGTH",
-        ),
-    ] = None,
-    min_area: Annotated[
-        str | None, option(_MEASURES, "Leave smaller polygons out of the matching: 25 or 50px.", metavar="AREA")
-    ] = None,
-    distances: Annotated[bool, option(_MEASURES, "Measure Hausdorff distances.", "--distances/--no-distances")] = True,
-    polygons: Annotated[bool, option(_MEASURES, "Match polygons.", "--polygons/--no-polygons")] = True,
-    scales: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="LIST")] = None,
-    flips: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="none|h|v|hv|d4")] = None,
-    precision: Annotated[str | None, option(_RUN, "As for `tileseg run`.")] = None,
-    workers: Annotated[int | None, option(_RUN, "As for `tileseg run`.")] = None,
-    max_memory: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="SIZE")] = None,
-    gsd: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="auto|native|METRES")] = None,
-    overwrite: Annotated[bool, option(_CONTROL, "Replace an earlier evaluation in --out.", "--overwrite")] = False,
-    as_json: Annotated[bool, option(_CONTROL, "Print the metrics as JSON.", "--json")] = False,
-    quiet: Annotated[bool, option(_CONTROL, "Print errors only.", "--quiet", "-q")] = False,
-    verbose: Annotated[bool, option(_CONTROL, "Print tracebacks, and each block.", "--verbose", "-v")] = False,
+    *,
+    subject: SubjectOptions,
+    control: Control,
+    meaning: ClassOptions,
+    measures: MeasureOptions,
+    run: RunOptions,
 ) -> None:
     """Score a model on a DATASET, or existing labels: overlap, borders, calibration, polygons; a table and a page."""
     from tileseg.errors import UsageError
     from tileseg.evaluate.evaluate import SPLITS, EvaluateSpec
 
-    if (model is None) == (labels is None):
+    if (subject.model is None) == (subject.labels is None):
         raise UsageError("what is evaluated? tileseg evaluate --model M DATASET.toml, or --labels PRED TRUTH")
-    scenes = SPLITS.get(split)
+    scenes = SPLITS.get(subject.split)
     if scenes is None:
-        raise UsageError(f"--split {split}: expected one of {', '.join(SPLITS)}")
+        raise UsageError(f"--split {subject.split}: expected one of {', '.join(SPLITS)}")
     spec = EvaluateSpec(
-        out=out,
-        classes=tuple(name.strip() for name in (classes or "").split(",") if name.strip()),
-        map_prediction=tuple(mapping or ()),
-        map_truth=tuple(map_truth or ()),
-        attribute=attribute,
-        image=image,
-        pixel=pixel,
-        boundary=boundary,
-        min_area=min_area,
-        distances=distances,
-        polygons=polygons,
-        overwrite=overwrite,
+        out=control.out,
+        classes=tuple(name.strip() for name in (meaning.classes or "").split(",") if name.strip()),
+        map_prediction=tuple(meaning.mapping or ()),
+        map_truth=tuple(meaning.map_truth or ()),
+        attribute=meaning.attribute,
+        image=subject.image,
+        pixel=subject.pixel,
+        boundary=measures.boundary,
+        min_area=measures.min_area,
+        distances=measures.distances,
+        polygons=measures.polygons,
+        overwrite=control.overwrite,
     )
-    run = {
-        "scales": scales, "flips": flips, "precision": precision, "workers": workers, "max_memory": max_memory,
-        "gsd": gsd,
-    }  # fmt: skip
-    given = {name: value for name, value in run.items() if value is not None}
-    if labels is not None:
+    given, quiet = chosen(run), control.quiet or control.as_json
+    if subject.labels is not None:
         if dataset is not None or given:
             raise UsageError("--labels compares two files: DATASET and the options of a run are for --model")
-        found = _files(labels, spec, quiet=quiet or as_json, verbose=verbose)
+        found = _files(subject.labels, spec, quiet=quiet, verbose=control.verbose)
     else:
-        assert model is not None
+        assert subject.model is not None
         if dataset is None:
             raise UsageError("--model: on which scenes? tileseg evaluate --model M DATASET.toml")
         _refuse(spec)
-        found = _model((model, dataset, scenes), given, spec, quiet=quiet or as_json, verbose=verbose)
-    if as_json:
+        found = _model((subject.model, dataset, scenes), given, spec, quiet=quiet, verbose=control.verbose)
+    if control.as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
-    elif not quiet:
+    elif not control.quiet:
         _print(found, spec)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from tileseg.cli.option import expand
+from tileseg.cli.pack_options import MeaningOptions, OutputOptions, ValueOptions
 from tileseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -92,69 +94,51 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
 
 
 @app.command()
-def pack(  # noqa: PLR0913 - one parameter per option of the command
+@expand
+def pack(
     archive: Annotated[Path, typer.Argument(help="A .keras file, saved by Keras 3.")],
     folder: Annotated[Path, typer.Argument(help="Where to make the model folder.")],
-    classes: Annotated[str, typer.Option(metavar="NAME:#RRGGBB,...", help="In the order of the output's channels.")],
-    bands: Annotated[str, typer.Option(metavar="NAME,...", help="In the order of the input's channels.")] = (
-        "red,green,blue"
-    ),
-    name: Annotated[str | None, typer.Option(help="Default: the folder's name.", show_default=False)] = None,
-    background: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Classes that are not vectorised.", show_default=False)
-    ] = None,
-    scaling: Annotated[
-        str,
-        typer.Option(
-            metavar="fixed|scene|window", help="scene: mean and deviation of each scene; window: --center and --width."
-        ),
-    ] = "fixed",
-    center: Annotated[
-        float | None, typer.Option(help="Of the window of values that are mapped to 0...1.", show_default=False)
-    ] = None,
-    width: Annotated[
-        float | None, typer.Option(help="Of that window; values beyond it are clipped.", show_default=False)
-    ] = None,
-    divisor: Annotated[float, typer.Option(help="Pixel values are divided by it first.")] = 1.0,
-    mean: Annotated[str, typer.Option(metavar="M,...", help="Then this is taken off: one, or one per band.")] = "0",
-    std: Annotated[str, typer.Option(metavar="S,...", help="Then it is divided by this.")] = "1",
-    activation: Annotated[str, typer.Option(metavar="logits|softmax|sigmoid", help="What the graph gives.")] = "logits",
-    gsd: Annotated[float | None, typer.Option(help="Metres per pixel in training.", show_default=False)] = None,
-    dtypes: Annotated[str, typer.Option(metavar="TYPE,...", help="Pixel types that the scaling is for.")] = "uint8",
+    meaning: MeaningOptions,
+    values: ValueOptions,
+    output: OutputOptions,
     verbose: _Verbose = False,
 ) -> None:
     """Make a model folder from a .keras file: the card is derived from its graph and what you say here."""
     del verbose
     from pydantic import ValidationError
 
-    from tileseg.card import Scaling
     from tileseg.nn.bundle import pack as pack_model
     from tileseg.problems import first_problem
 
     try:
-        scale = Scaling(
-            kind=_one_of("--scaling", scaling, ("fixed", "scene", "window")),
-            center=center,
-            width=width,
-            divisor=divisor,
-            mean=_numbers(mean),
-            std=_numbers(std),
-        )
         card = pack_model(
             archive,
             folder,
-            name=name or folder.resolve().name,
-            bands=_names(bands),
-            classes=_classes(classes, _names(background or "")),
-            scaling=scale,
-            dtypes=_names(dtypes),
-            ground_sample_distance=gsd,
-            activation=_one_of("--activation", activation, ("logits", "softmax", "sigmoid")),
+            name=meaning.name or folder.resolve().name,
+            bands=_names(meaning.bands),
+            classes=_classes(meaning.classes, _names(meaning.background or "")),
+            scaling=_scaling(values),
+            dtypes=_names(output.dtypes),
+            ground_sample_distance=output.gsd,
+            activation=_one_of("--activation", output.activation, ("logits", "softmax", "sigmoid")),
         )
     except ValidationError as error:
         raise UsageError(first_problem(error)) from error
     _print(_facts(card))
     typer.echo(f"{folder}: packed; prove it with: tileseg model check {folder}")
+
+
+def _scaling(values: ValueOptions) -> Scaling:
+    from tileseg.card import Scaling
+
+    return Scaling(
+        kind=_one_of("--scaling", values.scaling, ("fixed", "scene", "window")),
+        center=values.center,
+        width=values.width,
+        divisor=values.divisor,
+        mean=_numbers(values.mean),
+        std=_numbers(values.std),
+    )
 
 
 def _names(text: str) -> tuple[str, ...]:

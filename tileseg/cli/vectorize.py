@@ -4,20 +4,75 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tileseg.cli.option import chosen, expand
+
 if TYPE_CHECKING:
     from tileseg.run.vectorize import Classes, LabelSource
     from tileseg.storage.place import Url
 
-_TOLD = 10
-"""Classes of which is told how many polygons they have; an image, taken by mistake, has hundreds."""
+_SHOWN = 10
+"""Classes at most whose polygons are counted in a line; an image, taken by mistake, has hundreds."""
 
 
-def command(  # noqa: PLR0913 - one parameter per option of the command
+@dataclass(frozen=True, slots=True)
+class PolygonOptions:
+    """Which polygons: fields of :class:`tileseg.run.vectorize.VectorOptions`."""
+
+    formats: Annotated[
+        str, typer.Option("--format", help="geojson, geojsonseq, gpkg, parquet, fgb.", metavar="LIST")
+    ] = "geojson"
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Names or ids to vectorise; default all but background.", metavar="LIST", show_default=False),
+    ] = None
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Give pixels a class from this probability on, instead of the stored labels; may be repeated.",
+            metavar="CLASS=P",
+            show_default=False,
+        ),
+    ] = None
+    min_area: Annotated[
+        str | None, typer.Option(help="Drop smaller polygons: 25 (square metres) or 50px.", metavar="AREA")
+    ] = None
+    fill_holes: Annotated[str | None, typer.Option(help="Fill smaller holes; as above.", metavar="AREA")] = None
+    simplify: Annotated[
+        str | None, typer.Option(help="Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
+    ] = None
+    connectivity: Annotated[int, typer.Option(help="4 or 8: whether corners connect.", metavar="4|8")] = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SizeOptions:
+    """In what pieces, and on what."""
+
+    block: Annotated[
+        int, typer.Option(help="Side of a block in pixels; decides the polygons' order, not the polygons.")
+    ] = 2048
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that read and trace; default one per core.", show_default=False)
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """How the command itself behaves."""
+
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print tracebacks.")] = False
+
+
+@expand
+def command(
     labels: Annotated[
         str, typer.Argument(help="A mosaic.zarr, the folder of a run, or a label raster; or s3://, gs://, az://.")
     ],
@@ -26,78 +81,40 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
         typer.Option("--out", "-o", help="Output folder; default: the current folder.", show_default=False),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the files, without suffix.")] = "polygons",
-    formats: Annotated[
-        str, typer.Option("--format", help="geojson, geojsonseq, gpkg, parquet, fgb.", metavar="LIST")
-    ] = "geojson",
-    classes: Annotated[
-        str | None,
-        typer.Option(help="Names or ids to vectorise; default all but background.", metavar="LIST", show_default=False),
-    ] = None,
-    threshold: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Give pixels a class from this probability on, instead of the stored labels; may be repeated.",
-            metavar="CLASS=P",
-            show_default=False,
-        ),
-    ] = None,
-    min_area: Annotated[
-        str | None, typer.Option(help="Drop smaller polygons: 25 (square metres) or 50px.", metavar="AREA")
-    ] = None,
-    fill_holes: Annotated[str | None, typer.Option(help="Fill smaller holes; as above.", metavar="AREA")] = None,
-    simplify: Annotated[
-        str | None, typer.Option(help="Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
-    ] = None,
-    connectivity: Annotated[int, typer.Option(help="4 or 8: whether corners connect.", metavar="4|8")] = 4,
-    block: Annotated[
-        int, typer.Option(help="Side of a block in pixels; decides the polygons' order, not the polygons.")
-    ] = 2048,
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that read and trace; default one per core.", show_default=False)
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print tracebacks.")] = False,
+    *,
+    polygons: PolygonOptions,
+    sizes: SizeOptions,
+    control: Control,
 ) -> None:
     """Make polygons of LABELS without running a network: of a mosaic (with thresholds of your own) or any raster."""
-    del verbose  # main() looks for it
     from tileseg.errors import UsageError
     from tileseg.run.vectorize import VectorOptions, vector_paths, vectorize
     from tileseg.storage.place import parse_place
 
-    given = {
-        "formats": formats,
-        "classes": classes,
-        "min_area": min_area,
-        "fill_holes": fill_holes,
-        "simplify": simplify,
-        "connectivity": connectivity,
-    }
-    options = VectorOptions.parse({key: value for key, value in given.items() if value is not None})
-    if block < 1 or (workers is not None and workers < 1):
+    options = VectorOptions.parse({key: value for key, value in chosen(polygons).items() if key != "threshold"})
+    if sizes.block < 1 or (sizes.workers is not None and sizes.workers < 1):
         raise UsageError("--block and --workers: expected at least 1")
     place = parse_place(labels)
-    source, meaning = _source(place, threshold or [], options.classes)
+    source, meaning = _source(place, polygons.threshold or [], options.classes)
     notices = options.notices(source.grid)
     if _is_unfinished(place.parent):
         notices.append(f"{place.parent}: the run is not finished: what it has not computed counts as nodata")
     for notice in notices:
-        if not quiet:
+        if not control.quiet:
             typer.echo(f"note: {notice}", err=True)
     outputs = vector_paths(out or Path(), options.formats, name)
     for path in outputs.values():
-        if path.exists() and not overwrite:
+        if path.exists() and not control.overwrite:
             raise UsageError(f"{path}: exists; choose another --out or --name, or --overwrite it")
-    report = vectorize(source, outputs, meaning, options, block=block, threads=workers)
+    report = vectorize(source, outputs, meaning, options, block=sizes.block, threads=sizes.workers)
     facts: dict[str, Any] = {
         "polygons": report.counts,
         "outputs": {form: str(path) for form, path in report.paths.items()},
         "seconds": {stage: round(spent, 3) for stage, spent in report.seconds.items()},
     }
-    if as_json:
+    if control.as_json:
         typer.echo(json.dumps(facts, indent=2))
-    elif not quiet:
+    elif not control.quiet:
         typer.echo(f"polygons: {_listed(report.counts, set(meaning.names.values()))}")
         for form, path in report.paths.items():
             typer.echo(f"  {form:<10}  {path}")
@@ -105,11 +122,13 @@ def command(  # noqa: PLR0913 - one parameter per option of the command
 
 def _listed(counts: Mapping[str, int], names: Container[str]) -> str:
     """How many polygons of each class; of an id without a name, so that it is not taken for a number of them."""
-    told = [f"{count} {name}" if name in names else f"{name}: {count}" for name, count in counts.items()]
+    shown = [f"{count} {name}" if name in names else f"{name}: {count}" for name, count in counts.items()]
     more = (
-        [f"and {sum(list(counts.values())[_TOLD:])} of {len(told) - _TOLD} more classes"] if len(told) > _TOLD else []
+        [f"and {sum(list(counts.values())[_SHOWN:])} of {len(shown) - _SHOWN} more classes"]
+        if len(shown) > _SHOWN
+        else []
     )
-    return ", ".join([*told[:_TOLD], *more]) or "none"
+    return ", ".join([*shown[:_SHOWN], *more]) or "none"
 
 
 def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | None) -> tuple[LabelSource, Classes]:

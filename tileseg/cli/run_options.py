@@ -1,0 +1,137 @@
+"""The options of a run, which ``tileseg run`` and ``tileseg batch`` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tileseg.cli.option import option
+
+MODEL, VIEWS, SIZES = "Model", "Views and stitching", "Sizes and resources"
+SCENE, VECTORS, CONTROL = "Scene", "Polygons", "Control"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Which network, and its arithmetic."""
+
+    model: Annotated[str | None, option(MODEL, "'embedded' (default) or a model folder.")] = None
+    precision: Annotated[
+        str | None,
+        option(MODEL, "auto (default), float32, bfloat16 or float16.", metavar="auto|float32|bfloat16|float16"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class ViewOptions:
+    """How often and in what way the network sees the scene, and how windows become a whole."""
+
+    scales: Annotated[
+        str | None, option(VIEWS, "Exact fractions or decimals, such as 1/2,1,3/2; default 1.", metavar="LIST")
+    ] = None
+    gsd: Annotated[
+        str | None,
+        option(
+            VIEWS,
+            "Metres per pixel that the model is to see; auto (default): its own, where the scene's differ by more than "
+            "a fifth; native: the scene's.",
+            metavar="auto|native|METRES",
+        ),
+    ] = None
+    flips: Annotated[
+        str | None, option(VIEWS, "none (default), h, v, hv or d4: 1, 2, 2, 4, 8 views.", metavar="none|h|v|hv|d4")
+    ] = None
+    merge: Annotated[str | None, option(VIEWS, "What views average: logits (default) or probabilities.")] = None
+    stitch: Annotated[
+        str | None,
+        option(VIEWS, "exact (default), or blend windows with hann or gaussian.", metavar="exact|hann|gaussian"),
+    ] = None
+    overlap: Annotated[
+        float | None, option(VIEWS, "Overlap of blended windows, a share of their size; default 0.5.")
+    ] = None
+    halo: Annotated[
+        str | None, option(VIEWS, "Context in pixels; auto (default) derives it from the model.", metavar="auto|N")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class SizeOptions:
+    """In what pieces, and on what."""
+
+    block: Annotated[int | None, option(SIZES, "Side of a block: one task, one shard.")] = None
+    window: Annotated[int | None, option(SIZES, "Side of the network's input, halo included.")] = None
+    batch: Annotated[int | None, option(SIZES, "Windows in one call of the network.")] = None
+    workers: Annotated[int | None, option(SIZES, "Worker processes; 0 computes in this process; default 1.")] = None
+    scheduler: Annotated[
+        str | None,
+        option(SIZES, "Compute on the workers of this Dask scheduler, tcp:// or tls://.", metavar="ADDRESS"),
+    ] = None
+    scheduler_file: Annotated[
+        Path | None, option(SIZES, "The same, by the file in which the scheduler wrote its address.", metavar="FILE")
+    ] = None
+    cluster: Annotated[
+        Path | None, option(SIZES, "Compute on the cluster that this file describes.", metavar="SPEC.yaml")
+    ] = None
+    max_memory: Annotated[
+        str | None, option(SIZES, "Most memory over all processes, such as 8GiB.", metavar="SIZE")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordOptions:
+    """What is left behind besides labels and polygons."""
+
+    performance_report: Annotated[
+        Path | None, option(CONTROL, "Write Dask's report of the run.", metavar="FILE.html")
+    ] = None
+    keep: Annotated[
+        str | None,
+        option(CONTROL, "What the mosaic keeps besides labels.", metavar="logits|probabilities|labels"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class SceneOptions:
+    """What of the scene is read, and how."""
+
+    bands: Annotated[
+        str | None, option(SCENE, "1-based bands in the model's order, such as 4,3,2.", metavar="LIST")
+    ] = None
+    aoi: Annotated[Path | None, option(SCENE, "Vector file: compute only what it touches, clip to it.")] = None
+    warp: Annotated[bool | None, option(SCENE, "Warp a scene that has only control points or RPCs.", "--warp")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonOptions:
+    """Which polygons, and in what files."""
+
+    classes: Annotated[
+        str | None, option(VECTORS, "Names or ids to vectorise; default all but background.", metavar="LIST")
+    ] = None
+    formats: Annotated[
+        str | None,
+        option(VECTORS, "geojson (default), geojsonseq, gpkg, parquet, fgb.", "--format", metavar="LIST"),
+    ] = None
+    min_area: Annotated[
+        str | None, option(VECTORS, "Drop smaller polygons: 25 (square metres) or 50px.", metavar="AREA")
+    ] = None
+    fill_holes: Annotated[str | None, option(VECTORS, "Fill smaller holes; as above.", metavar="AREA")] = None
+    simplify: Annotated[
+        str | None, option(VECTORS, "Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
+    ] = None
+    connectivity: Annotated[
+        int | None, option(VECTORS, "4 (default) or 8: whether corners connect.", metavar="4|8")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a scene is segmented: fields of :class:`tileseg.spec.RunSpec`, None where the user says nothing."""
+
+    model: ModelOptions
+    views: ViewOptions
+    sizes: SizeOptions
+    records: RecordOptions
+    scene: SceneOptions
+    polygons: PolygonOptions
