@@ -344,7 +344,7 @@ def full_cases() -> Iterator[Case]:
 
 def findings(cases: Sequence[Case], width: float) -> Iterator[Finding]:
     """Measure them one by one, with a cluster per number of workers that all share."""
-    from tileseg.cluster.connect import local_cluster
+    from tileseg.cluster.local import local_cluster
     from tileseg.nn.folder import resolve_model
 
     with ExitStack() as stack:

@@ -50,7 +50,9 @@ from fakes import smooth_noise, write_scene
 from tileseg import RunSpec, run
 from tileseg.cluster import hardware, schedule
 from tileseg.cluster.admission import RESOURCE
-from tileseg.cluster.connect import SETTINGS, Workers, local_cluster
+from tileseg.cluster.client import Workers
+from tileseg.cluster.local import local_cluster
+from tileseg.cluster.settings import SETTINGS
 from tileseg.labels import NODATA
 from tileseg.polygons.trace import trace_block
 from tileseg.run.block import Job

@@ -27,11 +27,14 @@ from cryptography.x509.oid import NameOID
 from fakes import save_tiny, smooth_noise, write_scene
 
 from tileseg import run
-from tileseg.cluster import connect as cluster
-from tileseg.cluster import schedule
+from tileseg.cluster import connect as connecting
+from tileseg.cluster import schedule, start
 from tileseg.cluster.admission import Needs
 from tileseg.cluster.connect import connect
+from tileseg.cluster.dashboard import dashboard
 from tileseg.cluster.hardware import Gpu
+from tileseg.cluster.local import local_cluster
+from tileseg.cluster.security import security_for
 from tileseg.cluster.serve import devices_of
 from tileseg.errors import TilesegError, UsageError
 from tileseg.nn.folder import EMBEDDED, load_card, resolve_model
@@ -113,7 +116,7 @@ def test_the_environment_counts_where_nothing_is_said(monkeypatch) -> None:
 )
 def test_classes_that_are_not_there(kind, told) -> None:
     with pytest.raises(UsageError) as caught:
-        cluster._class_of(kind)
+        start.class_named(kind)
     assert told in str(caught.value)
 
 
@@ -157,7 +160,7 @@ def test_no_scheduler_file(tmp_path) -> None:
 
 
 def test_certificates_that_are_missing_are_told_of_at_once(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(cluster, "Workers", lambda *_, **__: pytest.fail("it was tried all the same"))
+    monkeypatch.setattr(connecting, "Workers", lambda *_, **__: pytest.fail("it was tried all the same"))
     place = ClusterSpec(scheduler="tls://127.0.0.1:1")
     told = (
         r"^tls://127.0.0.1:1: needs certificates; give --cluster a file with .*security: .*DASK_DISTRIBUTED__COMM__TLS"
@@ -165,7 +168,7 @@ def test_certificates_that_are_missing_are_told_of_at_once(tmp_path, monkeypatch
     with pytest.raises(UsageError, match=told), connect(place, nothing_needed(tmp_path), print):
         pass
     with pytest.raises(UsageError, match="needs certificates; give --tls CA CERT KEY"):
-        cluster.security_for("tls://127.0.0.1:1", "worker", None)
+        security_for("tls://127.0.0.1:1", "worker", None)
     keys = {"ca_file": tmp_path / "ca.pem", "cert": tmp_path / "c.pem", "key": tmp_path / "k.pem"}
     place = ClusterSpec.model_validate({"scheduler": "tls://127.0.0.1:1", "security": keys})
     with (
@@ -176,8 +179,8 @@ def test_certificates_that_are_missing_are_told_of_at_once(tmp_path, monkeypatch
     # Dask's own settings do as well.
     tls = {"ca-file": "ca", "client.cert": "c", "client.key": "k"}
     with dask.config.set({f"distributed.comm.tls.{name}": value for name, value in tls.items()}):
-        assert cluster.security_for("tls://127.0.0.1:1", "client", None) is None
-    assert cluster.security_for("tcp://127.0.0.1:1", "client", None) is None
+        assert security_for("tls://127.0.0.1:1", "client", None) is None
+    assert security_for("tcp://127.0.0.1:1", "client", None) is None
 
 
 def test_arguments_that_a_class_does_not_take(monkeypatch) -> None:
@@ -195,13 +198,13 @@ def test_arguments_that_a_class_does_not_take(monkeypatch) -> None:
                 raise RuntimeError("Nanny failed to start.") from error
 
     levels: list[int] = []
-    monkeypatch.setattr(cluster, "_class_of", lambda _: Picky)
+    monkeypatch.setattr(start, "class_named", lambda _: Picky)
     place = ClusterSpec.model_validate({"class": "distributed.LocalCluster", "arguments": {"nonsense": 1}})
     told = "^distributed.LocalCluster: .*unexpected keyword argument 'nonsense'; see its `arguments`$"
-    with pytest.raises(UsageError, match=told), cluster._started(place):
+    with pytest.raises(UsageError, match=told), start.started_cluster(place):
         pass
     own = place.model_copy(update={"arguments": {"nonsense": 1, "silence_logs": logging.INFO}})
-    with pytest.raises(UsageError), cluster._started(own):
+    with pytest.raises(UsageError), start.started_cluster(own):
         pass
     assert levels == [logging.CRITICAL, logging.INFO]
 
@@ -219,11 +222,11 @@ def test_a_dashboard_is_named_where_there_is_one() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         pages = {status: f"http://127.0.0.1:{server.server_port}/{status}" for status in (200, 403, 404)}
-        found = {status: cluster.dashboard(SimpleNamespace(dashboard_link=page)) for status, page in pages.items()}
+        found = {status: dashboard(SimpleNamespace(dashboard_link=page)) for status, page in pages.items()}
         server.shutdown()
     assert found == {200: pages[200], 403: pages[403], 404: None}
-    assert cluster.dashboard(SimpleNamespace(dashboard_link=f"http://127.0.0.1:{closed_port()}/status")) is None
-    assert cluster.dashboard(SimpleNamespace(dashboard_link=None)) is None
+    assert dashboard(SimpleNamespace(dashboard_link=f"http://127.0.0.1:{closed_port()}/status")) is None
+    assert dashboard(SimpleNamespace(dashboard_link=None)) is None
 
 
 def start_scheduler(file: Path, *more: str) -> subprocess.Popen[bytes]:
@@ -428,7 +431,7 @@ def test_a_run_may_go_on_elsewhere(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_local_workers_share_out_the_devices() -> None:
-    with cluster.local_cluster(3, 2, 1, devices=("GPU-a", "GPU-b")) as client:
+    with local_cluster(3, 2, 1, devices=("GPU-a", "GPU-b")) as client:
         assert client.slots == 6
         client.wait_for_workers(3)
         seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")

@@ -12,7 +12,7 @@ import pytest
 from distributed import Client
 
 from tileseg.cluster import schedule
-from tileseg.cluster.connect import local_cluster
+from tileseg.cluster.local import local_cluster
 from tileseg.cluster.schedule import run_feed, run_on_cluster, run_serially
 from tileseg.errors import InputError
 from tileseg.run.ledger import BlockRecord

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tileseg.cluster import connect as cluster
-from tileseg.cluster.connect import local_cluster
+from tileseg.cluster.client import Workers
+from tileseg.cluster.local import local_cluster
 from tileseg.cluster.schedule import BlockFailure, run_feed
+from tileseg.cluster.settings import SETTINGS
 from tileseg.errors import TilesegError
 from tileseg.run.ledger import BlockRecord
 from tileseg.window import Window
@@ -35,7 +36,7 @@ def job() -> SimpleNamespace:
     )
 
 
-def feed(client: cluster.Workers, job: SimpleNamespace) -> tuple[list[int], list[BlockFailure]]:
+def feed(client: Workers, job: SimpleNamespace) -> tuple[list[int], list[BlockFailure]]:
     done: list[int] = []
     failures: list[BlockFailure] = []
     blocks = iter([(job, range(BLOCKS))])
@@ -51,7 +52,7 @@ def feed(client: cluster.Workers, job: SimpleNamespace) -> tuple[list[int], list
 
 
 def test_a_block_that_kills_its_workers_takes_no_others_with_it(job, monkeypatch) -> None:
-    monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.allowed-failures", 0)
+    monkeypatch.setitem(SETTINGS, "distributed.scheduler.allowed-failures", 0)
     with local_cluster(1, 2, 1) as client:
         done, failures = feed(client, job)
     assert done == [i for i in range(BLOCKS) if i != DEADLY]
@@ -62,8 +63,8 @@ def test_a_block_that_kills_its_workers_takes_no_others_with_it(job, monkeypatch
 
 
 def test_the_only_worker_does_not_come_back(job, monkeypatch) -> None:
-    monkeypatch.setitem(cluster.SETTINGS, "distributed.deploy.lost-worker-timeout", "10ms")
-    monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.no-workers-timeout", "2s")
+    monkeypatch.setitem(SETTINGS, "distributed.deploy.lost-worker-timeout", "10ms")
+    monkeypatch.setitem(SETTINGS, "distributed.scheduler.no-workers-timeout", "2s")
     with (
         local_cluster(1, 2, 1) as client,
         pytest.raises(TilesegError, match=r"^all workers have gone, and none has come back; finished blocks are kept"),

@@ -15,7 +15,7 @@ from distributed import Future, as_completed
 from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
-from tileseg.cluster.connect import Workers
+from tileseg.cluster.client import Workers
 from tileseg.errors import InputError, TilesegError, disk_full, first_line
 from tileseg.plan import Plan
 from tileseg.window import Window

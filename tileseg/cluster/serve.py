@@ -16,8 +16,10 @@ from distributed import Nanny
 
 from tileseg.cluster import hardware
 from tileseg.cluster.admission import IN_FLIGHT, RESOURCE
-from tileseg.cluster.connect import SETTINGS, Setup, address_in, process_environment, security_for
+from tileseg.cluster.connect import address_in
 from tileseg.cluster.hardware import COMPUTE_THREADS
+from tileseg.cluster.security import security_for
+from tileseg.cluster.settings import LOOPBACK, SETTINGS, Setup, process_environment
 from tileseg.errors import TilesegError, UsageError, first_line
 
 _CONNECT_SECONDS = 60
@@ -91,6 +93,7 @@ async def _serve(options: WorkerOptions, address: str, devices: tuple[str, ...],
                 security=security,
                 silence_logs=logging.WARNING,
                 plugins=(Setup(quick=False),),
+                dashboard_address=f"{LOOPBACK}:0",
                 # Not among the settings: variables of this process would win over those.
                 env={"CUDA_VISIBLE_DEVICES": device, COMPUTE_THREADS: str(threads)},
             )

@@ -25,7 +25,7 @@ from tileseg.run.prepare import PreparedRun, compute_threads
 from tileseg.run.report import Listener
 
 if TYPE_CHECKING:
-    from tileseg.cluster.connect import Workers
+    from tileseg.cluster.client import Workers
     from tileseg.cluster.schedule import BlockFailure
     from tileseg.run.block import Job
     from tileseg.source.scene import Scene
@@ -64,7 +64,9 @@ def connected(
     TilesegError where no worker can compute them.
     """
     from tileseg.cluster.admission import Needs
-    from tileseg.cluster.connect import connect, dashboard, local_cluster, performance_report
+    from tileseg.cluster.connect import connect
+    from tileseg.cluster.dashboard import dashboard, performance_report
+    from tileseg.cluster.local import local_cluster
 
     spec, plan, remote = prepared.spec, prepared.plan, prepared.spec.remote
     with contextlib.ExitStack() as stack:
@@ -114,8 +116,8 @@ def compute(
         clock.lap("start")
         failures = run_serially(segment_block, job, pending, on_done, stop)
     else:
-        from tileseg.cluster.connect import restore_path
         from tileseg.cluster.schedule import run_on_cluster
+        from tileseg.cluster.settings import restore_path
 
         path = tuple(sys.path)
         client = workers.enter_context(connected(begun.prepared, len(pending), listener))
