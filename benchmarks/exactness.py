@@ -34,7 +34,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from tileseg.card import Scaling
+    from tileseg.engine.protocol import Network
     from tileseg.run.block import Job
     from tileseg.tta import Flips
 
@@ -172,7 +173,7 @@ def unrounded(shape: tuple[int, int, int]) -> Iterator[Array]:
 
     The engine itself is the one of every run: it rounds what it is handed while placing it.
     """
-    from tileseg.nn import predictor
+    from tileseg.engine import predictor, tiled
     from tileseg.run import block as segment
     from tileseg.window import Window
 
@@ -180,19 +181,19 @@ def unrounded(shape: tuple[int, int, int]) -> Iterator[Array]:
     handed: list[Array] = []
 
     class Unrounded(predictor.Predictor):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **{**options, "output": "float32"})
+        def __init__(self, network: Network, spec: predictor.PredictorSpec) -> None:
+            super().__init__(network, replace(spec, output="float32"))
 
         def __call__(self, tiles: npt.NDArray[np.generic]) -> npt.NDArray[np.floating[Any]]:
             found = super().__call__(tiles)
             handed.extend(found)
             return found
 
-    class Keeping(segment.Engine):
-        def _compute(self, pixels: Any, valid: Any, core: Window) -> Any:
+    class Keeping(tiled.TiledNetwork):
+        def _logits(self, tiling: tiled.Tiling, pixels: Any, valid: Any, core: Window) -> Any:
             handed.clear()
-            rounded = super()._compute(pixels, valid, core)
-            for tile, logits in zip(self._plan.tiles(core), handed, strict=True):
+            rounded = super()._logits(tiling, pixels, valid, core)
+            for tile, logits in zip(tiling.plan.tiles(core), handed, strict=True):
                 inside = tile.intersection(core)
                 assert inside is not None
                 source, target = inside.relative_to(tile).slices, inside.slices
@@ -200,9 +201,9 @@ def unrounded(shape: tuple[int, int, int]) -> Iterator[Array]:
             return rounded
 
     with (
-        mock.patch.object(predictor, "Predictor", Unrounded),
-        mock.patch.object(segment, "Engine", Keeping),
-        mock.patch.object(segment, "_engine", None),
+        mock.patch.object(tiled, "Predictor", Unrounded),
+        mock.patch.object(segment, "TiledNetwork", Keeping),
+        mock.patch.object(segment, "_loaded", None),
     ):
         yield kept
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tileseg.card import ClassInfo, ModelCard, Scaling
+from tileseg.engine.proof import prove
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.bundle import load_bundle, pack, save_bundle
 from tileseg.nn.folder import load_card, resolve_model, save_card
-from tileseg.nn.proof import prove
 
 layers = keras.layers
 CLASSES = (ClassInfo(name="ground", color="#c8b99a", background=True), ClassInfo(name="roof", color="#d9544d"))

@@ -14,13 +14,14 @@ from oracle import whole_scene_logits
 from pydantic import ValidationError
 
 from tileseg.card import ClassInfo, ModelCard, Scaling
+from tileseg.engine.keras import KerasNetwork
+from tileseg.engine.predictor import Predictor, PredictorSpec
+from tileseg.engine.proof import prove
 from tileseg.errors import UsageError
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.bundle import load_bundle, save_bundle
 from tileseg.nn.options import NetworkSpec
-from tileseg.nn.predictor import Predictor
-from tileseg.nn.proof import prove
 from tileseg.nn.receptive import analyse
 from tileseg.nn.twin import inference_twin
 from tileseg.nn.unet import ENCODERS, build_network, output_weights, part_of, training_model
@@ -171,10 +172,8 @@ def tiled(model: keras.Model, scene: npt.NDArray[np.uint8], seen: tuple[View, ..
     core = tuple(-(-side // align) * align for side in (64, 96))
     margin = max(view_margin(view_halo(card.radius, card.stride, s), s) for s in scales)
     margin = -(-margin // 2) * 2
-    predictor = Predictor(
-        model, card, core=core, margin=margin, batch=1, views=seen, merge="logits", precision="float32", halo=None,
-        scaling=SCALING, output="float32",
-    )  # fmt: skip
+    spec = PredictorSpec(core=core, margin=margin, views=seen, scaling=SCALING, output="float32")
+    predictor = Predictor(KerasNetwork(model, card), spec)
     rows, cols = (-(-side // c) * c for side, c in zip(scene.shape[:2], core, strict=True))
     after = ((margin, margin + rows - scene.shape[0]), (margin, margin + cols - scene.shape[1]), (0, 0))
     pixels = np.pad(scene, after, mode="reflect")

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import shutil
 import weakref
 from dataclasses import replace
 from fractions import Fraction
@@ -13,13 +14,17 @@ from fakes import CLASSES, smooth_noise, write_scene
 from oracle import whole_scene_logits
 
 from tileseg.card import Scaling
+from tileseg.engine import tiled
+from tileseg.engine.predictor import Predictor
+from tileseg.engine.tiled import DeviceMemory
+from tileseg.errors import InputError
 from tileseg.mosaic import Mosaic, create_mosaic
 from tileseg.nn.backend import OUT_OF_MEMORY
 from tileseg.nn.bundle import load_bundle
-from tileseg.nn.predictor import Predictor
+from tileseg.nn.folder import load_card, save_card
 from tileseg.plan import Plan, make_plan
 from tileseg.run import block as segment
-from tileseg.run.block import DeviceMemory, Job, NonFiniteLogits, fill_of, segment_block
+from tileseg.run.block import Job, NonFiniteLogits, fill_of, segment_block
 from tileseg.run.ledger import Ledger
 from tileseg.source.scene import open_scene
 from tileseg.tta import View
@@ -98,7 +103,7 @@ def test_blended_blocks_do_not_depend_on_the_block_size(tmp_path, scene, model, 
 def test_a_finished_block_is_not_computed_again(tmp_path, scene, model, monkeypatch) -> None:
     made = job(tmp_path, scene, model, block=64)
     first = segment_block(made, 3)
-    monkeypatch.delattr("tileseg.run.block.Engine")
+    monkeypatch.delattr("tileseg.run.block.open_network")
     assert segment_block(made, 3) == first
 
 
@@ -117,7 +122,7 @@ class Starved:
 
 
 def test_a_small_device_gets_smaller_batches_and_windows(tmp_path, scene, model, monkeypatch) -> None:
-    monkeypatch.setattr("tileseg.nn.predictor.Predictor", Starved)
+    monkeypatch.setattr("tileseg.engine.tiled.Predictor", Starved)
     made = job(tmp_path, scene, model, block=128, window=96, batch=4)
     Starved.limit = 70**2
     notes = segment_block(made, 0).notes
@@ -130,7 +135,7 @@ def test_a_small_device_gets_smaller_batches_and_windows(tmp_path, scene, model,
 
 
 def test_a_device_without_any_memory_is_told(tmp_path, scene, model, monkeypatch) -> None:
-    monkeypatch.setattr("tileseg.nn.predictor.Predictor", Starved)
+    monkeypatch.setattr("tileseg.engine.tiled.Predictor", Starved)
     Starved.limit = 0
     made = job(tmp_path, scene, model, block=128)
     with pytest.raises(DeviceMemory, match="does not hold one window of 16x16"):
@@ -142,9 +147,61 @@ def test_other_errors_are_not_taken_for_lack_of_memory(tmp_path, scene, model, m
     def broken(self: object, tiles: np.ndarray) -> np.ndarray:
         raise RuntimeError("out of memory, says a layer that means something else")
 
-    monkeypatch.setattr("tileseg.nn.predictor.Predictor.__call__", broken)
+    monkeypatch.setattr("tileseg.engine.predictor.Predictor.__call__", broken)
     with pytest.raises(RuntimeError, match="says a layer"):
         segment_block(job(tmp_path, scene, model, block=128), 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"stitch": "hann", "window": 64}, {"stitch": "hann", "window": 32}),
+        ({"stitch": "hann", "window": 64}, {"stitch": "hann", "window": 64, "overlap": 0.25}),
+        ({"stitch": "hann", "window": 64}, {"stitch": "gaussian", "window": 64}),
+        ({"window": 96}, {"window": 64}),
+        ({"window": 96}, {"window": 96, "scales": (Fraction(1, 2),)}),
+    ],
+)
+def test_a_worker_that_lives_on_computes_with_the_sizes_of_the_run_at_hand(tmp_path, scene, model, first, then) -> None:
+    """Two runs of one key, as when a folder is resumed with other sizes, in one process."""
+    segment_block(replace(job(tmp_path / "first", scene, model, block=128, **first), key="same"), 0)
+    lived = replace(job(tmp_path / "lived", scene, model, block=128, **then), key="same")
+    segment_block(lived, 0)
+    segment._loaded = None
+    fresh = job(tmp_path / "fresh", scene, model, block=128, **then)
+    segment_block(fresh, 0)
+    core = Window(0, 0, 128, 128)
+    np.testing.assert_array_equal(*(made.mosaic.read_logits(core) for made in (lived, fresh)))
+
+
+def test_sizes_that_fit_are_remembered_for_the_same_sizes_only(tmp_path, scene, model, monkeypatch) -> None:
+    monkeypatch.setattr("tileseg.engine.tiled.Predictor", Starved)
+    Starved.limit = 70**2
+    large = {"block": 128, "window": 96, "batch": 1}
+    assert segment_block(job(tmp_path / "1", scene, model, **large), 0).notes
+    assert not segment_block(job(tmp_path / "2", scene, model, block=128, window=64, batch=1), 0).notes
+    assert not segment_block(job(tmp_path / "3", scene, model, **large), 0).notes
+    assert segment_block(job(tmp_path / "4", scene, model, **large, scales=(Fraction(3, 2),)), 0).notes
+
+
+@pytest.mark.parametrize("options", [{"stitch": "hann"}, {"halo": 0}])
+def test_windows_keep_their_size_where_seams_are_approximate(tmp_path, scene, model, monkeypatch, options) -> None:
+    """Their size shows in the logits, which must not depend on the device."""
+    monkeypatch.setattr("tileseg.engine.tiled.Predictor", Starved)
+    Starved.limit = 50**2
+    with pytest.raises(DeviceMemory, match="keep their size where seams are approximate"):
+        segment_block(job(tmp_path, scene, model, block=128, window=64, **options), 0)
+
+
+@pytest.mark.parametrize("field", ["scaling", "activation", "classes"])
+def test_a_model_folder_whose_card_has_changed_is_refused(tmp_path, scene, model, field) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    made = job(tmp_path, scene, folder, block=64)
+    card = load_card(folder)
+    other = {"scaling": Scaling(divisor=9), "activation": "softmax", "classes": card.classes[::-1]}[field]
+    save_card(card.model_copy(update={field: other}), folder)
+    with pytest.raises(InputError, match="not the one that the run was planned with"):
+        segment_block(made, 0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -277,7 +334,7 @@ def test_windows_without_data_are_skipped_and_the_others_are_as_ever(
     sizes = {"block": 128, "window": 64, "batch": 1, "stitch": stitch}
     if starved:
         sizes |= {"window": 96}
-        monkeypatch.setattr("tileseg.nn.predictor.Predictor", Starved)
+        monkeypatch.setattr("tileseg.engine.tiled.Predictor", Starved)
         Starved.limit = 70**2
     aoi = None if where == "nodata" else Rectangle(Window(60, 20, 35, 150))
     made = replace(job(tmp_path / "skipping", scene, model, **sizes), aoi=aoi)
@@ -287,13 +344,13 @@ def test_windows_without_data_are_skipped_and_the_others_are_as_ever(
         skipped.append(not wanted(valid, tile, core))
         return not skipped[-1]
 
-    wanted = segment._any_valid
-    monkeypatch.setattr(segment, "_any_valid", any_valid)
+    wanted = tiled._any_valid
+    monkeypatch.setattr(tiled, "_any_valid", any_valid)
     records = [segment_block(made, block.index) for block in made.plan]
     assert any(skipped)
     whole = replace(job(tmp_path / "whole", scene, model, **sizes), aoi=aoi)
-    monkeypatch.setattr(segment, "_any_valid", lambda *_: True)
-    segment._engine = None
+    monkeypatch.setattr(tiled, "_any_valid", lambda *_: True)
+    segment._loaded = None
     run_all(whole)
     everywhere = Window(0, 0, HEIGHT, WIDTH)
     valid = (pixels != 0).all(axis=2)
@@ -331,5 +388,5 @@ def test_fill_is_what_scales_to_zero() -> None:
 
 
 @pytest.fixture(autouse=True)
-def forget_engine() -> None:
-    segment._engine = None
+def forget_network() -> None:
+    segment._loaded = None

@@ -50,9 +50,9 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
     The scene is predicted once whole and once in tiles; exit code 42 where they differ by more than rounding.
     """
     del verbose  # main() looks for it
+    from tileseg.engine.proof import FOLDED_TOLERANCE, TOLERANCE, prove
     from tileseg.nn.bundle import load_bundle
     from tileseg.nn.folder import resolve_model
-    from tileseg.nn.proof import FOLDED_TOLERANCE, TOLERANCE, prove
 
     folder = resolve_model(model)
     network, card = load_bundle(folder)

@@ -66,15 +66,21 @@ def load_card(folder: Path) -> ModelCard:
 
 def check_archive(card: ModelCard, folder: Path) -> Path:
     """The model's file, if it is the one that the card was made for. Raises InputError in one line."""
-    archive = folder / ARCHIVE
-    if not archive.is_file():
-        raise InputError(f"{folder}: no {ARCHIVE} beside card.json")
+    archive = _archive_in(folder)
     if (found := file_sha256(archive)) != card.sha256:
         raise InputError(
             f"{archive}: not the file that the card was made for (SHA-256 {found[:12]}..., the card says "
             f"{card.sha256[:12]}...); pack the model again"
         )
     return archive
+
+
+def _archive_in(folder: Path) -> Path:
+    """The model's file: ``model.keras``, or the only ``model.*`` beside the card. Raises InputError."""
+    found = [folder / ARCHIVE] if (folder / ARCHIVE).is_file() else sorted(folder.glob("model.*"))
+    if len(found) != 1:
+        raise InputError(f"{folder}: no {ARCHIVE} beside card.json")
+    return found[0]
 
 
 def save_card(card: ModelCard, folder: Path) -> None:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pytest
 
 from tileseg.card import ClassInfo, ModelCard, Scaling
+from tileseg.engine.keras import KerasNetwork
+from tileseg.engine.predictor import Predictor, PredictorSpec
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.options import NetworkSpec
-from tileseg.nn.predictor import Predictor
 from tileseg.nn.receptive import analyse
 from tileseg.nn.unet import build_network
 from tileseg.tta import Flips, alignment, view_halo, view_margin, views
@@ -59,6 +60,10 @@ def card_of(model: keras.Model, classes: int = 4, activation: str = "logits") ->
         parameters=model.count_params(),
         sha256="0" * 64,
     )
+
+
+def predictor_of(model: keras.Model, card: ModelCard, **options: object) -> Predictor:
+    return Predictor(KerasNetwork(model, card), PredictorSpec(**options))
 
 
 def reflect(scene: npt.NDArray[np.generic], start: int, stop: int, axis: int) -> npt.NDArray[np.generic]:
@@ -131,7 +136,7 @@ def tiled_logits(
     periods = math.lcm(*(s.denominator for s in scales))
     margin = max(view_margin(view_halo(card.radius, card.stride, s), s) for s in scales)
     margin = -(-margin // periods) * periods
-    predictor = Predictor(
+    predictor = predictor_of(
         model, card, core=core, margin=margin, batch=batch, views=views(scales, flips), merge=merge,
         **{"precision": "float32", "halo": None, "scaling": SCALING, "output": "float32"} | options,
     )  # fmt: skip
@@ -249,7 +254,7 @@ def test_what_the_graph_gives_becomes_one_logit_per_class(
     card = card_of(model, max(2, classes), activation or "logits")
     assert card.local
     assert card.radius == 138
-    predictor = Predictor(
+    predictor = predictor_of(
         model, card, core=(64, 64), margin=144, batch=1, views=views(ONE, "none"), merge="logits",
         precision="float32", halo=None, scaling=SCALING, output="float32",
     )  # fmt: skip
@@ -275,7 +280,7 @@ def test_only_true_infinities_leave_as_infinities(flips: Flips) -> None:
     model = keras.Model(image, head(image))
     head.set_weights(weights)
     card = card_of(model, 2).model_copy(update={"bands": ("grey",)})
-    predictor = Predictor(
+    predictor = predictor_of(
         model, card, core=(2, 4), margin=0, batch=1, views=views(ONE, flips), merge="logits",
         precision="float32", halo=None, scaling=Scaling(),
     )  # fmt: skip
@@ -294,7 +299,7 @@ def test_a_window_brings_infinities_to_its_ends_but_hides_no_nan() -> None:
     model = keras.Model(image, head(image))
     head.set_weights([np.array([[[[1.0, -1.0]]]]), np.zeros(2)])
     card = card_of(model, 2).model_copy(update={"bands": ("density",)})
-    predictor = Predictor(
+    predictor = predictor_of(
         model, card, core=(1, 5), margin=0, batch=1, views=views(ONE, "none"), merge="logits",
         precision="float32", halo=None, scaling=Scaling(kind="window", center=40, width=400), output="float32",
     )  # fmt: skip
@@ -311,16 +316,16 @@ def test_sizes_that_cannot_be_are_refused(scene: npt.NDArray[np.uint8]) -> None:
         "batch": 2, "views": views(ONE, "none"), "merge": "logits", "precision": "float32", "scaling": SCALING,
     }  # fmt: skip
     with pytest.raises(UsageError, match="expected multiples of 16"):
-        Predictor(model, card, core=(60, 64), margin=144, halo=None, **common)
+        predictor_of(model, card, core=(60, 64), margin=144, halo=None, **common)
     with pytest.raises(UsageError, match="margin of 128 pixels does not do"):
-        Predictor(model, card, core=(64, 64), margin=128, halo=None, **common)
+        predictor_of(model, card, core=(64, 64), margin=128, halo=None, **common)
     with pytest.raises(UsageError, match="no multiple of the model's stride"):
-        Predictor(model, card, core=(64, 64), margin=144, halo=100, **common)
+        predictor_of(model, card, core=(64, 64), margin=144, halo=100, **common)
     with pytest.raises(UsageError, match="resolved"):
-        Predictor(model, card, core=(64, 64), margin=144, halo=None, **common | {"scaling": Scaling(kind="scene")})
-    predictor = Predictor(model, card, core=(64, 64), margin=144, halo=None, **common)
+        predictor_of(model, card, core=(64, 64), margin=144, halo=None, **common | {"scaling": Scaling(kind="scene")})
+    predictor = predictor_of(model, card, core=(64, 64), margin=144, halo=None, **common)
     with pytest.raises(UsageError, match="tiles of shape"):
         predictor(np.zeros((3, 352, 352, 3), np.uint8))
     four = card.model_copy(update={"bands": ("a", "b", "c", "d")})
     with pytest.raises(InputError, match="takes 3 bands, its card says 4"):
-        Predictor(model, four, core=(64, 64), margin=144, halo=None, **common)
+        predictor_of(model, four, core=(64, 64), margin=144, halo=None, **common)

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.card import ModelCard, Scaling
+from tileseg.engine.keras import KerasNetwork
+from tileseg.engine.predictor import Predictor, PredictorSpec
+from tileseg.engine.protocol import Engine, WindowSpec
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.predictor import Predictor
-from tileseg.nn.twin import inference_twin
 from tileseg.tta import View
 
 TOLERANCE = 1e-5
@@ -64,18 +65,18 @@ def prove(model: keras.Model, card: ModelCard, *, seed: int = 0) -> Proof:
     rng = np.random.default_rng(seed)
     # Beyond the scene's odd edges its rows and columns go on as whatever: both sides see the same numbers.
     pixels = rng.normal(size=(1, rows + 2 * halo, cols + 2 * halo, len(card.bands))).astype(np.float32)
+    network = KerasNetwork(model, card)
     tiled = Predictor(
-        model, card, core=core, margin=halo, batch=1, views=(View(),), merge="logits", precision="float32",
-        halo=halo, scaling=Scaling(), output="float32",
+        network, PredictorSpec(core, halo, (View(),), Scaling(), halo=halo, output="float32")
     )  # fmt: skip
-    twin = inference_twin(model, rows + 2 * halo, cols + 2 * halo, 0, "float32")
 
-    def logits(network: keras.Model) -> npt.NDArray[np.float32]:
-        once = compile_function(lambda image: tiled.as_logits(network(image, training=False)))
+    def logits(engine: Engine) -> npt.NDArray[np.float32]:
+        once = compile_function(lambda image: tiled.as_logits(engine(image)))
         core = to_numpy(once(pixels))[0, halo : halo + scene[0], halo : halo + scene[1]]
         return np.moveaxis(core, -1, 0)
 
-    whole, trained = logits(twin), logits(model)
+    whole = logits(network.engine(WindowSpec(rows + 2 * halo, cols + 2 * halo, 0, 1, "float32")))
+    trained = logits(lambda images: model(images, training=False))
     found = np.empty_like(whole)
     for row in range(0, rows, core[0]):
         for col in range(0, cols, core[1]):
