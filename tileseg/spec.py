@@ -33,7 +33,7 @@ ALGORITHM = 1
 
 _ELSEWHERE = {
     "scene", "out", "workers", "scheduler", "scheduler_file", "cluster", "max_memory", "performance_report",
-    "overwrite",
+    "overwrite", "trust_vrt",
 }  # fmt: skip
 """Options that do not decide what comes out."""
 
@@ -199,6 +199,8 @@ class RunSpec(BaseModel):
     """1-based bands of the scene in the order that the model expects."""
     warp: bool = False
     """Warp a scene that has only ground control points or RPCs onto a grid, instead of refusing it."""
+    trust_vrt: bool = False
+    """Let a virtual raster (VRT) refer to files of this machine outside its own folder."""
     aoi: Path | None = None
     """Vector file: only blocks that it touches are computed, outputs are clipped to it (pixel centres)."""
 

@@ -506,7 +506,10 @@ class TestVirtualRasters:
         ("extra", "complaint"),
         [
             ("<PixelFunctionCode>import os</PixelFunctionCode>", "program code"),
-            ('<Metadata domain="GEOLOCATION"><MDI key="X_DATASET">../outside.tif</MDI></Metadata>', "outside its own"),
+            (
+                '<Metadata domain="GEOLOCATION"><MDI key="X_DATASET">../outside.tif</MDI></Metadata>',
+                "geolocation array",
+            ),
             ("<GDALWarpOptions><SourceDataset>/etc/passwd</SourceDataset></GDALWarpOptions>", "outside its own"),
             ("<", "damaged"),
         ],

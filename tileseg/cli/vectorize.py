@@ -65,6 +65,9 @@ class SizeOptions:
 class Control:
     """How the command itself behaves."""
 
+    trust_vrt: Annotated[
+        bool, typer.Option("--trust-vrt", help="Let a virtual raster refer to files outside its own folder.")
+    ] = False
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False
@@ -95,7 +98,7 @@ def command(
     if sizes.block < 1 or (sizes.workers is not None and sizes.workers < 1):
         raise UsageError("--block and --workers: expected at least 1")
     place = parse_place(labels)
-    source, meaning = _source(place, polygons.threshold or [], options.classes)
+    source, meaning = _source(place, polygons.threshold or [], options.classes, trust_vrt=control.trust_vrt)
     notices = options.notices(source.grid)
     if _is_unfinished(place.parent):
         notices.append(f"{place.parent}: the run is not finished: what it has not computed counts as nodata")
@@ -131,7 +134,9 @@ def _listed(counts: Mapping[str, int], names: Container[str]) -> str:
     return ", ".join([*shown[:_SHOWN], *more]) or "none"
 
 
-def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | None) -> tuple[LabelSource, Classes]:
+def _source(
+    path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | None, *, trust_vrt: bool
+) -> tuple[LabelSource, Classes]:
     """What is read, and what its labels mean."""
     from tileseg.errors import TilesegError, UsageError
     from tileseg.run.names import MOSAIC
@@ -152,7 +157,7 @@ def _source(path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | N
         raise UsageError(f"--threshold: {path} has no probabilities; expected a mosaic of tileseg")
     from tileseg.source.label_raster import open_labels
 
-    raster = open_labels(path)
+    raster = open_labels(path, trust_vrt=trust_vrt)
     return raster, Classes.of_raster(raster.names, wanted, raster.background)
 
 

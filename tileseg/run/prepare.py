@@ -97,7 +97,14 @@ def prepare(spec: RunSpec) -> PreparedRun:
     model = resolve_model(spec.model)
     card = load_card(model)
     check_archive(card, model)
-    scene = open_scene(spec.scene, bands=spec.bands, expected=len(card.bands), names=card.bands, warp=spec.warp)
+    scene = open_scene(
+        spec.scene,
+        bands=spec.bands,
+        expected=len(card.bands),
+        names=card.bands,
+        warp=spec.warp,
+        trust_vrt=spec.trust_vrt,
+    )
     notices += scene.notes
     if scene.dtype not in card.dtypes:
         notices.append(

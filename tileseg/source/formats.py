@@ -1,20 +1,25 @@
 """Which raster files may be opened, and by which GDAL driver: decided from the file itself, before GDAL sees it.
 
 GDAL picks a driver by trying them all, so a text file called ``.tif`` may be a virtual raster that reads any file
-or address. Here the first bytes choose the one driver, and a virtual raster may only reach into its own folder. Of
-files on a server, only those that need no other files beside them are read.
+or address. Here the first bytes choose the one driver; a virtual raster may only reach into its own folder, and what
+GDAL gets of it is written anew (:mod:`tileseg.source.vrt`). Files beside a raster, and what its tags say of other
+files, are checked too. Of files on a server, only those that need no other files beside them are read.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 from tileseg.errors import InputError, Unreachable
+from tileseg.source.vrt import rebuild
+from tileseg.storage.local import is_file
 from tileseg.storage.place import SubDataset, Url, is_address
 from tileseg.storage.protocol import Refused, Stamp
 from tileseg.storage.store import at
+from tileseg.window import Window
 
 DRIVERS = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "BMP", "WEBP", "HFA", "ENVI", "NITF", "GPKG", "VRT")
 """GDAL drivers that tileseg uses (a Cloud-Optimised GeoTIFF is a GTiff)."""
@@ -40,7 +45,6 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 )
 _FORMATS = "GeoTIFF, JPEG, PNG, JPEG 2000, BMP, WebP, Erdas Imagine, ENVI, NITF, GeoPackage or VRT"
 _HEAD = 4096
-_LARGEST_VRT = 64 << 20
 _DEEPEST_VRT = 8
 
 
@@ -54,27 +58,42 @@ class RasterFile:
     """The one driver that may open it."""
     files: tuple[Path | Url, ...]
     """The files that it consists of: itself first, then what a virtual raster refers to."""
+    text: str | None = field(default=None, repr=False)
+    """A virtual raster, written anew: GDAL opens this text, and never the file."""
+    places: tuple[Window | None, ...] = field(default=(), repr=False)
+    """Of a virtual raster: where the pixels of each of ``files`` may appear in it; None: anywhere."""
 
     @property
     def remote(self) -> bool:
         """Whether it lies on a server."""
         return isinstance(self.files[0], Url)
 
-    def stamps(self) -> list[Stamp]:
-        """What is different when a file is: size, time of change, ETag. Raises InputError where one is gone."""
+    def stamps(self, window: Window | None = None) -> dict[Path | Url, Stamp]:
+        """What is different when a file is, by file: size, time of change, ETag. Raises InputError where one is gone.
+
+        With a ``window``, of those files alone whose pixels may appear in it: a virtual raster has thousands.
+        """
         try:
-            return [at(file).stamp() for file in self.files]
+            return {file: at(file).stamp() for file in self._within(window)}
         except (Refused, Unreachable):
             raise
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read any more: {error.strerror}") from error
 
+    def _within(self, window: Window | None) -> list[Path | Url]:
+        """The files whose pixels may appear in a window; without one, all of them."""
+        if window is None or not self.places:
+            return list(self.files)
+        pairs = zip(self.files, self.places, strict=True)
+        return [file for file, place in pairs if place is None or place.intersection(window) is not None]
 
-def identify(path: str | Path | Url) -> RasterFile:
+
+def identify(path: str | Path | Url, *, trust_vrt: bool = False) -> RasterFile:
     """Find the driver of a raster file, or of a sub-dataset such as ``GTIFF_DIR:2:scene.tif``.
 
-    Raises InputError: missing, not a file, not readable, of another format, or a virtual raster that reaches outside
-    its folder; Unreachable where a server fails.
+    ``trust_vrt``: a virtual raster may refer to files outside its own folder. Raises InputError: missing, not a file,
+    not readable, of another format, or a virtual raster that reaches outside its folder; Unreachable where a server
+    fails.
     """
     text = str(path)
     if isinstance(path, Url) or is_address(text):
@@ -84,15 +103,16 @@ def identify(path: str | Path | Url) -> RasterFile:
     part = SubDataset.parse(text)
     if part is None or Path(text).exists():
         file = Path(text).absolute()
-        driver, files = _inspect(file, text, ())
-        return RasterFile(str(file), driver, files)
+        found = _inspect(file, _printable(text), (), trust_vrt)
+        places = tuple(found.files.values()) if found.text else ()
+        return RasterFile(str(file), found.driver, tuple(found.files), found.text, places)
     file = Path(part.file).absolute()
-    driver, files = _inspect(file, part.file, ())
+    driver = _inspect(file, _printable(part.file), (), trust_vrt).driver
     if {"GTIFF_DIR": "GTiff", "GPKG": "GPKG"}[part.kind] != driver:
         raise InputError(
             f"{text}: {part.file} is no {part.kind.removesuffix('_DIR')} file, so it has no such sub-dataset"
         )
-    return RasterFile(str(replace(part, file=str(file))), driver, files)
+    return RasterFile(str(replace(part, file=str(file))), driver, (file,))
 
 
 def _on_server(path: str | Path | Url) -> RasterFile:
@@ -115,26 +135,77 @@ def _on_server(path: str | Path | Url) -> RasterFile:
     return RasterFile(f"/vsicurl/{url}{'?' if url.query else ''}{url.query}", driver, (url,))
 
 
-def _inspect(file: Path, shown: str, parents: tuple[Path, ...]) -> tuple[str, tuple[Path, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a file turned out to be."""
+
+    driver: str
+    files: Mapping[Path, Window | None]
+    """Itself, and the files behind a virtual raster with where their pixels may appear in it."""
+    text: str | None = None
+    """A virtual raster, written anew."""
+
+
+def _inspect(file: Path, shown: str, parents: tuple[Path, ...], trust: bool) -> _Found:
     """The driver of a file, and the files behind it. ``parents`` are the virtual rasters that led here."""
+    _check_name(file, shown)
     head = _head(file, shown)
     driver = _signature(file, head)
     if driver is None:
         raise InputError(f"{shown}: is not a raster that tileseg reads ({_FORMATS}); convert it with gdal_translate")
-    # GDAL looks for overviews and masks in files beside, and opens them with any driver.
-    for beside in (Path(f"{file}.ovr"), Path(f"{file}.msk")):
-        if beside.is_file() and _signature(beside, _head(beside, str(beside))) not in ("GTiff", "HFA"):
-            raise InputError(f"{beside}: is no GeoTIFF, so it cannot be the overviews or mask of {shown}; remove it")
     if driver != "VRT":
-        return driver, (file,)
-    return driver, (file, *_behind_vrt(file, shown, parents))
+        from tileseg.source.beside import check_beside, check_references
+
+        check_beside(file, shown)
+        check_references(file, driver, shown)
+        return _Found(driver, {file: None})
+    if file in parents or len(parents) >= _DEEPEST_VRT:
+        raise InputError(f"{shown}: virtual rasters refer to each other more than {_DEEPEST_VRT} levels deep")
+
+    def refer(reference: str) -> tuple[str, Mapping[Path, Window | None]]:
+        target = _target(file, shown, reference, trust)
+        if not is_file(target):
+            raise InputError(f"{shown}: refers to {target.name}, which is not there ({target})")
+        found = _inspect(target, f"{shown}: {target.name}", (*parents, file), trust)
+        return found.text or _gdal_name(target, found.driver, shown), found.files
+
+    made = rebuild(file, shown, refer)
+    return _Found(driver, {file: None, **made.files}, made.text)
+
+
+def _gdal_name(file: Path, driver: str, shown: str) -> str:
+    """What makes GDAL open a file behind a virtual raster with one driver.
+
+    GDAL tries drivers in an order in which only those of virtual rasters, which look for text before the first zero
+    byte, come before the one of GeoTIFF, whose third or fourth byte is zero. All others are named.
+    """
+    if driver == "GTiff":
+        return str(file)
+    if "?" in str(file):
+        raise InputError(f"{shown}: refers to {file.name}, which has a question mark in its name or folder; rename it")
+    return f"vrt://{file}?if={driver}"
+
+
+def _check_name(file: Path, shown: str) -> None:
+    """GDAL takes names in UTF-8."""
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{shown}: its name, or that of its folder, is not UTF-8; rename it (convmv does many)"
+        ) from None
+
+
+def _printable(text: str) -> str:
+    """A path with bytes that are not UTF-8 as numbers."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def _head(file: Path, shown: str) -> bytes:
     try:
         if file.is_dir():
             raise InputError(f"{shown}: is a folder; expected a raster file")
-        if not file.is_file() and file.exists():
+        if not is_file(file) and file.exists():
             raise InputError(f"{shown}: is not a regular file; expected a raster file")
         with file.open("rb") as stream:
             head = stream.read(_HEAD)
@@ -163,57 +234,31 @@ def _signature(file: Path, head: bytes) -> str | None:
 
 
 def _is_envi(header: Path) -> bool:
-    if not header.is_file():
+    if not is_file(header):
         return False
     with header.open("rb") as stream:
         return stream.read(4) == b"ENVI"
 
 
-def _behind_vrt(file: Path, shown: str, parents: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Check every file that a virtual raster refers to, and the virtual rasters among them."""
-    if file in parents or len(parents) >= _DEEPEST_VRT:
-        raise InputError(f"{shown}: virtual rasters refer to each other more than {_DEEPEST_VRT} levels deep")
-    if file.stat().st_size > _LARGEST_VRT:
-        raise InputError(f"{shown}: a virtual raster of more than {_LARGEST_VRT >> 20} MiB of text is not read")
-    text = file.read_bytes()
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise InputError(f"{shown}: a virtual raster with a document type is not read")
-    try:
-        root = ET.fromstring(text)  # noqa: S314 - entities are refused above
-    except ET.ParseError as error:
-        raise InputError(f"{shown}: is a damaged virtual raster: {error}") from error
-    found: dict[Path, None] = {}
-    for element in root.iter():
-        name = _tag(element)
-        if name in ("pixelfunctioncode", "pixelfunctionlanguage"):
-            raise InputError(f"{shown}: a virtual raster that brings its own program code is not read")
-        reference = (element.text or "").strip()
-        is_file = name.endswith(("filename", "dataset", "ds")) or (
-            name == "mdi" and (element.get("key") or "").upper().endswith(("_DATASET", "_FILE", "_FILENAME"))
-        )
-        if is_file and reference:
-            found[_inside(file, shown, reference)] = None
-    behind: dict[Path, None] = {}
-    for target in found:
-        if not target.is_file():
-            raise InputError(f"{shown}: refers to {target.name}, which is not there")
-        _, files = _inspect(target, f"{shown}: {target.name}", (*parents, file))
-        behind.update(dict.fromkeys(files))
-    return tuple(behind)
+def _target(file: Path, shown: str, reference: str, trust: bool) -> Path:
+    """The file that a virtual raster refers to, if it lies in the folder of the virtual raster or below.
 
-
-def _tag(element: ET.Element) -> str:
-    return str(element.tag).rpartition("}")[2].lower()
-
-
-def _inside(file: Path, shown: str, reference: str) -> Path:
-    """The file that a virtual raster refers to, if it lies in the folder of the virtual raster or below."""
+    Taken from that folder, also where ``relativeToVRT`` is missing: GDAL would look in the working directory. With
+    ``trust`` it may be any file of this machine.
+    """
     folder = file.parent.resolve()
-    plain = not (reference.startswith(("/vsi", "<")) or "://" in reference or "\0" in reference)
-    target = (file.parent / reference).resolve() if plain else folder
-    if not plain or ".." in Path(reference).parts or not target.is_relative_to(folder) or target == folder:
+    plain = bool(reference) and not (reference.startswith(("/vsi", "\\vsi", "<")) or "://" in reference)
+    if not plain or "\0" in reference:
         raise InputError(
-            f"{shown}: refers to {reference[:200]!r}, which is outside its own folder; "
-            "put the files beside the virtual raster, or convert it with gdal_translate"
+            f"{shown}: refers to {reference[:200]!r}, which is outside its own folder and no file of this machine; "
+            "download or convert it with gdal_translate"
+        )
+    target = (file.parent / reference).resolve()
+    if trust:
+        return target
+    if ".." in Path(reference).parts or not target.is_relative_to(folder) or target == folder:
+        raise InputError(
+            f"{shown}: refers to {reference[:200]!r}, which is outside its own folder; if you know where it comes "
+            "from, allow that with --trust-vrt, or put the files beside the virtual raster"
         )
     return target

@@ -57,6 +57,15 @@ _GDAL: dict[str, Any] = {
     "GDAL_HTTP_MAX_RETRY": 0,
 }
 
+_CLOSED = {
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",  # no /vsicurl/, /vsis3/ and so on
+    "GDAL_HTTP_PROXY": "127.0.0.1:9",  # nothing listens there: other requests, such as for systems by address, fail
+    "GDAL_HTTP_TIMEOUT": 1,
+    "OGR_SQLITE_STATIC_VIRTUAL_OGR": "NO",
+    "OGR_SQLITE_ALLOW_EXTERNAL_ACCESS": "NO",
+}
+"""For files of this machine: nothing is fetched, whatever they say. The checks before do not rely on it."""
+
 _SERVERS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # nor are files beside a scene asked for
     "GDAL_HTTP_MAX_RETRY": 5,
@@ -83,7 +92,7 @@ class _Handle:
         self.scene = scene
         self.base = open_dataset(scene.source)
         self.dataset = self.base if scene.warp_to is None else warped(self.base, scene.warp_to)
-        self.files = scene.source.stamps()
+        self.stamps = scene.source.stamps()
         if identity_of(scene.source, self.dataset) != scene.identity:
             raise changed(scene)
         self.lut = lut(self.dataset, scene.bands[0]) if scene.palette else None
@@ -94,7 +103,8 @@ class _Handle:
             return self._read(window, shape)
         finally:
             # What is written over while it is open gives complaints of all kinds, or some old pixels and some new.
-            if self.scene.source.stamps() != self.files:
+            here = self.scene.source.stamps(None if self.scene.warp_to else window)
+            if not here.items() <= self.stamps.items():
                 raise changed(self.scene)
 
     def _read(self, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
@@ -189,20 +199,32 @@ def reading(
 ) -> Iterator[None]:
     """Set GDAL up for this thread, and turn its complaints into one line for the user."""
     where = "" if window is None else f" at {window}"
+    with complaints(path, where, source.remote, {**_options(source.remote), **options}):
+        yield
+
+
+@contextmanager
+def complaints(
+    path: str,
+    where: str = "",
+    remote: bool = False,
+    options: Mapping[str, Any] = MappingProxyType({**_GDAL, **_CLOSED}),
+) -> Iterator[None]:
+    """Turn GDAL's complaints about a file into one line for the user, under these options of GDAL."""
     try:
-        with rasterio.Env(session=DummySession(), **{**_options(source), **options}):
+        with rasterio.Env(session=DummySession(), **options):
             yield
     except (RasterioError, rasterio._err.CPLE_BaseError, UnicodeDecodeError) as error:  # noqa: SLF001
         complaint = _complaint(error)
-        if source.remote and _SERVER_TROUBLE.search(complaint):
+        if remote and _SERVER_TROUBLE.search(complaint):
             raise Unreachable(f"{path}: the server fails{where}: {complaint}") from None
-        raise InputError(f"{path}: cannot be read{where}: {complaint}") from (None if source.remote else error)
+        raise InputError(f"{path}: cannot be read{where}: {complaint}") from (None if remote else error)
 
 
-def _options(source: RasterFile) -> dict[str, Any]:
+def _options(remote: bool) -> dict[str, Any]:
     """Options of GDAL. Credentials are none of them: it finds those itself, where obstore does."""
-    if not source.remote:
-        return _GDAL
+    if not remote:
+        return {**_GDAL, **_CLOSED}
     seconds = silent_seconds()
     options = {
         **_SERVERS,
@@ -223,7 +245,7 @@ def _complaint(error: BaseException) -> str:
 
 def open_dataset(source: RasterFile) -> DatasetReader:
     """Open a file with the one driver that may."""
-    return rasterio.open(source.name, driver=source.driver)
+    return rasterio.open(source.text or source.name, driver=source.driver)
 
 
 def warped(dataset: DatasetReader, target: str) -> WarpedVRT:
@@ -262,7 +284,7 @@ def lut(dataset: DatasetReader, band: int) -> npt.NDArray[np.uint8]:
 def identity_of(source: RasterFile, dataset: DatasetReader) -> str:
     """Digest of what is different when a file is."""
     facts = [
-        *source.stamps(),
+        *source.stamps().values(),
         (dataset.height, dataset.width, dataset.count, dataset.dtypes, tuple(dataset.transform)[:6]),
         dataset.crs.to_wkt() if dataset.crs else None,
     ]

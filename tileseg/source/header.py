@@ -50,7 +50,7 @@ def check_header(text: str, source: RasterFile, dataset: DatasetReader) -> None:
     if unknown:
         raise InputError(f"{text}: its pixels are {', '.join(sorted(unknown))}, which tileseg does not read")
     pixels = dataset.width * dataset.height
-    size = sum(stamp[0] for stamp in source.stamps())
+    size = sum(stamp[0] for stamp in source.stamps().values())
     if pixels > MOST_PIXELS or (source.driver != "VRT" and pixels > max(256, size) * _PIXELS_PER_BYTE):
         raise InputError(
             f"{text}: claims {dataset.width} x {dataset.height} pixels in {size:,} bytes; its header must be damaged"
@@ -109,7 +109,7 @@ def _check_length(text: str, source: RasterFile, dataset: DatasetReader, band: i
     rows, cols = dataset.block_shapes[0]
     last = f"{(dataset.width - 1) // cols}_{(dataset.height - 1) // rows}"
     start, length = (dataset.get_tag_item(f"BLOCK_{what}_{last}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE"))
-    size = source.stamps()[0][0]
+    size = source.stamps()[source.files[0]][0]
     if start and length and int(start) + int(length) > size:
         raise InputError(
             f"{text}: is truncated: its last pixels should end at byte {int(start) + int(length):,}, but the file has "

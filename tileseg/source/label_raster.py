@@ -76,9 +76,12 @@ class LabelRaster:
         return
 
 
-def open_labels(path: str | Path | Url) -> LabelRaster:
-    """Describe a raster of integer class ids. Raises InputError in one line if it is none."""
-    source = identify(path)
+def open_labels(path: str | Path | Url, *, trust_vrt: bool = False) -> LabelRaster:
+    """Describe a raster of integer class ids. Raises InputError in one line if it is none.
+
+    A virtual raster may refer to files outside its own folder with ``trust_vrt``.
+    """
+    source = identify(path, trust_vrt=trust_vrt)
     return patiently(partial(_describe_labels, str(source.files[0]) if source.remote else str(path), source))
 
 

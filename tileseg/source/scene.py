@@ -124,15 +124,17 @@ def open_scene(
     bands: tuple[int, ...] | None = None,
     names: tuple[str, ...] = (),
     warp: bool = False,
+    trust_vrt: bool = False,
 ) -> Scene:
     """Describe a raster whose bands a network can take.
 
     ``expected`` is how many bands the model takes, and ``names`` what they mean: bands described so (or with such a
     colour) are taken wherever they are; otherwise the first ones that are not alpha. ``bands`` says which to take
     instead. A scene that has only ground control points or RPCs is refused, or with ``warp`` read through a warp
-    into UTM. Raises InputError in one line for whatever cannot be used.
+    into UTM. A virtual raster may refer to files outside its own folder with ``trust_vrt``. Raises InputError in one
+    line for whatever cannot be used.
     """
-    source = identify(path)
+    source = identify(path, trust_vrt=trust_vrt)
     text = str(source.files[0]) if source.remote else str(path)
 
     def look() -> Scene:

@@ -13,6 +13,11 @@ from uuid import uuid4
 from tileseg.storage.protocol import Stamp
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file: no, where its name is longer than the file system takes."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises OSError there
+
+
 @contextmanager
 def until_whole(path: Path, ending: str = "") -> Iterator[Path]:
     """A name beside a file to write it under: the file has it no more once that ends without an error.

@@ -1,0 +1,90 @@
+"""What GDAL would read besides a raster file: overviews, masks and tables next to it, and files that its tags name."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import rasterio
+
+from tileseg.errors import InputError
+from tileseg.source import erdas
+from tileseg.source.gdal import complaints
+from tileseg.storage.local import is_file
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ERDAS = b"EHFA_HEADER_TAG"
+_OVERVIEWS = (".ovr", ".OVR", ".msk", ".MSK")
+"""Endings of overviews and masks, which GDAL opens with any driver."""
+_TABLES = (".aux", ".AUX")
+"""Endings of Erdas files, which GDAL looks for georeference and overviews in; TeX calls other files so."""
+
+
+def check_beside(file: Path, shown: str) -> None:
+    """Refuse files beside a raster that GDAL would open, unless they are what they should be. Raises InputError."""
+    for beside in _existing(Path(f"{file}{ending}") for ending in _OVERVIEWS):
+        _check_lies_beside(beside, file, shown)
+        if _first(beside)[:4] not in _TIFF:
+            raise InputError(f"{beside}: is no GeoTIFF, so it cannot be the overviews or mask of {shown}; remove it")
+        check_beside(beside, str(beside))
+        check_references(beside, "GTiff", str(beside))
+    places = {Path(f"{file}{ending}") for ending in _TABLES} | {file.with_suffix(ending) for ending in _TABLES}
+    for beside in _existing(sorted(places - {file})):
+        head = _first(beside)
+        if not head.startswith(_ERDAS):
+            continue
+        _check_lies_beside(beside, file, shown)
+        if head[: len(_ERDAS) + 1] != _ERDAS + b"\0":
+            raise InputError(f"{beside}: is no Erdas file, though it begins like one beside {shown}; remove it")
+        check_references(beside, "HFA", str(beside))
+
+
+def check_references(file: Path, driver: str, shown: str) -> None:
+    """Refuse a raster whose own tags, or those in the ``.aux.xml`` beside it, name other files to read pixels from.
+
+    Raises InputError.
+    """
+    if driver == "HFA":
+        erdas.check_names(file, shown)
+    if driver == "GPKG":
+        _check_tables(file, shown)
+    with complaints(shown), rasterio.open(file, driver=driver) as dataset:
+        named = dataset.tags(ns="OVERVIEWS")
+    if named:
+        other = next(iter(named.values()))[:100]
+        raise InputError(
+            f"{shown}: its tags (OVERVIEWS) name another file to read pixels from, {other!r}; "
+            f"write it anew: gdal_translate -of COG {shown} copy.tif"
+        )
+
+
+def _check_tables(file: Path, shown: str) -> None:
+    """Virtual tables of a GeoPackage open whatever file their definition names."""
+    question = "SELECT name FROM sqlite_master WHERE sql LIKE 'create virtual%' AND NOT sql LIKE '%using%rtree%'"
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            found = database.execute(question).fetchone()
+    except sqlite3.Error as error:
+        raise InputError(f"{shown}: cannot be read as a GeoPackage: {error}") from error
+    if found is not None:
+        raise InputError(f"{shown}: its table {found[0]!r} is a virtual one, which may read other files; remove it")
+
+
+def _existing(places: Iterator[Path] | list[Path]) -> list[Path]:
+    return [place for place in places if is_file(place)]
+
+
+def _first(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(64)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be opened: {error.strerror or error}") from error
+
+
+def _check_lies_beside(beside: Path, file: Path, shown: str) -> None:
+    """A link may lead anywhere."""
+    if beside.resolve().parent not in (file.parent.resolve(), file.resolve().parent):
+        raise InputError(f"{beside}: is a link out of the folder of {shown}, which GDAL would read; remove it")
