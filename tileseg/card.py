@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -13,6 +15,12 @@ _COLORS = (
 _BACKGROUND = "#c8b99a"
 
 Activation = Literal["logits", "softmax", "sigmoid"]
+
+
+_DECIDES = (
+    "name", "bands", "dtypes", "scaling", "classes", "activation", "output_channels", "stride", "radius", "local",
+)  # fmt: skip
+"""Fields of a card that decide pixels, polygons or their names; the name stands in the mosaic."""
 
 
 class _Strict(BaseModel):
@@ -139,6 +147,19 @@ class ModelCard(_Strict):
     def halo(self) -> int:
         """Context around a core in pixels of the network's input: the radius, up to a multiple of the stride."""
         return -(-self.radius // self.stride) * self.stride
+
+    @property
+    def decides(self) -> dict[str, JsonValue]:
+        """What decides the result of a run beside the model's file (JSON values): runs and workers must agree on it.
+
+        The ground sample distance decides by the scale that a run derives from it; sizes and costs decide nothing.
+        """
+        return self.model_dump(mode="json", include=set(_DECIDES))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the model's file and of what else in the card decides the result."""
+        return hashlib.sha256(json.dumps([self.sha256, self.decides], sort_keys=True).encode()).hexdigest()
 
     @property
     def background_ids(self) -> frozenset[int]:

@@ -271,7 +271,7 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
     stitch: Stitch = "exact",
     overlap: float = 0.5,
     halo: int | None = None,
-    block: int | None = None,
+    block: int | tuple[int, int] | None = None,
     window: int | None = None,
     batch: int | None = None,
     precision: Precision = "float32",
@@ -282,14 +282,16 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
 ) -> Plan:
     """Choose blocks, windows and batches for a scene: the largest tile that memory allows, cut evenly.
 
-    What is given (``block``, ``window``, ``batch``) is kept, but that a block becomes a multiple of what strides and
-    scales ask for, and that ``max_memory`` (bytes, all processes) may force a smaller window. ``base`` is the scale in
-    whose pixels windows are meant: that at which the model sees the scene as it was trained. Raises UsageError where
-    nothing fits or a size cannot be.
+    What is given (``block``, its side or (rows, columns), ``window``, ``batch``) is kept, but that a block becomes a
+    multiple of what strides and scales ask for, and that ``max_memory`` (bytes, all processes) may force a smaller
+    window. ``base`` is the scale in whose pixels windows are meant: that at which the model sees the scene as it was
+    trained. Raises UsageError where nothing fits or a size cannot be.
     """
     align = _align(card, scales)
+    fixed = None
     if block is not None:
-        block = -(-block // align) * align
+        rows, cols = (block, block) if isinstance(block, int) else block
+        fixed = -(-rows // align) * align, -(-cols // align) * align
     if not 0 <= overlap < 1:
         raise UsageError(f"--overlap {overlap}: expected a share of the window from 0 to below 1")
     if halo is not None and (halo < 0 or halo % card.stride):
@@ -302,12 +304,10 @@ def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
     for size in _shapes([max(align, s // align * align) for s in sizes]):
         if window and size == (limit, limit):
             # A window by wish is kept as it is, and blocks are whole numbers of them.
-            cut = _whole_tiles(scene, limit, largest) if block is None else (block, block)
+            cut = fixed or _whole_tiles(scene, limit, largest)
             tile = size
         else:
-            cut = (_even(scene[0], size[0], align), _even(scene[1], size[1], align))
-            if block is not None:
-                cut = (block, block)
+            cut = fixed or (_even(scene[0], size[0], align), _even(scene[1], size[1], align))
             tile = _cheapest(scene, cut, size, align, math.ceil(context / base))
         step = tile
         if stitch != "exact":

@@ -28,7 +28,7 @@ from tileseg.problems import first_problem
 from tileseg.storage.place import Url, parse_place, stem_of
 from tileseg.tta import Flips, parse_scale
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised when the same options would give other pixels or polygons than before: old folders are then not resumed."""
 
 _ELSEWHERE = {

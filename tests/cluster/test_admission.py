@@ -79,7 +79,7 @@ def needs(tmp_path: Path) -> Needs:
     model = resolve_model(EMBEDDED)
     scene = open_scene(write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3)), expected=3)
     (tmp_path / "out").mkdir()
-    return Needs((scene,), model, load_card(model).sha256, tmp_path / "out", memory=1 << 20)
+    return Needs((scene,), model, load_card(model).digest, tmp_path / "out", memory=1 << 20)
 
 
 def admit(
@@ -158,7 +158,7 @@ def test_an_output_that_is_not_shared(needs, monkeypatch) -> None:
 
 
 def test_another_model_there(needs) -> None:
-    problem = refusal(Cluster(a=Worker()), replace(needs, sha256="0" * 64))
+    problem = refusal(Cluster(a=Worker()), replace(needs, digest="0" * 64))
     assert "another model than the driver's" in str(problem)
     problem = refusal(Cluster(a=Worker()), replace(needs, model=needs.folder))
     assert str(problem).startswith("the model is not to be reached from here: ")

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from affine import Affine
 from PIL import Image
-from pyproj import CRS, Geod
 
 from tileseg.card import ClassInfo
-from tileseg.grid import Grid
 from tileseg.publish import quicklook
-from tileseg.publish.quicklook import metres_per_pixel, write_quicklook
+from tileseg.publish.quicklook import write_quicklook
 
 CLASSES = (
     ClassInfo(name="ground", color="#c8b99a", background=True),
@@ -112,17 +109,3 @@ def test_shares_are_of_the_data() -> None:
     palette = np.zeros((256, 3), np.uint8)
     texts = [text for text, _ in quicklook._legend(labels, CLASSES, palette)]
     assert texts == ["ground  94 %", "building  5 %", "water  1 %", "no data"]
-
-
-def test_metres_are_those_on_the_ellipsoid() -> None:
-    def grid(epsg: int | None, transform: Affine) -> Grid:
-        return Grid(1000, 2000, transform, None if epsg is None else CRS.from_epsg(epsg).to_wkt())
-
-    assert metres_per_pixel(grid(None, Affine.identity()), 500) is None
-    utm = metres_per_pixel(grid(32737, Affine(0.3, 0, 500_000, 0, -0.3, 9_300_000)), 500)
-    assert utm == pytest.approx(1.2, rel=5e-4)
-    # Web Mercator stretches by 1 / cos(latitude).
-    mercator = metres_per_pixel(grid(3857, Affine(1, 0, 0, 0, -1, 8_400_300)), 2000)
-    assert mercator == pytest.approx(0.5, rel=0.02)
-    degrees = metres_per_pixel(grid(4326, Affine(0.001, 0, 10, 0, -0.001, 60.5)), 2000)
-    assert degrees == pytest.approx(Geod(ellps="WGS84").inv(10, 60, 12, 60)[2] / 2000, rel=1e-3)

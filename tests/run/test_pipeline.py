@@ -20,7 +20,8 @@ from fakes import save_tiny, smooth_noise, write_scene
 
 from tileseg import RunSpec, run
 from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, OutputsGone, UsageError
-from tileseg.run import pipeline
+from tileseg.run import compute
+from tileseg.run import scene as room
 from tileseg.run.ledger import BlockRecord, Ledger
 from tileseg.run.prepare import PreparedRun, prepare
 from tileseg.run.report import RunReport, Silent, describe
@@ -67,7 +68,7 @@ class Stopper(Silent):
 def test_the_module_path_stands_still_while_workers_end(scene, model, tmp_path, monkeypatch) -> None:
     """A run finishes meanwhile, and imports what it needs; an import passes over entries when the path gets shorter."""
     with_workers, finishing = [], []
-    connected, finish = pipeline.connected, pipeline.finish
+    connected, write_outputs = compute.connected, room.write_outputs
 
     @contextmanager
     def connecting(*given: Any) -> Iterator[Any]:
@@ -77,10 +78,10 @@ def test_the_module_path_stands_still_while_workers_end(scene, model, tmp_path, 
 
     def noting(*given: Any) -> RunReport:
         finishing.extend(sys.path)
-        return finish(*given)
+        return write_outputs(*given)
 
-    monkeypatch.setattr(pipeline, "connected", connecting)
-    monkeypatch.setattr(pipeline, "finish", noting)
+    monkeypatch.setattr(compute, "connected", connecting)
+    monkeypatch.setattr(room, "write_outputs", noting)
     before = list(sys.path)
     run(spec(scene, model, tmp_path / "run", workers=1))
     assert with_workers != before  # so there is something to guard against
@@ -144,7 +145,7 @@ def test_sizes_chosen_once_are_kept(scene, model, tmp_path) -> None:
     options = {"block": None, "window": 64}
     with pytest.raises(Interrupted):
         run(spec(scene, model, tmp_path / "run", **{**options, "block": 64}), first, first.stop)
-    chosen = json.loads((tmp_path / "run" / ".state" / "run.json").read_text())["plan"]
+    chosen = json.loads((tmp_path / "run" / ".state" / "run.json").read_text())["sizes"]
     # Less memory would choose other windows for a new run.
     report = run(spec(scene, model, tmp_path / "run", **{**options, "block": 64}, max_memory="64GiB"))
     assert json.loads((report.folder / "summary.json").read_text())["plan"]["core"] == chosen["tile"]

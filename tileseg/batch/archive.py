@@ -324,7 +324,7 @@ class _Batch:
                 return _done(self._here(entry), before, "skipped", 0.0)
             lost = threading.Event()
             with ExitStack() as stack:
-                ledger = stack.enter_context(hold(prepared, lost.set))
+                held = stack.enter_context(hold(prepared, lost.set))
                 # Another process may have had the folder until now, for this scene or for another one.
                 if folder_of(entry, self._spec.out, lambda: scene) != name:
                     continue
@@ -335,7 +335,7 @@ class _Batch:
                 changed = known is not None and known.place == source.place and set(different) <= _OF_THE_SCENE
                 if different and (changed or self._spec.options.get("overwrite")):
                     prepared = replace(prepared, spec=prepared.spec.model_copy(update={"overwrite": True}))
-                begun = begin(prepared, ledger)
+                begun = begin(prepared, held)
                 source.write(prepared.folder)
                 job = make_job(begun) if begun.pending else None
                 wanted = len(begun.pending)

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from tileseg.batch.sources import Entry, absolute
 from tileseg.errors import InputError, TilesegError
-from tileseg.run.ledger import Ledger
+from tileseg.run.identity import Record
 from tileseg.run.names import STATE, SUMMARY
 from tileseg.storage.place import Url, file_of, is_address
 from tileseg.storage.store import at, write_atomic
@@ -91,8 +91,8 @@ def _was_moved(folder: Path | Url, owner: Source, identity: Callable[[], str | N
     """
     if not is_address(owner.place) and Path(file_of(owner.place)).exists():
         return False
-    run = Ledger(folder / STATE).read_run()
-    return run is not None and run["identity"]["scene"] == identity()
+    record = Record.read(folder)
+    return record is not None and record.identity.get("scene") == identity()
 
 
 def _json(path: Path | Url) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class Needs:
     scenes: tuple[Scene, ...]
     """Some scenes: one pixel of each is read."""
     model: Path
-    sha256: str
-    """Of the model's file."""
+    digest: str
+    """Of the model's file and of what else in its card decides the result: ``ModelCard.digest``."""
     folder: Path | Url
     """An output folder that exists, where the driver leaves a file for the workers to find."""
     memory: int
@@ -271,8 +271,11 @@ def _problem(needs: Needs, token: Path | Url, gpus: tuple[str, ...]) -> TilesegE
         check_archive(card, needs.model)
     except InputError as error:
         return UsageError(f"the model is not to be reached from here: {error}; put it where all workers see it")
-    if card.sha256 != needs.sha256:
-        return UsageError(f"{needs.model}: another model than the driver's (SHA-256 {card.sha256[:12]}...)")
+    if card.digest != needs.digest:
+        return UsageError(
+            f"{needs.model}: another model than the driver's, by its file (SHA-256 {card.sha256[:12]}...) or by its "
+            "card.json; put the driver's model folder there"
+        )
     try:
         for scene in needs.scenes:
             scene.read(Window(0, 0, 1, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -38,14 +37,16 @@ def write_label_cog(
     classes: Sequence[ClassInfo],
     read: Callable[[Window], Labels],
     blocks: Iterable[Window],
+    *,
+    threads: int = 1,
 ) -> None:
     """Write labels as a Cloud-Optimised GeoTIFF, and their class names beside it (``.aux.xml``).
 
     ``read`` is asked for the labels (y, x) of each of ``blocks`` once, in their order; pixels in none of them are
     nodata (255). Overviews hold the most frequent label of every 2 x 2 pixels, as the mosaic's pyramid does. Both
     files appear under their names when they are complete, and the same labels give the same bytes. Memory does not
-    depend on the size; on disk, the labels lie there twice while it works. Raises TilesegError if it cannot be
-    written.
+    depend on the size; on disk, the labels lie there twice while it works. ``threads``: how many compress. Raises
+    TilesegError if it cannot be written.
     """
     # Absolute: GDAL reads a colon in a relative path as its own notation for a part of a file.
     scratch = path.absolute().with_name(f".{path.name}.partial")
@@ -53,9 +54,9 @@ def write_label_cog(
     try:
         scratch.mkdir(parents=True)
         with rasterio.Env(**_ENV):
-            levels = [_stage(scratch / "0.tif", grid, read, blocks)]
+            levels = [_stage(scratch / "0.tif", grid, read, blocks, threads)]
             while max(levels[-1].height, levels[-1].width) > _TILE:
-                levels.append(_halve(scratch, len(levels), levels[-1]))
+                levels.append(_halve(scratch, len(levels), levels[-1], threads))
             (scratch / "labels.vrt").write_bytes(_describe(grid, classes, levels))
             done = scratch / path.name
             rasterio.shutil.copy(
@@ -66,7 +67,7 @@ def write_label_cog(
                 LEVEL=3,  # half the time of the default, for a fifth more bytes
                 BLOCKSIZE=_TILE,
                 BIGTIFF="IF_SAFER",
-                NUM_THREADS=_threads(),
+                NUM_THREADS=threads,
                 OVERVIEWS="FORCE_USE_EXISTING" if len(levels) > 1 else "NONE",
             )
             _check(done, grid)
@@ -78,20 +79,20 @@ def write_label_cog(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _stage(file: Path, grid: Grid, read: Callable[[Window], Labels], blocks: Iterable[Window]) -> Grid:
+def _stage(file: Path, grid: Grid, read: Callable[[Window], Labels], blocks: Iterable[Window], threads: int) -> Grid:
     """Write all labels into a plain tiled file."""
-    with rasterio.open(file, "w", **_plain(grid)) as raster:
+    with rasterio.open(file, "w", **_plain(grid, threads)) as raster:
         for block in blocks:
             raster.write(read(block), 1, window=Frame(block.col_off, block.row_off, block.width, block.height))
     return grid
 
 
-def _halve(scratch: Path, level: int, finer: Grid) -> Grid:
+def _halve(scratch: Path, level: int, finer: Grid, threads: int) -> Grid:
     """Write one overview from the level below it."""
     grid = finer.overview(2)
     with (
         rasterio.open(scratch / f"{level - 1}.tif") as source,
-        rasterio.open(scratch / f"{level}.tif", "w", **_plain(grid)) as target,
+        rasterio.open(scratch / f"{level}.tif", "w", **_plain(grid, threads)) as target,
     ):
         for piece in tile(finer.extent, _PIECE, _PIECE):
             labels = source.read(1, window=Frame(piece.col_off, piece.row_off, piece.width, piece.height))
@@ -100,12 +101,12 @@ def _halve(scratch: Path, level: int, finer: Grid) -> Grid:
     return grid
 
 
-def _plain(grid: Grid) -> dict[str, object]:
+def _plain(grid: Grid, threads: int) -> dict[str, object]:
     """How the files are stored that are only read again: fast, and small where labels are uniform."""
     return {
         "driver": "GTiff", "height": grid.height, "width": grid.width, "count": 1, "dtype": "uint8", "nodata": NODATA,
         "tiled": True, "blockxsize": _TILE, "blockysize": _TILE, "bigtiff": "IF_SAFER", "sparse_ok": True,
-        "compress": "zstd", "zstd_level": 1, "num_threads": _threads(),
+        "compress": "zstd", "zstd_level": 1, "num_threads": threads,
     }  # fmt: skip
 
 
@@ -141,7 +142,3 @@ def _check(file: Path, grid: Grid) -> None:
     with rasterio.open(file) as raster:
         for row, col in ((0, 0), (grid.height - 1, grid.width - 1)):
             raster.read(1, window=Frame(col, row, 1, 1))
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from tileseg.card import ClassInfo
-from tileseg.grid import Grid
 from tileseg.labels import NODATA
 from tileseg.storage.local import until_whole
 
@@ -33,9 +32,9 @@ def write_quicklook(
 ) -> None:
     """Write a PNG: scene, labels and overlay side by side, with title, scale bar and legend.
 
-    ``rgb`` (y, x, 3) and ``labels`` (y, x) show the whole scene; labels of another size are brought to the size of
-    ``rgb``. ``metres_per_pixel`` is that of ``rgb``; without it there is no scale bar. Nodata (255) is grey. In the
-    overlay, background classes are not tinted, and every other has its border drawn.
+    ``rgb`` (y, x, 3) and ``labels`` (y, x) show the same part of the scene; labels of another size are brought to
+    that of ``rgb``. ``metres_per_pixel`` is that of ``rgb``; without it there is no scale bar. Nodata (255) is grey. In
+    the overlay, background classes are not tinted, and every other has its border drawn.
     """
     labels = _resize(labels, rgb.shape[:2])
     zoom = max(1, round(_SMALLEST_PANEL / max(rgb.shape[:2])))
@@ -74,22 +73,6 @@ def write_quicklook(
             left += round(size * 3) + round(font.getlength(text))
     with until_whole(path) as partial:
         page.save(partial, "PNG", compress_level=4)
-
-
-def metres_per_pixel(grid: Grid, width: int) -> float | None:
-    """Ground length of a pixel of a picture that shows the whole grid in ``width`` columns; None without a CRS.
-
-    Measured on the ellipsoid along the middle row, so it is right for degrees and for Web Mercator too.
-    """
-    if grid.crs is None or grid.geod is None or grid.crs.geodetic_crs is None:
-        return None
-    from pyproj import Transformer
-
-    to_degrees = Transformer.from_crs(grid.crs, grid.crs.geodetic_crs, always_xy=True)
-    points = [grid.transform @ (grid.width * i / 32, grid.height / 2) for i in range(33)]
-    lon, lat = to_degrees.transform([x for x, _ in points], [y for _, y in points])
-    length = float(grid.geod.line_length(lon, lat))
-    return length / width if math.isfinite(length) and length > 0 else None
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

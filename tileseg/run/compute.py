@@ -78,7 +78,7 @@ def connected(
         else:
             state = (prepared.folder / STATE).resolve()
             scenes, model = (prepared.scene, *others), prepared.model.resolve()
-            needs = Needs(scenes, model, prepared.card.sha256, state, plan.memory.worker, remote.gpu)
+            needs = Needs(scenes, model, prepared.card.digest, state, plan.memory.worker, remote.gpu)
             client = stack.enter_context(connect(remote, needs, listener.notice))
         if address := dashboard(client):
             listener.notice(f"dashboard: {address}")

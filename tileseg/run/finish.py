@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Container
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from tileseg.cluster import hardware
-from tileseg.run.folder import OpenRun, T
+from tileseg.errors import InputError, TilesegError, disk_full
+from tileseg.run.folder import OpenRun, T, pictured
 from tileseg.run.ledger import Ledger, fragment_name
 from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, SUMMARY
 from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import Listener, RunReport, summary_of
+from tileseg.spec import VectorFormat
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
+from tileseg.window import Window
 
 if TYPE_CHECKING:
     from tileseg.mosaic import Mosaic
@@ -43,15 +47,38 @@ class Stopwatch:
 def write_outputs(
     begun: OpenRun, listener: Listener, clock: Stopwatch, computed: int, memory: hardware.PeakMemory
 ) -> RunReport:
-    """Everything that needs all blocks: pyramid, COG, quicklook, polygons; the summary last."""
+    """Write everything that needs all blocks: pyramid, COG, quicklook, polygons; the summary last.
+
+    Of a finished run whose polygons are to be other ones, only those. Outputs that are there stay until all new ones
+    are complete. Raises LockedError where another process took the folder meanwhile, TilesegError where something
+    cannot be written, OSError where the disk is full.
+    """
+    try:
+        if begun.before is not None:
+            return _write_polygons_anew(begun, begun.before, listener, clock, memory)
+        return _write_all(begun, listener, clock, computed, memory)
+    except TilesegError:
+        raise
+    except OSError as error:
+        if disk_full(error):
+            raise
+        raise TilesegError(
+            f"{error.filename or begun.prepared.folder}: cannot be written: {error.strerror or error}; "
+            "what was computed is kept: run the same command again"
+        ) from error
+
+
+def _write_all(
+    begun: OpenRun, listener: Listener, clock: Stopwatch, computed: int, memory: hardware.PeakMemory
+) -> RunReport:
     from tileseg.mosaic import Mosaic
-    from tileseg.run.vectorize import vector_paths
 
     prepared, ledger = begun.prepared, begun.ledger
     folder, plan, grid = prepared.folder, prepared.plan, prepared.scene.grid
     mosaic = Mosaic(folder / MOSAIC)
     mosaic.remove_partial()
     stages: dict[str, float] = {}
+    begun.lease.check()
     ledger.check()
     empty = set()
     for record in ledger.records():
@@ -61,40 +88,102 @@ def write_outputs(
             stages[f"blocks: {stage}"] = stages.get(f"blocks: {stage}", 0.0) + spent
     listener.stage("labels, quicklook and polygons")
     mosaic.write_pyramid()
-    with at(folder).workspace() as desk, ThreadPoolExecutor(2) as pool:
-        labels = pool.submit(_timed, stages, "labels.tif", partial(_label_cog, prepared, mosaic, desk))
-        picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, prepared, mosaic, desk, begun.preview))
-        vectors = _timed(stages, "polygons", partial(_vectors, prepared, ledger, desk, empty))
-        pixels = labels.result()
-        picture.result()
+    notices = list(prepared.notices)
+    with at(folder).workspace() as desk:
+        with ThreadPoolExecutor(2) as pool:
+            labels = pool.submit(_timed, stages, "labels.tif", partial(_label_cog, prepared, mosaic, desk))
+            picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, begun, mosaic, desk))
+            polygons = _timed(stages, "polygons", partial(_vectors, prepared, ledger, desk, empty))
+            pixels = labels.result()
+            if (problem := picture.result()) is not None:
+                notices.append(problem)
+                listener.notice(problem)
+        _let_outputs_in(begun)
     clock.lap("finish")
     wall = time.perf_counter() - clock.begun
-    outputs: dict[str, Path | Url] = {
-        "mosaic": folder / MOSAIC,
-        "labels": folder / LABELS,
-        "quicklook": folder / QUICKLOOK,
-        **{str(form): folder / path.name for form, path in vector_paths(Path(), prepared.spec.formats).items()},
-        "summary": folder / SUMMARY,
-    }
     report = RunReport(
         folder=folder,
-        outputs=outputs,
+        outputs=_outputs(prepared, quicklook=problem is None),
         blocks=plan.blocks,
         computed=computed,
         empty=len(empty),
-        polygons=vectors,
+        polygons=polygons,
         pixels=pixels,
         seconds={stage: round(spent, 3) for stage, spent in {**clock.seconds, **stages}.items()},
         wall_seconds=round(wall, 3),
         megapixels_per_second=round(grid.height * grid.width / wall / 1e6, 3),
         peak_memory=memory.peak,
         projected_memory=plan.memory.total,
-        notices=prepared.notices,
+        notices=tuple(notices),
     )
-    ledger.check()
-    write_atomic(folder / SUMMARY, json.dumps(summary_of(prepared, report), indent=2) + "\n")
-    at(ledger.fragments).remove_tree()
+    _write_summary(begun, report)
     return report
+
+
+def _write_polygons_anew(
+    begun: OpenRun, before: RunReport, listener: Listener, clock: Stopwatch, memory: hardware.PeakMemory
+) -> RunReport:
+    """Make the polygons of a finished run by other options, from its mosaic, and write its summary anew."""
+    prepared, ledger = begun.prepared, begun.ledger
+    stages: dict[str, float] = {}
+    listener.stage("polygons")
+    empty = {record.index for record in ledger.records() if record.valid == 0}
+    with at(prepared.folder).workspace() as desk:
+        polygons = _timed(stages, "polygons", partial(_vectors, prepared, ledger, desk, empty))
+        _let_outputs_in(begun)
+    outputs = _outputs(prepared, quicklook="quicklook" in before.outputs)
+    for name, place in before.outputs.items():
+        if name not in outputs and name in get_args(VectorFormat):
+            at(place).remove()  # its polygons are those of the options before
+    clock.lap("finish")
+    report = replace(
+        before,
+        outputs=outputs,
+        computed=0,
+        polygons=polygons,
+        seconds={**before.seconds, **{stage: round(spent, 3) for stage, spent in stages.items()}},
+        wall_seconds=round(time.perf_counter() - clock.begun, 3),
+        peak_memory=memory.peak,
+        notices=prepared.notices,
+        only_polygons=True,
+    )
+    _write_summary(begun, report)
+    return report
+
+
+def _let_outputs_in(begun: OpenRun) -> None:
+    """Look for the last time whether the folder is ours, and unmark it as finished until all outputs are in it.
+
+    From here on, what a killed process leaves is a run whose blocks are all done, with the options of this one.
+    """
+    begun.lease.check()
+    begun.ledger.check()
+    write_atomic(begun.ledger.run_file, begun.record.model_dump_json())
+    at(begun.prepared.folder / SUMMARY).remove()
+
+
+def _write_summary(begun: OpenRun, report: RunReport) -> None:
+    """Write what says that the run is finished; then nobody needs the polygons of single blocks."""
+    begun.lease.check()
+    begun.ledger.check()
+    text = json.dumps(summary_of(begun.prepared, begun.record, report), indent=2)
+    write_atomic(begun.prepared.folder / SUMMARY, text + "\n")
+    with suppress(OSError):
+        at(begun.ledger.fragments).remove_tree()
+
+
+def _outputs(prepared: PreparedRun, *, quicklook: bool) -> dict[str, Path | Url]:
+    """Name -> place of what a run writes."""
+    from tileseg.run.vectorize import vector_paths
+
+    folder = prepared.folder
+    return {
+        "mosaic": folder / MOSAIC,
+        "labels": folder / LABELS,
+        **({"quicklook": folder / QUICKLOOK} if quicklook else {}),
+        **{str(form): folder / path.name for form, path in vector_paths(Path(), prepared.spec.formats).items()},
+        "summary": folder / SUMMARY,
+    }
 
 
 def _vectors(prepared: PreparedRun, ledger: Ledger, desk: Path, empty: Container[int]) -> dict[str, int]:
@@ -129,7 +218,6 @@ def _label_cog(prepared: PreparedRun, mosaic: Mosaic, desk: Path) -> dict[str, i
     """Write the label COG; pixels per class, counted on the way."""
     from tileseg.labels import Labels, count
     from tileseg.publish.cog import write_label_cog
-    from tileseg.window import Window
 
     classes = prepared.card.classes
     counts = np.zeros(256, np.int64)
@@ -140,22 +228,36 @@ def _label_cog(prepared: PreparedRun, mosaic: Mosaic, desk: Path) -> dict[str, i
         return labels
 
     cores = (block.core for block in prepared.plan)
-    write_label_cog(desk / LABELS, prepared.scene.grid, classes, read, cores)
+    write_label_cog(desk / LABELS, prepared.scene.grid, classes, read, cores, threads=hardware.cpu().cores)
     return {info.name: int(counts[i]) for i, info in enumerate(classes)}
 
 
-def _quicklook(prepared: PreparedRun, mosaic: Mosaic, desk: Path, preview: Future[npt.NDArray[np.uint8]]) -> None:
-    from tileseg.publish.quicklook import metres_per_pixel, write_quicklook
+def _quicklook(begun: OpenRun, mosaic: Mosaic, desk: Path) -> str | None:
+    """Write the picture; what to say where the scene cannot be read for it: that alone fails no run."""
+    from tileseg.publish.quicklook import write_quicklook
 
-    plan, grid = prepared.plan, prepared.scene.grid
-    rgb = preview.result()
+    prepared = begun.prepared
+    window, levels = pictured(prepared), (1, *mosaic.levels)
+    try:
+        rgb = begun.preview.result()
+    except InputError as error:
+        return f"no {QUICKLOOK}: {error}"
     # The coarsest level that still has the picture's pixels.
-    level = max(f for f in (1, *mosaic.levels) if f == 1 or min(s // f for s in plan.scene) >= min(rgb.shape[:2]))
+    enough = min(rgb.shape[:2])
+    level = max(f for f in levels if f == 1 or min(window.height // f, window.width // f) >= enough)
+    size = prepared.scene.grid[window].pixel_metres
     write_quicklook(
         desk / QUICKLOOK,
         prepared.spec.scene.name,
         rgb,
-        mosaic.read_labels(grid.overview(level).extent, level),
+        mosaic.read_labels(_coarser(window, level), level),
         prepared.card.classes,
-        metres_per_pixel(grid, rgb.shape[1]),
+        None if size is None else size[0] * window.width / rgb.shape[1],
     )
+    return None
+
+
+def _coarser(window: Window, level: int) -> Window:
+    """The pixels of a level of the pyramid that a window touches."""
+    row, col = window.row_off // level, window.col_off // level
+    return Window(row, col, -(-window.row_stop // level) - row, -(-window.col_stop // level) - col)

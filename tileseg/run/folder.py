@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, get_args
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from tileseg.errors import (
-    InputError,
-    OutputsGone,
-    TilesegError,
-    disk_full,
-    not_writable,
-)
-from tileseg.run.identity import refuse_other
-from tileseg.run.ledger import Ledger
+from tileseg.cluster import hardware
+from tileseg.errors import InputError, OutputsGone, TilesegError, UsageError, disk_full, not_writable
+from tileseg.run.identity import Record, foreign, polygons_differ, refuse_other, resumed, tracing_differs
+from tileseg.run.ledger import BlockRecord, Ledger
 from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, STATE, SUMMARY
 from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import RunReport
 from tileseg.spec import VectorFormat
+from tileseg.storage.lease import Hold
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
+from tileseg.window import Window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,27 +38,44 @@ _QUICKLOOK_PIXELS = 900
 
 
 @dataclass(frozen=True)
+class HeldFolder:
+    """A run's folder that this process holds."""
+
+    ledger: Ledger
+    lease: Hold
+
+
+@dataclass(frozen=True)
 class OpenRun:
     """A run whose folder is held by this process, and what is left to compute."""
 
     prepared: PreparedRun
     """With the sizes that an earlier call chose, if there was one."""
+    record: Record
+    """What ``run.json`` says, or is to say once the polygons of a finished run are made anew."""
     ledger: Ledger
+    lease: Hold
     pending: tuple[int, ...]
     """Blocks that are not done yet."""
     done: int
     """Blocks that earlier calls finished."""
+    before: RunReport | None
+    """Of a finished run, of which only the polygons are made anew."""
     preview: Future[npt.NDArray[np.uint8]]
     """The scene's picture (y, x, 3), read while blocks are computed."""
 
 
-def finished(prepared: PreparedRun) -> RunReport | None:
-    """The report of a run that is finished and had the same options, or None.
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What ``summary.json`` says of a finished run."""
 
-    None, too, where outputs were removed since that its mosaic gives again: :func:`begin` and :func:`finish` make them.
-    Raises UsageError where the options differ, OutputsGone where what was removed cannot be made again.
-    """
-    path = prepared.folder / SUMMARY
+    record: Record
+    report: RunReport
+
+
+def read_summary(folder: Path | Url) -> Summary | None:
+    """The summary in a run's folder, or None where no run is finished. Raises InputError in one line."""
+    path = folder / SUMMARY
     try:
         text = at(path).read()
     except FileNotFoundError:
@@ -68,64 +83,182 @@ def finished(prepared: PreparedRun) -> RunReport | None:
     except (TilesegError, TimeoutError):
         raise
     except OSError as error:  # a file where the folder should be, or a folder that may not be read
-        raise not_writable(prepared.folder, error) from error
+        raise not_writable(folder, error) from error
     try:
-        summary = json.loads(text)
+        values = json.loads(text)
     except ValueError:
-        raise InputError(f"{path}: damaged; start anew with --overwrite") from None
-    refuse_other(prepared, summary["identity"], summary["scene"]["path"])
-    report = dict(summary["report"])
-    report["folder"] = prepared.folder
-    report["outputs"] = {name: prepared.folder / Path(path).name for name, path in report["outputs"].items()}
-    report["notices"] = tuple(report["notices"])
+        raise InputError(f"{path}: damaged: not JSON; choose another --out, or start anew with --overwrite") from None
+    try:
+        record = Record.parse(_record_in(values), path)
+        report = dict(values["report"])
+        report["folder"] = folder
+        report["outputs"] = {str(name): folder / Path(place).name for name, place in report["outputs"].items()}
+        report["notices"] = tuple(report["notices"])
+        return Summary(record, RunReport(**report))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise foreign(path, values) from None
+
+
+def _record_in(values: Any) -> dict[str, Any]:
+    """The part of a summary that is the run's record."""
+    return {
+        "identity": values["identity"],
+        "scene": values["scene"]["path"],
+        "begun": "",
+        **{name: values[name] for name in ("sizes", "earlier_sizes") if name in values},
+    }
+
+
+def finished(prepared: PreparedRun) -> RunReport | None:
+    """The report of a run that is finished and had the same options, or None.
+
+    None, too, where its mosaic gives what is missing: outputs that were removed since, or polygons by other options
+    (:func:`begin` and :func:`tileseg.run.finish.write_outputs` make them). Raises UsageError where other options
+    differ, OutputsGone where what was removed cannot be made again.
+    """
+    summary = read_summary(prepared.folder)
+    if summary is None:
+        return None
+    refuse_other(prepared, summary.record)
+    report = summary.report
     files, folders = at(prepared.folder).listed()
-    if gone := sorted({path.name for path in report["outputs"].values()} - {*files, *folders}):
+    if gone := sorted({path.name for path in report.outputs.values()} - {*files, *folders}):
         # Of labels alone, polygons would have no probabilities.
-        if MOSAIC in gone or prepared.spec.keep == "labels" or Ledger(prepared.folder / STATE).read_run() is None:
+        if MOSAIC in gone or prepared.spec.keep == "labels" or Record.read(prepared.folder) is None:
             raise OutputsGone(
                 f"{prepared.folder}: was finished, but {', '.join(gone)} is not there any more; put it back, or start "
                 "anew with --overwrite"
             )
         return None
-    return RunReport(**{**report, "computed": 0, "finished_before": True})
+    if polygons_differ(prepared, summary.record):
+        if Record.read(prepared.folder) is None:
+            raise OutputsGone(
+                f"{prepared.folder}: was finished, but {STATE}/run.json is not there any more, without which its "
+                f"polygons are not made anew; use tileseg vectorize {prepared.folder}, or start anew with --overwrite"
+            )
+        return None
+    return replace(report, computed=0, finished_before=True)
 
 
 @contextlib.contextmanager
-def hold(prepared: PreparedRun, lost: Callable[[], None]) -> Iterator[Ledger]:
+def hold(prepared: PreparedRun, lost: Callable[[], None]) -> Iterator[HeldFolder]:
     """Make the folder and hold it for this process. Raises InputError, LockedError; ``lost`` is as of a lease."""
+    if not prepared.spec.overwrite:
+        _check_own(prepared.folder)
     _check_writable(prepared.folder)
     ledger = Ledger(prepared.folder / STATE)
-    with ledger.lock(lost):
-        yield ledger
+    with ledger.lock(lost) as lease:
+        for name in at(prepared.folder).listed()[1]:
+            if name.startswith(".") and name.endswith(".partial"):  # of a process that was killed
+                at(prepared.folder / name).remove_tree()
+        yield HeldFolder(ledger, lease)
 
 
-def begin(prepared: PreparedRun, ledger: Ledger) -> OpenRun:
+def begin(prepared: PreparedRun, held: HeldFolder) -> OpenRun:
     """Begin anew, or go on with the sizes that the earlier run chose. The folder is held.
 
-    Raises UsageError where the folder was made with other options.
+    Raises UsageError where the folder was made with other options, OSError where it cannot be written.
     """
-    prepared, ledger = _claim(prepared, ledger)
-    if at(prepared.folder / SUMMARY).exists():  # it was finished, and outputs were removed since
-        _trace_again(prepared, ledger)
-    ledger.take_back()
+    folder, ledger = prepared.folder, held.ledger
+    record = None if prepared.spec.overwrite else Record.read(folder)
+    before: RunReport | None = None
+    if record is None:
+        record = Record.start(prepared)
+        ledger = replace(ledger, begun=record.begun)
+        _start(prepared, ledger, record)
+    else:
+        prepared, now = resumed(prepared, record)
+        ledger = replace(ledger, begun=record.begun)
+        before = _go_on(prepared, ledger, record, now)
+        record = now
     preview = _in_background(partial(_get_ready, prepared))
     done = ledger.done()
     pending = tuple(i for i in range(prepared.plan.blocks) if i not in done)
-    return OpenRun(prepared, ledger, pending, len(done), preview)
+    return OpenRun(prepared, record, ledger, held.lease, pending, len(done), before, preview)
 
 
-def _trace_again(prepared: PreparedRun, ledger: Ledger) -> None:
-    """Make the polygons of the blocks again, which a finished run keeps no more, as the blocks made them."""
+def _start(prepared: PreparedRun, ledger: Ledger, record: Record) -> None:
+    """Make an empty mosaic, and the record of the run last."""
+    from tileseg.mosaic import create_mosaic
+
+    _clear(prepared.folder)
+    create_mosaic(
+        prepared.folder / MOSAIC,
+        prepared.scene.grid,
+        prepared.plan.block,
+        prepared.card.classes,
+        prepared.plan.keep,
+        {"model": prepared.card.name, "model_sha256": prepared.card.sha256, "merge": prepared.spec.merge},
+    )
+    at(ledger.root).make_folder()
+    write_atomic(ledger.run_file, record.model_dump_json())
+
+
+def _go_on(prepared: PreparedRun, ledger: Ledger, record: Record, now: Record) -> RunReport | None:
+    """See that each finished block has its polygons; the report of a finished run whose polygons are made anew.
+
+    The record of a finished run is written by whoever writes the polygons: until then, the old ones are there.
+    """
+    from tileseg.mosaic import Mosaic
+
+    Mosaic(prepared.folder / MOSAIC).remove_partial()
+    summary = read_summary(prepared.folder)
+    anew = summary is not None and polygons_differ(prepared, summary.record)
+    if anew or tracing_differs(prepared, record):
+        at(ledger.fragments).remove_tree()
+    if not anew and now != record:
+        write_atomic(ledger.run_file, now.model_dump_json())
+    missing = ledger.without_polygons()
+    if prepared.spec.keep == "labels":
+        for block in missing:
+            ledger.take_back(block.index)
+    elif missing:
+        _trace_again(prepared, ledger, missing)
+    if not anew or summary is None:
+        return None
+    files, folders = at(prepared.folder).listed()
+    vectors = {str(form) for form in get_args(VectorFormat)}
+    there = {*files, *folders}
+    return (
+        summary.report
+        if all(place.name in there for name, place in summary.report.outputs.items() if name not in vectors)
+        else None
+    )
+
+
+def _trace_again(prepared: PreparedRun, ledger: Ledger, records: Sequence[BlockRecord]) -> None:
+    """Make the polygons of finished blocks again from the mosaic, as the blocks made them."""
     from tileseg.mosaic import Mosaic
     from tileseg.run.vectorize import Classes, trace
 
     mosaic, classes = Mosaic(prepared.folder / MOSAIC), Classes({}, prepared.ignore)
-    for record in ledger.records():
-        fragment = trace(mosaic, prepared.plan[record.index].core, classes, prepared.vectors) if record.valid else None
+
+    def work(record: BlockRecord) -> None:
+        fragment = trace(mosaic, prepared.plan[record.index].core, classes, prepared.vectors)
         if fragment is not None:
             place = ledger.fragment(record.index)
             at(place.parent).make_folder()
             at(place).deliver(fragment.save)
+
+    threads = min(8, hardware.cpu().cores)
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for record in records:
+            waiting.append(pool.submit(work, record))
+            if len(waiting) > 2 * threads:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
+
+
+def _check_own(folder: Path | Url) -> None:
+    """Raise UsageError where outputs would replace files that no run wrote: the folder has no state of one."""
+    files, folders = at(folder).listed()
+    if STATE not in folders and (taken := sorted({*files, *folders} & set(_output_names()))):
+        raise UsageError(
+            f"{folder}: {', '.join(taken)} is there, but no run of tileseg wrote it; choose another --out, or replace "
+            "it with --overwrite"
+        )
 
 
 def _check_writable(folder: Path | Url) -> None:
@@ -140,52 +273,34 @@ def _check_writable(folder: Path | Url) -> None:
         raise not_writable(folder, error) from error
 
 
-def _claim(prepared: PreparedRun, ledger: Ledger) -> tuple[PreparedRun, Ledger]:
-    """The run with the sizes that it is computed with, and its ledger; an empty mosaic if it begins anew."""
-    from tileseg.mosaic import Mosaic, create_mosaic
-
-    folder, plan = prepared.folder, prepared.plan
-    earlier = None if prepared.spec.overwrite else ledger.read_run()
-    if earlier is not None:
-        refuse_other(prepared, earlier["identity"], earlier.get("scene"))
-        chosen = earlier["plan"]
-        Mosaic(folder / MOSAIC).remove_partial()
-        # Given by the user or chosen by the first call: the same sizes, so that the result is byte-identical.
-        plan = replace(
-            plan,
-            block=tuple(chosen["block"]),
-            tile=tuple(chosen["tile"]),
-            step=tuple(chosen["step"]),
-            batch=chosen["batch"],
-            precision=chosen["precision"],
-        )
-        return replace(prepared, plan=plan), replace(ledger, begun=earlier.get("begun", ""))
-    _clear(folder)
-    create_mosaic(
-        folder / MOSAIC,
-        prepared.scene.grid,
-        plan.block,
-        prepared.card.classes,
-        plan.keep,
-        {"model": prepared.card.name, "model_sha256": prepared.card.sha256, "merge": prepared.spec.merge},
-    )
-    chosen = {name: getattr(plan, name) for name in ("block", "tile", "step", "batch", "precision")}
-    at(ledger.root).make_folder()
-    ledger = replace(ledger, begun=uuid4().hex)
-    facts = {"identity": prepared.identity, "plan": chosen, "begun": ledger.begun, "scene": str(prepared.spec.scene)}
-    write_atomic(ledger.run_file, json.dumps(facts))
-    return prepared, ledger
-
-
-def _clear(folder: Path | Url) -> None:
-    """Remove what an earlier run wrote, and nothing else; what says that it is finished goes first."""
+def _output_names() -> tuple[str, ...]:
+    """Files and folders that a run writes, beside its state."""
     from tileseg.run.vectorize import vector_paths
 
     vectors = (path.name for path in vector_paths(Path(), get_args(VectorFormat)).values())
-    for name in (SUMMARY, f"{STATE}/run.json", LABELS, f"{LABELS}.aux.xml", QUICKLOOK, *vectors):
-        at(folder / name).remove()
-    for name in (MOSAIC, f"{STATE}/done", f"{STATE}/fragments"):
-        at(folder / name).remove_tree()
+    return (SUMMARY, LABELS, f"{LABELS}.aux.xml", QUICKLOOK, *vectors, MOSAIC)
+
+
+def _clear(folder: Path | Url) -> None:
+    """Remove what an earlier run wrote, and nothing else; what says that it is finished goes first.
+
+    Raises InputError where something stays: a record that is left would be taken for one of the new run.
+    """
+    try:
+        at(folder / SUMMARY).remove()
+        at(folder / STATE / "run.json").remove()
+        for name in _output_names():
+            if name != MOSAIC:
+                at(folder / name).remove()
+        for place in (folder / MOSAIC, folder / STATE / "done", folder / STATE / "fragments"):
+            at(place).remove_tree()
+    except TilesegError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: cannot be removed: {error.strerror or error}; remove it, or choose another "
+            "--out"
+        ) from error
 
 
 def _in_background(part: Callable[[], T]) -> Future[T]:
@@ -203,9 +318,23 @@ def _in_background(part: Callable[[], T]) -> Future[T]:
 
 
 def _get_ready(prepared: PreparedRun) -> npt.NDArray[np.uint8]:
-    """Compile or load what the finish needs, and read the scene's picture (y, x, 3) for the quicklook."""
+    """Compile or load what the outputs need, and read the scene's picture (y, x, 3) for the quicklook."""
     from tileseg.run.vectorize import warm_up
     from tileseg.source.picture import overview_rgb
 
     warm_up()
-    return overview_rgb(prepared.scene, _QUICKLOOK_PIXELS)
+    return overview_rgb(prepared.scene, _QUICKLOOK_PIXELS, pictured(prepared))
+
+
+def pictured(prepared: PreparedRun) -> Window:
+    """What the quicklook shows: the scene, or what of it the area lies in, in whole pixels of the pyramid's level."""
+    extent = prepared.scene.grid.extent
+    if prepared.aoi is None:
+        return extent
+    left, top, right, bottom = prepared.aoi.area.bounds
+    longest = max(right - left, bottom - top, 1.0)
+    step = 2 ** max(0, math.ceil(math.log2(longest / _QUICKLOOK_PIXELS)))
+    row, col = (max(0, math.floor(side / step) * step) for side in (top, left))
+    rows, cols = (math.ceil(side / step) * step for side in (bottom, right))
+    inside = Window(row, col, max(1, rows - row), max(1, cols - col)).intersection(extent)
+    return extent if inside is None else inside

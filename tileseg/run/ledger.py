@@ -1,7 +1,7 @@
 """Which blocks are done, who works on the folder, and with what options: what makes a run resumable.
 
 ``.state/`` beside the mosaic holds ``lock`` and ``lease-<number>`` (:mod:`tileseg.storage.lease`), ``run.json``
-(fingerprint, and which beginning this is), ``done/<thousand>/<block>.json`` (a block's record, written last and
+(:class:`tileseg.run.identity.Record`), ``done/<thousand>/<block>.json`` (a block's record, written last and
 atomically) and ``fragments/`` (polygons of single blocks). Safe against killed processes; not against a power cut:
 nothing is forced to disk.
 """
@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tileseg.errors import TilesegError
-from tileseg.storage.lease import hold
+from tileseg.errors import InputError, TilesegError
+from tileseg.storage.lease import Hold, hold
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
 
@@ -48,7 +48,7 @@ class Ledger:
 
     @property
     def run_file(self) -> Path | Url:
-        """Options and fingerprint of the run."""
+        """What the folder's run is: see :class:`tileseg.run.identity.Record`."""
         return self.root / "run.json"
 
     @property
@@ -74,46 +74,50 @@ class Ledger:
         """Indices of the finished blocks: one listing per thousand, no file is opened."""
         return _indices(self.root / "done", ".json")
 
-    def take_back(self) -> None:
-        """Remove the records of blocks whose polygons are gone, so that they are computed again."""
-        kept = _indices(self.fragments, ".npz")
-        for index in self.done() - kept:
-            if (record := self.record(index)) is not None and record.valid:
-                at(self._record(index)).remove()
+    def without_polygons(self) -> list[BlockRecord]:
+        """Records of finished blocks with data whose polygons are not kept any more, by index."""
+        missing = sorted(self.done() - _indices(self.fragments, ".npz"))
+        records = (self.record(index) for index in missing)
+        return [record for record in records if record is not None and record.valid]
+
+    def take_back(self, index: int) -> None:
+        """Remove the record of a block, so that it is computed again."""
+        at(self._record(index)).remove()
 
     def records(self) -> Iterator[BlockRecord]:
-        """All records, by index."""
+        """All records, by index. Raises InputError where one is damaged, or not of tileseg."""
         for name, data in at(self.root / "done").contents():
-            if name.endswith(".json"):
-                yield _parse(data)
+            if _index(name, ".json") is not None:
+                yield _parse(self.root / "done" / name, data)
 
     def record(self, index: int) -> BlockRecord | None:
-        """The record of a block, or None if it is not finished."""
+        """The record of a block, or None if it is not finished. Raises InputError where it is damaged."""
+        path = self._record(index)
         try:
-            return _parse(at(self._record(index)).read())
+            return _parse(path, at(path).read())
         except FileNotFoundError:
             return None
 
-    def read_run(self) -> dict[str, Any] | None:
-        """Options and fingerprint of the run that the folder belongs to, or None."""
+    def read_run(self) -> Any:
+        """The JSON value that describes the folder's run, None where none has begun. Raises InputError."""
         try:
             text = at(self.run_file).read()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        try:
-            return json.loads(text)  # type: ignore[no-any-return]
-        except ValueError:
-            return None
+        with suppress(ValueError):
+            if (values := json.loads(text)) is not None:
+                return values
+        raise InputError(f"{self.run_file}: damaged: not a JSON object; start anew with --overwrite")
 
     def check(self) -> None:
         """Raise Superseded if the folder was begun anew: a worker may outlive its driver by a block."""
         begun = ""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, ValueError, AttributeError):
             begun = json.loads(at(self.run_file).read()).get("begun", "")
         if begun != self.begun:
             raise Superseded(f"{self.root.parent}: was begun anew by another process")
 
-    def lock(self, lost: Callable[[], None] | None = None) -> AbstractContextManager[None]:
+    def lock(self, lost: Callable[[], None] | None = None) -> AbstractContextManager[Hold]:
         """Hold the folder for this process: see :func:`tileseg.storage.lease.hold`. Raises LockedError."""
         return hold(self.root, lost)
 
@@ -125,10 +129,22 @@ def fragment_name(index: int) -> str:
 
 def _indices(folder: Path | Url, ending: str) -> set[int]:
     """Of the blocks that have a file in a folder."""
-    names = (name for name in at(folder).names() if name.endswith(ending))
-    return {int(name.rpartition("/")[2].removesuffix(ending)) for name in names}
+    return {index for name in at(folder).names() if (index := _index(name, ending)) is not None}
 
 
-def _parse(data: bytes) -> BlockRecord:
-    record = json.loads(data)
-    return BlockRecord(record["index"], record["valid"], record["seconds"], tuple(record["notes"]))
+def _index(name: str, ending: str) -> int | None:
+    """Of the block that a file belongs to, or None where it is no file of ours."""
+    stem = name.rpartition("/")[2].removesuffix(ending)
+    return int(stem) if name.endswith(ending) and stem.isascii() and stem.isdigit() else None
+
+
+def _parse(path: Path | Url, data: bytes) -> BlockRecord:
+    try:
+        record = json.loads(data)
+        seconds = {str(stage): float(spent) for stage, spent in record["seconds"].items()}
+        return BlockRecord(int(record["index"]), int(record["valid"]), seconds, tuple(map(str, record["notes"])))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise InputError(
+            f"{path}: damaged, or not of tileseg: expected the record of a block; remove it, and the block is computed "
+            "again, or start anew with --overwrite"
+        ) from None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from tileseg.cluster import hardware
+from tileseg.run.identity import Record
 from tileseg.run.ledger import BlockRecord
 from tileseg.run.prepare import PreparedRun, wanted_distance
 from tileseg.storage.place import Url
@@ -74,8 +75,10 @@ class RunReport:
     projected_memory: int
     """Bytes that the plan said would be enough."""
     notices: tuple[str, ...] = ()
-    finished_before: bool = field(default=False)
+    finished_before: bool = False
     """The folder was finished already, so nothing was done."""
+    only_polygons: bool = False
+    """The folder was finished already, and only its polygons were made anew, by other options."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -85,13 +88,15 @@ class RunReport:
         return values
 
 
-def summary_of(prepared: PreparedRun, report: RunReport) -> dict[str, Any]:
+def summary_of(prepared: PreparedRun, record: Record, report: RunReport) -> dict[str, Any]:
     """What ``summary.json`` keeps: the run, its versions and what came out, in JSON values."""
     packages = ("tileseg", "keras", "tensorflow", "rasterio", "zarr", "dask", "shapely", "pyogrio", "numpy")
     plan = prepared.plan
     return {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": prepared.identity,
+        "sizes": record.sizes.model_dump(mode="json"),
+        "earlier_sizes": [sizes.model_dump(mode="json") for sizes in record.earlier_sizes],
         "fingerprint": prepared.fingerprint,
         "spec": prepared.spec.model_dump(mode="json"),
         "scene": {"path": str(prepared.spec.scene), "height": plan.scene[0], "width": plan.scene[1]},

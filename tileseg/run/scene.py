@@ -27,13 +27,13 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
     prepared = prepare(spec)
     if not spec.overwrite and (before := finished(prepared)):
         return before
-    for notice in prepared.notices:
-        listener.notice(notice)
-    with hold(prepared, stop.set) as ledger, hardware.PeakMemory() as memory:
+    with hold(prepared, stop.set) as held, hardware.PeakMemory() as memory:
         if not spec.overwrite and (before := finished(prepared)):
             return before  # by another process, meanwhile
         # While the workers start, which leaves processors idle, the scene's picture is read.
-        begun = begin(prepared, ledger)
+        begun = begin(prepared, held)
+        for notice in begun.prepared.notices:
+            listener.notice(notice)
         clock = Stopwatch(started)
         with contextlib.ExitStack() as workers:
             computed = compute(begun, listener, stop, clock, workers)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 from uuid import uuid4
 
 from tileseg.errors import LockedError
@@ -51,6 +51,8 @@ _seen: dict[Path | Url, tuple[Stamp, float]] = {}
 class _Lease:
     path: Path | Url
     number: int
+    token: str = ""
+    """What its maker wrote into it, if that was this process."""
 
     @property
     def owner(self) -> dict[str, Any]:
@@ -61,17 +63,24 @@ class _Lease:
             return {}
 
 
+class Hold(Protocol):
+    """A folder that this process holds."""
+
+    def check(self) -> None:
+        """Look whether this process still holds the folder. Raises LockedError where another one took over."""
+
+
 @contextmanager
-def hold(folder: Path | Url, lost: Callable[[], None] | None = None) -> Iterator[None]:
+def hold(folder: Path | Url, lost: Callable[[], None] | None = None) -> Iterator[Hold]:
     """Hold a folder for this process.
 
-    ``lost``: called (in another thread) when somebody else has taken the folder, because this process stood still for
-    longer than the lease; then LockedError is raised at the end. Raises LockedError, naming the holder, at once or,
-    where the holder seems to be dead, after watching it for some seconds.
+    ``lost``: called (in another thread) when another process has taken the folder, because this one stood still for
+    longer than the lease; then LockedError is raised at the end, and by ``check`` of what is yielded. Raises
+    LockedError, naming the holder, at once or, where the holder seems to be dead, after watching it for some seconds.
     """
     at(folder).make_folder()
-    with _kernel(folder) as kernel, _Heart(_take(folder, kernel=kernel), lost):
-        yield
+    with _kernel(folder) as kernel, _Heart(_take(folder, kernel=kernel), lost) as heart:
+        yield heart
 
 
 def alive(folder: Path | Url) -> bool | None:
@@ -122,11 +131,12 @@ def _take(folder: Path | Url, *, kernel: bool) -> _Lease:
         if not gone and not _expired(folder, before):
             raise _locked(folder)
     number = 1 if before is None else before.number + 1
-    mine = _Lease(folder / f"lease-{number:06d}", number)
+    mine = _Lease(folder / f"lease-{number:06d}", number, uuid4().hex)
     try:
-        _write(mine.path, {**_me(), "token": uuid4().hex}, new=True)
+        _write(mine.path, {**_me(), "token": mine.token}, new=True)
     except FileExistsError:
-        raise _locked(folder) from None
+        if not _is_ours(mine):  # it is where our own write arrived, but the server's answer was lost
+            raise _locked(folder) from None
     after = _highest(folder)
     if after is not None and after.number > mine.number:
         at(mine.path).remove()
@@ -136,6 +146,11 @@ def _take(folder: Path | Url, *, kernel: bool) -> _Lease:
             at(lease.path).remove()
             _seen.pop(lease.path, None)
     return mine
+
+
+def _is_ours(lease: _Lease) -> bool:
+    """Whether a lease file still holds what this process wrote into it."""
+    return lease.owner.get("token") == lease.token
 
 
 def _expired(folder: Path | Url, lease: _Lease) -> bool:
@@ -196,19 +211,30 @@ class _Heart:
         self._beats = 0
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def check(self) -> None:
+        """Raise LockedError where another process holds the folder by now."""
+        self._look()
+        if self.lost:
+            raise self._taken_over()
+
+    def _taken_over(self) -> LockedError:
+        folder = self._lease.path.parent
+        return LockedError(f"{folder.parent}: {_name(_highest(folder))} took over while this process stood still")
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._stop.set()
         self._thread.join()
         self._look()
-        folder = self._lease.path.parent
         if self.lost:
-            other = _name(_highest(folder))
-            raise LockedError(f"{folder.parent}: {other} took over while this process stood still") from error
+            if isinstance(error, LockedError):
+                return  # of check
+            raise self._taken_over() from error
         with suppress(OSError):  # on a full disk; the kernel, or time, releases it as well
-            _write(self._lease.path, {**_me(), "released": True})
+            _write(self._lease.path, {**_me(), "token": self._lease.token, "released": True})
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
@@ -222,12 +248,18 @@ class _Heart:
 
     def _renew(self) -> None:
         self._beats += 1
-        at(self._lease.path).renew(json.dumps({**_me(), "beat": self._beats}).encode())
+        at(self._lease.path).renew(json.dumps({**_me(), "token": self._lease.token, "beat": self._beats}).encode())
 
     def _look(self) -> None:
         with suppress(OSError):
             highest = _highest(self._lease.path.parent)
-            self.lost = self.lost or (highest is not None and highest.number > self._lease.number)
+            if highest is None:
+                return  # the folder itself is gone, which other errors tell
+            foreign = highest.number != self._lease.number or highest.owner.get("token") not in (
+                None,
+                self._lease.token,
+            )
+            self.lost = self.lost or foreign
 
 
 def _leases(folder: Path | Url) -> Iterator[_Lease]:

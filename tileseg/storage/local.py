@@ -72,6 +72,8 @@ class Local:
 
     def remove_tree(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+        if os.path.lexists(self.path):
+            shutil.rmtree(self.path)  # again, for the reason
 
     def make_folder(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -112,8 +114,15 @@ class Local:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        self.path.mkdir(parents=True, exist_ok=True)
-        yield self.path
+        # Of a name that no other process has: one that lost the folder may still be writing into its own.
+        desk = self.path / f".{uuid4().hex}.partial"
+        desk.mkdir(parents=True)
+        try:
+            yield desk
+            for path in sorted(desk.iterdir()):
+                path.replace(self.path / path.name)
+        finally:
+            shutil.rmtree(desk, ignore_errors=True)
 
     @contextmanager
     def copied(self) -> Iterator[Path]:
