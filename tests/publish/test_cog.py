@@ -18,7 +18,6 @@ from tileseg.card import ClassInfo
 from tileseg.errors import TilesegError
 from tileseg.grid import Grid
 from tileseg.labels import halve
-from tileseg.publish import cog
 from tileseg.publish.cog import write_label_cog
 from tileseg.source.label_raster import open_labels
 from tileseg.window import Window, tile
