@@ -126,10 +126,10 @@ def feed(asked: argparse.Namespace, stream: BinaryIO) -> None:
     from tileseg.dataset.statistics import statistics as found_in
     from tileseg.spec import read_config
     from tileseg.train.augment import Augmenter
+    from tileseg.train.normalisation import normalisation_of
     from tileseg.train.rates import Plateau, learning_rate
     from tileseg.train.spec import TrainSpec
     from tileseg.train.validation import window_side
-    from tileseg.train.values import values_of
 
     options = read_config(asked.config) | {
         "dataset": asked.dataset, "out": Path(), "steps": asked.steps, "crop": asked.crop, "batch": asked.batch,
@@ -138,7 +138,7 @@ def feed(asked: argparse.Namespace, stream: BinaryIO) -> None:
     spec = TrainSpec.parse(options)
     dataset = load_dataset(spec.dataset, gsd=spec.gsd)
     found = found_in(dataset.train, classes=len(dataset.classes), limits=spec.value_limits)
-    values = values_of(spec, dataset.dtype, found)
+    values = normalisation_of(spec, dataset.dtype, found)
     side = window_side(max(max(s.grid.height, s.grid.width) for s in dataset.validate), spec.crop)
     places = validation_windows(dataset.validate, side)
     header = Header(

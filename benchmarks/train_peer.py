@@ -39,7 +39,7 @@ class Tileseg:
         from tileseg.nn.unet import build_network
         from tileseg.train.losses import parse_loss
         from tileseg.train.optimizer import PartwiseAdam
-        from tileseg.train.step import Trained, compile_labels, compile_step, computing_in
+        from tileseg.train.step import TrainingModel, compile_labels, compile_step, computing_in
 
         configure()
         keras.utils.set_random_seed(1)
@@ -49,7 +49,7 @@ class Tileseg:
             network = fuse(built)
         self.flops_per_pixel = analyse(built).flops_per_pixel
         self.criterion = parse_loss("ce+dice", classes=classes)
-        self.trained = Trained(network, self.criterion, tuple(header.mean), tuple(header.std))
+        self.trained = TrainingModel(network, self.criterion, tuple(header.mean), tuple(header.std))
         self.optimizer = PartwiseAdam(rate=header.rates[0], decay=header.weight_decay, clip=header.clip or None)
         compile_step(self.trained, self.optimizer)
         self.parameters = sum(int(np.prod(v.shape)) for v in network.trainable_variables)

@@ -16,7 +16,7 @@ from PIL import Image
 from tileseg.cli.main import app
 from tileseg.dataset.spec import DatasetSpec
 from tileseg.nn.options import NetworkSpec
-from tileseg.train.augment import AugmentSpec
+from tileseg.train.augment_spec import AugmentSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"

@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from scipy.ndimage import correlate1d, map_coordinates
 
 from tileseg.train import augment, distort
-from tileseg.train.augment import Augmenter, AugmentSpec, Drawn, draw, spline
+from tileseg.train.augment import Augmenter
+from tileseg.train.augment_spec import AugmentSpec
+from tileseg.train.draw import Draws, draw, spline
 
 STRONG = {
     "flips": True,
@@ -56,7 +58,7 @@ def batch(count: int = 6, height: int = 40, width: int = 70, bands: int = 3) -> 
     return images, labels
 
 
-def drawn_for(spec: AugmentSpec, images: Images, step: int = 0, seed: int = 5) -> Drawn:
+def drawn_for(spec: AugmentSpec, images: Images, step: int = 0, seed: int = 5) -> Draws:
     return draw(spec, seed, step, images.shape)
 
 

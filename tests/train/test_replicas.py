@@ -21,14 +21,14 @@ from tileseg.nn.options import NetworkSpec
 from tileseg.nn.unet import build_network
 from tileseg.train.losses import parse_loss
 from tileseg.train.optimizer import PartwiseAdam
-from tileseg.train.step import Trained, compile_step
+from tileseg.train.step import TrainingModel, compile_step
 
 replicas = Replicas(devices())
 assert replicas.count == int(sys.argv[1])
 keras.utils.set_random_seed(1)
 with replicas.scope():
     network = build_network(NetworkSpec(width=0.02, encoder="unet", batch_norm=False), 3, 2)
-    trained = Trained(network, parse_loss("ce", classes=2), (0.5,), (0.25,), replicas)
+    trained = TrainingModel(network, parse_loss("ce", classes=2), (0.5,), (0.25,), replicas)
     adam = PartwiseAdam(rate=0.01, decay=0.1, share=lambda v: 0.5)
     adam.build(network.trainable_variables)
     compile_step(trained, adam)

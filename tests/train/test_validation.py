@@ -9,10 +9,10 @@ from drawn import write_dataset
 from tileseg.dataset import load_dataset
 from tileseg.dataset.patches import validation_windows
 from tileseg.evaluate.confusion import confusion, iou
+from tileseg.train.normalisation import Normalisation
 from tileseg.train.validation import validate
-from tileseg.train.values import Values
 
-VALUES = Values(0, 255, clipped=False, mean=(0.5,) * 3, std=(0.25,) * 3)
+VALUES = Normalisation(0, 255, clipped=False, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
 def reddish(images) -> np.ndarray:

@@ -12,12 +12,13 @@ import numpy as np
 
 from tileseg.labels import NODATA
 from tileseg.nn.backend import keras
-from tileseg.train.augment import AugmentSpec, Drawn, spline
+from tileseg.train.augment_spec import AugmentSpec
+from tileseg.train.draw import Draws, spline
 
 ops = keras.ops
 
 
-def move(spec: AugmentSpec, images: Any, labels: Any, drawn: Drawn, size: tuple[int, int]) -> tuple[Any, Any]:
+def move(spec: AugmentSpec, images: Any, labels: Any, drawn: Draws, size: tuple[int, int]) -> tuple[Any, Any]:
     """Geometry: images bilinear, with mirrors at the edges; labels nearest, unknown beyond the edges.
 
     (n, y, x, band) float32 and (n, y, x) uint8 to the same with ``size`` rows and columns.
@@ -49,7 +50,7 @@ def move(spec: AugmentSpec, images: Any, labels: Any, drawn: Drawn, size: tuple[
     return moved, ops.where(inside, known, ops.cast(NODATA, known.dtype))
 
 
-def light(spec: AugmentSpec, images: Any, drawn: Drawn) -> Any:
+def light(spec: AugmentSpec, images: Any, drawn: Draws) -> Any:
     """Colour, brightness, contrast, gamma and haze of (n, y, x, band), pixel by pixel."""
     limits = _limits(images)
     if images.shape[-1] == 3 and (spec.saturation or spec.hue or spec.grey):
@@ -66,7 +67,7 @@ def light(spec: AugmentSpec, images: Any, drawn: Drawn) -> Any:
     return ops.clip(images, *limits)
 
 
-def blur(images: Any, drawn: Drawn) -> Any:
+def blur(images: Any, drawn: Draws) -> Any:
     """Blur (n, y, x, band) down, then across, with mirrors at the edges."""
     taps = drawn.kernel.shape[1]
     reach = taps // 2
@@ -78,7 +79,7 @@ def blur(images: Any, drawn: Drawn) -> Any:
     return images
 
 
-def sense(spec: AugmentSpec, images: Any, drawn: Drawn) -> Any:
+def sense(spec: AugmentSpec, images: Any, drawn: Draws) -> Any:
     """Coarse pixels and noise, as of a lesser camera."""
     if spec.resolution:
         images = _coarse(images, drawn.step, drawn.origin)
@@ -88,7 +89,7 @@ def sense(spec: AugmentSpec, images: Any, drawn: Drawn) -> Any:
     return images
 
 
-def mix(images: Any, labels: Any, drawn: Drawn) -> tuple[Any, Any]:
+def mix(images: Any, labels: Any, drawn: Draws) -> tuple[Any, Any]:
     """CutMix: a rectangle of the partner shows in each image, and its labels with it."""
     _, height, width, _ = images.shape
     y, x = np.arange(height)[None, :, None], np.arange(width)[None, None, :]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tileseg.errors import UsageError
 from tileseg.nn.options import NetworkSpec
 from tileseg.problems import first_problem
-from tileseg.train.augment import AugmentSpec
+from tileseg.train.augment_spec import AugmentSpec
 
 ALGORITHM = 1
 """Raised when the same options would train another model than before: unfinished trainings are then not resumed."""
@@ -217,8 +217,8 @@ class TrainSpec(BaseModel):
         # The number, given or not: so that trainings which began when it was always 50 go on where it still is.
         return chosen | {"warmup": self.warmup_steps}
 
-    def told(self) -> dict[str, Any]:
-        """The choices as a model's card tells them: files and folders by their names, as cards are given to others."""
-        paths = {name: value.name for name, value in self if isinstance(value, Path)}
+    def for_card(self) -> dict[str, Any]:
+        """The choices as a model's card has them: files and folders by their names, as cards are given to others."""
+        names = {name: value.name for name, value in self if isinstance(value, Path)}
         choices = self.choices()
-        return choices | {name: told for name, told in paths.items() if name in choices}
+        return choices | {name: short for name, short in names.items() if name in choices}

@@ -17,7 +17,7 @@ from tileseg.train.losses import Loss
 ops = keras.ops
 
 
-class Trained(keras.Model):
+class TrainingModel(keras.Model):
     """A network with its normalisation before it and the loss behind it.
 
     Takes (n, y, x, band) float32 of 0 to 1 (pixels over the scaling's divisor) and (n, y, x) labels.
@@ -61,13 +61,13 @@ class Trained(keras.Model):
         return self._replicas.learn(self, images, labels)
 
 
-def compile_step(trained: Trained, optimizer: Any) -> None:
+def compile_step(trained: TrainingModel, optimizer: Any) -> None:
     """Make the step, anew after layers were frozen or released; the optimizer keeps its moments."""
     # XLA makes convolutions slower on CPUs (backend.compile); without it JAX would not compile at all.
     trained.compile(optimizer=optimizer, jit_compile=NAME == "jax")
 
 
-def compile_labels(trained: Trained) -> Callable[[Any], npt.NDArray[np.uint8]]:
+def compile_labels(trained: TrainingModel) -> Callable[[Any], npt.NDArray[np.uint8]]:
     """Images (n, y, x, band) as for training, of one shape -> labels (n, y, x) that the network gives them."""
 
     def found(images: Any) -> Any:

@@ -5,21 +5,56 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tileseg.card import ClassInfo
+from tileseg.dataset.dataset import Dataset
 from tileseg.dataset.labelled import LabelledScene
-from tileseg.dataset.patches import prefetched, read_patch
+from tileseg.dataset.patches import prefetched, read_patch, validation_windows
 from tileseg.evaluate.confusion import IGNORE, Matrix, confusion, iou, mean
 from tileseg.labels import Labels
-from tileseg.train.values import Values
+from tileseg.train.normalisation import Normalisation
+from tileseg.train.spec import TrainSpec
 from tileseg.window import Window
 
-Place = tuple[LabelledScene, Window]
+SceneWindow = tuple[LabelledScene, Window]
 LARGEST = 512
 """Side of a window at most: larger ones are nearer to what a run sees at their edges, smaller ones need less memory."""
+
+
+_FORWARD_SHARE = 1 / 3
+"""Of the work of a step, what looking alone takes: going back through the layers takes twice as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Which windows a network is scored on."""
+
+    side: int
+    """Pixels of a window."""
+    batch: int
+    """Windows that the network looks at together: about as many pixels as a batch of patches has."""
+    windows: list[SceneWindow]
+    """All: those that the finished model is scored on."""
+    watched: list[SceneWindow]
+    """Some of them, spread evenly: those that it is scored on in between."""
+
+    @classmethod
+    def plan(cls, spec: TrainSpec, dataset: Dataset) -> Validation:
+        """Choose as many windows as the share of validation in the work allows."""
+        shortest = max((max(s.grid.height, s.grid.width) for s in dataset.validate), default=spec.crop)
+        side = window_side(shortest, spec.crop)
+        budget = spec.validation_share * spec.steps_per_epoch * spec.batch * spec.crop**2 / _FORWARD_SHARE
+        most = max(1, int(budget) // side**2)
+        return cls(
+            side=side,
+            batch=max(1, spec.batch * spec.crop**2 // side**2),
+            windows=validation_windows(dataset.validate, side),
+            watched=validation_windows(dataset.validate, side, most),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +97,34 @@ class Score:
         value = mean(found)
         return 0.0 if math.isnan(value) else value
 
+    def facts(self) -> dict[str, Any]:
+        """Numbers for the card and the summary."""
+        return {
+            "mean_iou": round(self.mean_iou, 4),
+            **{f"iou_{name}": round(value, 4) for name, value in self.iou.items()},
+            "iou_by_scene": {
+                scene: {name: round(value, 4) for name, value in found.items()}
+                for scene, found in self.iou_by_scene.items()
+            },
+        }
+
 
 def window_side(places_side: int, crop: int) -> int:
     """Side of validation windows: as large as scenes of ``places_side`` pixels fill, a multiple of 16."""
     return max(crop, min(LARGEST, -(-places_side // 16) * 16))
 
 
-def read_unit(place: Place, side: int, values: Values) -> tuple[npt.NDArray[np.float32], Labels]:
+def read_unit(place: SceneWindow, side: int, normalisation: Normalisation) -> tuple[npt.NDArray[np.float32], Labels]:
     """Pixels (side, side, band) of 0 to 1 and labels (side, side) of a window that may be smaller."""
     pixels, labels = read_patch(*place, side)
-    return values.to_unit(pixels), labels
+    return normalisation.to_unit(pixels), labels
 
 
 def validate(
     labels_of: Callable[[npt.NDArray[np.float32]], Labels],
-    places: Sequence[Place],
+    places: Sequence[SceneWindow],
     classes: tuple[ClassInfo, ...],
-    values: Values,
+    normalisation: Normalisation,
     *,
     side: int,
     batch: int,
@@ -88,7 +134,7 @@ def validate(
     matrices = {scene.name: np.zeros((len(classes), len(classes)), np.int64) for scene, _ in places}
 
     def read(index: int) -> tuple[npt.NDArray[np.float32], Labels]:
-        chosen = [read_unit(place, side, values) for place in places[index * batch : (index + 1) * batch]]
+        chosen = [read_unit(place, side, normalisation) for place in places[index * batch : (index + 1) * batch]]
         # The last batch is filled up: one compiled function for all.
         chosen += [(chosen[-1][0], np.full_like(chosen[-1][1], IGNORE))] * (batch - len(chosen))
         return np.stack([pixels for pixels, _ in chosen]), np.stack([labels for _, labels in chosen])

@@ -9,8 +9,8 @@ from dataset_files import dataset, patchy, write
 from tileseg.card import Scaling
 from tileseg.dataset import load_dataset
 from tileseg.dataset.statistics import DatasetStatistics, statistics
+from tileseg.train.normalisation import Normalisation, normalisation_of
 from tileseg.train.spec import TrainSpec
-from tileseg.train.values import Values, values_of
 
 STATISTICS = DatasetStatistics((900.0, 1200.0), (200.0, 350.0), (0.9, 0.1), 1000)
 
@@ -30,26 +30,26 @@ def as_a_run_does(pixels, scaling: Scaling) -> np.ndarray:
     return (values - np.array(scaling.mean)) / np.array(scaling.std)
 
 
-def as_trained(pixels, values: Values) -> np.ndarray:
+def as_trained(pixels, values: Normalisation) -> np.ndarray:
     return (values.to_unit(pixels) - np.float32(values.mean)) / np.float32(values.std)
 
 
 @pytest.mark.parametrize("options", [{}, {"scaling": "unit"}, {"value_window": "1000,800"}])
 def test_training_and_running_scale_alike(options) -> None:
-    values = values_of(spec(**options), "uint16", STATISTICS)
+    values = normalisation_of(spec(**options), "uint16", STATISTICS)
     pixels = np.random.default_rng(0).integers(0, 4000, (5, 7, 2)).astype(np.uint16)
     np.testing.assert_allclose(as_trained(pixels, values), as_a_run_does(pixels, values.scaling), atol=2e-5)
 
 
 def test_dataset_scaling_makes_mean_0_and_deviation_1() -> None:
-    values = values_of(spec(), "uint16", STATISTICS)
+    values = normalisation_of(spec(), "uint16", STATISTICS)
     pixels = np.array([[900, 1200], [1100, 1550]], np.uint16)
     np.testing.assert_allclose(as_trained(pixels, values), [[0, 0], [1, 1]], atol=1e-3)
 
 
 def test_8_bits_are_divided_by_255_and_others_by_a_round_number_above_nearly_all() -> None:
-    assert values_of(spec(), "uint8", STATISTICS).reach == 255
-    assert values_of(spec(), "uint16", STATISTICS).reach == 3000  # 1200 + 4 * 350 = 2600
+    assert normalisation_of(spec(), "uint8", STATISTICS).reach == 255
+    assert normalisation_of(spec(), "uint16", STATISTICS).reach == 3000  # 1200 + 4 * 350 = 2600
 
 
 def test_a_window_has_the_statistics_of_what_it_clips_to(tmp_path) -> None:
@@ -59,12 +59,12 @@ def test_a_window_has_the_statistics_of_what_it_clips_to(tmp_path) -> None:
     path = dataset(tmp_path, "bands = ['ct']\n[[scenes]]\nimage = 'a.tif'\nlabels = 'l.tif'\n")
     windowed = spec(value_window="40,400")
     found = statistics(load_dataset(path).train, classes=3, limits=windowed.value_limits)
-    values = values_of(windowed, "int16", found)
+    values = normalisation_of(windowed, "int16", found)
     seen = as_trained(hounsfield, values)
     assert (seen.mean(), seen.std()) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
     assert values.mean[0] == pytest.approx(((np.clip(hounsfield, -160, 240) + 160) / 400).mean(), abs=1e-4)
 
 
 def test_a_window_clips() -> None:
-    values = values_of(spec(value_window="40,400"), "int16", STATISTICS)
+    values = normalisation_of(spec(value_window="40,400"), "int16", STATISTICS)
     np.testing.assert_array_equal(values.to_unit(np.array([-1000, -160, 40, 240, 3000], np.int16)), [0, 0, 0.5, 1, 1])

@@ -15,7 +15,7 @@ from tileseg.train.spec import TrainSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class Normalisation:
     """``(value - low) / reach`` lies between 0 and 1; that, less ``mean`` and over ``std``, is the network's input."""
 
     low: float
@@ -41,7 +41,7 @@ class Values:
         return Scaling(divisor=self.reach, mean=self.mean, std=self.std)
 
 
-def values_of(spec: TrainSpec, dtype: str, statistics: DatasetStatistics) -> Values:
+def normalisation_of(spec: TrainSpec, dtype: str, statistics: DatasetStatistics) -> Normalisation:
     """How the values of a dataset are scaled; ``dtype`` is that of its pixels.
 
     ``statistics`` are those of its values within the limits of ``spec``.
@@ -57,17 +57,17 @@ def values_of(spec: TrainSpec, dtype: str, statistics: DatasetStatistics) -> Val
     else:
         mean_unit, std_unit = (mean - low) / reach, std / reach
     digits = [tuple(round(float(v), 5) for v in values) for values in (mean_unit, np.maximum(std_unit, 1e-3))]
-    return Values(low, reach, spec.value_window is not None, digits[0], digits[1])
+    return Normalisation(low, reach, spec.value_window is not None, digits[0], digits[1])
 
 
-def values_like(card: ModelCard, otherwise: Values) -> Values:
+def normalisation_like(card: ModelCard, otherwise: Normalisation) -> Normalisation:
     """As a model's card scales them, so that its weights mean what they meant; ``otherwise`` if that is per scene."""
     scaling = card.scaling
     if scaling.kind == "scene":
         return otherwise
     low, high = scaling.limits
     mean, std = (tuple(np.broadcast_to(v, len(otherwise.mean)).tolist()) for v in (scaling.mean, scaling.std))
-    return Values(low, high - low, scaling.kind == "window", mean, std)
+    return Normalisation(low, high - low, scaling.kind == "window", mean, std)
 
 
 def _rounded_up(value: float) -> float:

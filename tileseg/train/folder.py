@@ -1,0 +1,120 @@
+"""The folder of a training: which training it holds, whether that is finished, and what a new one removes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tileseg.errors import UsageError
+from tileseg.nn.folder import ARCHIVE
+from tileseg.storage.store import write_atomic
+from tileseg.train.checkpoint import Progress, Store
+from tileseg.train.spec import TrainSpec
+
+_CARD = "card.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFolder:
+    """Where one training keeps its files."""
+
+    spec: TrainSpec
+    fingerprint: str
+    """Digest of what decides which model comes out: the options, and the dataset's description."""
+
+    @classmethod
+    def of(cls, spec: TrainSpec) -> TrainingFolder:
+        """The folder that ``spec`` names; the dataset's TOML is read."""
+        text = json.dumps([spec.algorithm, spec.choices()], sort_keys=True)
+        return cls(spec, hashlib.sha256(text.encode() + spec.dataset.read_bytes()).hexdigest())
+
+    @property
+    def root(self) -> Path:
+        """Journal, pictures and state, beside the model."""
+        return self.spec.out / "training"
+
+    @property
+    def store(self) -> Store:
+        """The checkpoints."""
+        return Store(self.root / ".state")
+
+    @property
+    def options(self) -> Path:
+        """``train.json``: the options that the training began with."""
+        return self.root / "train.json"
+
+    @property
+    def summary(self) -> Path:
+        """``summary.json``: written last, so that its presence means done."""
+        return self.root / "summary.json"
+
+    @property
+    def curves(self) -> Path:
+        """The picture of loss and scores."""
+        return self.root / "curves.png"
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the folder holds anything that was learnt; without that, its options bind nobody."""
+        return self.store.last.exists() or self.store.best.exists()
+
+    def finished(self) -> Progress | None:
+        """How far the training came, if the folder holds this one and nothing is left to do. Changes no file.
+
+        Raises UsageError where the folder is that of another training, or of a model.
+        """
+        spec = self.spec
+        if spec.overwrite:
+            if spec.init is not None and spec.init.resolve() == spec.out.resolve():
+                raise UsageError(f"--init {spec.init}: --overwrite would remove it; choose another --out")
+            return None
+        if not self.has_weights:
+            if (spec.out / _CARD).is_file():
+                raise UsageError(f"{spec.out}: holds a model already; choose another --out, or give --overwrite")
+            return None
+        found = json.loads(self.options.read_text(encoding="utf-8")) if self.options.is_file() else {}
+        if found.get("fingerprint") != self.fingerprint:
+            raise UsageError(
+                f"{spec.out}: was trained with other options ({_first_change(found, spec)}); choose another --out, or "
+                "start anew with --overwrite"
+            )
+        checkpoint = self.store.read(self.store.last) if self.summary.is_file() else None
+        return None if checkpoint is None else checkpoint.progress
+
+    def claim(self) -> None:
+        """Make the folder this training's. Where there is nothing to go on with, another training's files go."""
+        if self.spec.overwrite or not self.has_weights:
+            # First what says that something is finished: killed in between, nothing old is taken for new.
+            model = (self.spec.out / _CARD, self.spec.out / ARCHIVE)
+            for path in (self.summary, *model, self.store.last, self.store.best):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self.root / "tensorboard", ignore_errors=True)
+            for path in (*self.root.glob("panel-*.png"), self.curves):
+                path.unlink(missing_ok=True)
+        about = {
+            "fingerprint": self.fingerprint,
+            "algorithm": self.spec.algorithm,
+            "dataset": str(self.spec.dataset),
+            "spec": self.spec.choices(),
+        }
+        write_atomic(self.options, json.dumps(about, indent=2) + "\n")
+
+
+def _first_change(begun: dict[str, Any], spec: TrainSpec) -> str:
+    """What is other than it was when ``train.json`` was written."""
+    before = begun.get("spec", {})
+    for name, value in spec.choices().items():
+        option, was = f"--{name.replace('_', '-')}", before.get(name)
+        if was == value:
+            continue
+        if isinstance(was, dict) and isinstance(value, dict):
+            key = next(key for key in (*value, *was) if was.get(key) != value.get(key))
+            return f"{option} {key}={was.get(key)}, now {value.get(key)}"
+        return f"{option} {was}, now {value}"
+    if begun.get("algorithm", 1) != spec.algorithm:
+        return "an earlier tileseg trained otherwise with them"
+    return "the dataset's file has changed"

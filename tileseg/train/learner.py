@@ -1,0 +1,121 @@
+"""The network while it learns: its weights, the optimizer, one step, and the running mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tileseg.errors import UsageError
+from tileseg.nn.backend import Replicas, devices, keras
+from tileseg.nn.fused import fuse
+from tileseg.nn.unet import build_network, part_of, training_model
+from tileseg.train.checkpoint import Checkpoint
+from tileseg.train.losses import Loss
+from tileseg.train.normalisation import Normalisation
+from tileseg.train.optimizer import PartwiseAdam, RunningMean
+from tileseg.train.spec import TrainSpec
+from tileseg.train.step import TrainingModel, compile_labels, compile_step, computing_in
+
+_BLOCKS = 5
+"""Of an encoder."""
+
+
+class Learner:
+    """A network with everything that a step changes; at its start, until :meth:`restore`."""
+
+    def __init__(self, spec: TrainSpec, *, bands: int, classes: int, loss: Loss, normalisation: Normalisation) -> None:
+        """Build the network and its optimizer. Raises UsageError where the devices cannot share a batch."""
+        self._spec, self._bands, self._classes = spec, bands, classes
+        keras.utils.set_random_seed(spec.seed)
+        names = devices()
+        if spec.batch % len(names):
+            raise UsageError(f"--batch {spec.batch}: cannot be shared by {len(names)} devices; expected a multiple")
+        self._replicas = Replicas(names)
+        with self._replicas.scope():
+            with computing_in(spec.precision):
+                self.model = fuse(build_network(spec.network, bands, classes))
+                self.network = training_model(self.model) if spec.network.deep_supervision else self.model
+            self._training = TrainingModel(self.network, loss, normalisation.mean, normalisation.std, self._replicas)
+            adam = PartwiseAdam(
+                rate=spec.rate,
+                decay=spec.weight_decay if spec.optimizer == "adamw" else 0.0,
+                # Each device clips its share of the gradients, which are summed then.
+                clip=None if spec.clip is None else spec.clip * self._replicas.loss_share,
+                accumulate=spec.accumulate,
+                share=lambda variable: 1.0 if _part(variable) == "decoder" else spec.encoder_rate,
+            )
+            self._optimizer = keras.optimizers.LossScaleOptimizer(adam) if spec.precision == "float16" else adam
+            self._optimizer.build(self.network.trainable_variables)
+        self._mean = RunningMean(self.network.weights, spec.ema) if spec.ema else None
+        self._released = -1
+        self.labels_of = compile_labels(self._training)
+
+    def step(self, images: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], *, step: int, rate: float) -> float:
+        """Learn from one batch, ``step`` others having gone before; its loss, which may be no number."""
+        self._release(step)
+        self._optimizer.learning_rate = rate
+        loss = self._training.step(images, labels)
+        if np.isfinite(loss) and self._mean is not None and (step + 1) % self._spec.accumulate == 0:
+            self._mean.update((step + 1) // self._spec.accumulate)
+        return loss
+
+    def _release(self, step: int) -> None:
+        """Freeze and release the encoder's blocks as the schedule of ``unfreeze`` says."""
+        every = self._spec.unfreeze * self._spec.steps_per_epoch
+        released = min(_BLOCKS, step // every) if every else _BLOCKS
+        if released == self._released:
+            return
+        self._released = released
+        frozen = {f"block{i}" for i in range(1, _BLOCKS + 1 - released)}
+        for layer in self.network.layers:
+            layer.trainable = part_of(layer.name) not in frozen
+        with self._replicas.scope():
+            compile_step(self._training, self._optimizer)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the network has the running mean of its weights, if there is one."""
+        if self._mean is None:
+            yield
+            return
+        self._mean.swap()
+        try:
+            yield
+        finally:
+            self._mean.swap()
+
+    @property
+    def state(self) -> dict[str, list[Any]]:
+        """Variables by group: all that a checkpoint needs to go on."""
+        groups = {"network": list(self.network.variables), "optimizer": list(self._optimizer.variables)}
+        return groups if self._mean is None else groups | {"mean": list(self._mean.variables)}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a state."""
+        for name, variables in self.state.items():
+            checkpoint.restore(name, variables)
+
+    def use_mean(self) -> None:
+        """Take the running mean, if there is one, as the weights: the training is over."""
+        if self._mean is not None:
+            self._mean.swap()
+
+    @cached_property
+    def _plain(self) -> keras.Model:
+        with computing_in("float32"):
+            return build_network(self._spec.network, self._bands, self._classes)
+
+    def plain(self) -> keras.Model:
+        """The network as it is saved, with the weights of now: float32, without what serves training only."""
+        self._plain.set_weights(self.model.get_weights())
+        return self._plain
+
+
+def _part(variable: Any) -> str:
+    """The part of the network that a variable belongs to, by its layer's name."""
+    return part_of(variable.path.partition("/")[0])

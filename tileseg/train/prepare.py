@@ -1,0 +1,209 @@
+"""Everything before the first step: data, scaling, network. No file is changed, so a mistake here costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from tileseg.dataset.dataset import Dataset, load_dataset
+from tileseg.dataset.labelled import mask_doubt
+from tileseg.dataset.patches import PatchSampler, count_cells
+from tileseg.dataset.statistics import DatasetStatistics, statistics
+from tileseg.errors import InputError
+from tileseg.nn.backend import keras
+from tileseg.nn.bundle import load_bundle
+from tileseg.nn.encoder_weights import load_encoder_weights
+from tileseg.nn.folder import load_card, resolve_model
+from tileseg.train.checkpoint import Progress
+from tileseg.train.folder import TrainingFolder
+from tileseg.train.learner import Learner
+from tileseg.train.losses import Loss, parse_loss
+from tileseg.train.normalisation import Normalisation, normalisation_like, normalisation_of
+from tileseg.train.spec import TrainSpec
+from tileseg.train.validation import Validation
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTraining:
+    """A training that may begin."""
+
+    spec: TrainSpec
+    folder: TrainingFolder
+    dataset: Dataset
+    normalisation: Normalisation
+    sampler: PatchSampler
+    validation: Validation
+    learner: Learner
+    progress: Progress
+    """Where the training begins, or goes on."""
+
+    @property
+    def ground_sample_distance(self) -> float | None:
+        """Metres per pixel that the network is trained at; None where nothing says it."""
+        return _ground_sample_distance(self.dataset)
+
+    @property
+    def about(self) -> str:
+        """What the user is told first, in one line."""
+        count = len(self.dataset.train)
+        scenes = f"{count} scene{'s' * (count != 1)} to train on, {len(self.dataset.validate)} to validate on"
+        windows = f"{len(self.validation.watched)} of {len(self.validation.windows)} validation windows"
+        gsd = self.ground_sample_distance
+        return (
+            f"{scenes} ({windows}), {'' if gsd is None else f'{gsd:g} m per pixel, '}"
+            f"{self.learner.model.count_params():,} parameters, {self.spec.precision}"
+        )
+
+
+def load_scenes(spec: TrainSpec) -> Dataset:
+    """The dataset of a training. Raises InputError where it cannot be used, or has nothing to train on."""
+    dataset = load_dataset(spec.dataset, gsd=spec.gsd)
+    if not dataset.train:
+        raise InputError(f'{spec.dataset}: no scenes to train on; expected split = "train"')
+    return dataset
+
+
+def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: Notice) -> PreparedTraining:
+    """Read what a training needs to know, and build its network; ``notice`` is called with what is odd.
+
+    Raises UsageError, InputError.
+    """
+    if (unsized := _unsized(dataset)) is not None:
+        notice(unsized)
+    if spec.warmup is not None and spec.last_step is not None and spec.warmup > spec.last_step:
+        notice(
+            f"--warmup {spec.warmup}: is longer than the training ({spec.last_step} "
+            f"step{'s' * (spec.last_step != 1)}), so the learning rate never reaches {spec.rate:g}"
+        )
+    found = statistics(dataset.train, classes=len(dataset.classes), limits=spec.value_limits)
+    normalisation = normalisation_of(spec, dataset.dtype, found)
+    if spec.init is not None:
+        normalisation = normalisation_like(load_card(resolve_model(spec.init)), normalisation)
+    loss = _loss(spec, dataset, found)
+    learner = Learner(
+        spec, bands=len(dataset.bands), classes=len(dataset.classes), loss=loss, normalisation=normalisation
+    )
+    return PreparedTraining(
+        spec=spec,
+        folder=folder,
+        dataset=dataset,
+        normalisation=normalisation,
+        progress=_start(spec, folder, learner),
+        sampler=_read_labels(spec, dataset, notice),
+        validation=_choose_windows(spec, dataset, notice),
+        learner=learner,
+    )
+
+
+def _start(spec: TrainSpec, folder: TrainingFolder, learner: Learner) -> Progress:
+    """Give the network its first weights: those of the last checkpoint, of another model, or random ones."""
+    # Another process may replace the state before the folder is ours; its own would have become the same.
+    checkpoint = None if spec.overwrite else folder.store.read(folder.store.last)
+    if checkpoint is not None:
+        learner.restore(checkpoint)
+        return checkpoint.progress
+    if spec.init is not None:
+        _start_from(learner.network, spec)
+    elif spec.encoder_weights is not None:
+        load_encoder_weights(learner.model, spec.encoder_weights)
+    return Progress()
+
+
+def _start_from(network: keras.Model, spec: TrainSpec) -> None:
+    """Take over the weights of a model's layers that have the same names and shapes."""
+    assert spec.init is not None
+    source, _ = load_bundle(resolve_model(spec.init))
+    taken = 0
+    for layer in network.layers:
+        if not layer.weights:
+            continue
+        try:
+            weights = source.get_layer(layer.name).get_weights()
+        except ValueError:
+            continue
+        if [w.shape for w in weights] == [tuple(w.shape) for w in layer.weights]:
+            layer.set_weights(weights)
+            taken += 1
+    if not taken:
+        raise InputError(f"--init {spec.init}: none of its layers fits this network")
+
+
+def _read_labels(spec: TrainSpec, dataset: Dataset, notice: Notice) -> PatchSampler:
+    """Count the labels of all scenes: one that is no class shows before the first step, wherever it is."""
+    # Larger patches than are learnt from, so that what turns or shrinks brings in its real surroundings.
+    margin = spec.crop // 8 if spec.augment.moves else 0
+    sampler = PatchSampler(
+        dataset.train, size=spec.crop + 2 * margin, batch=spec.batch, seed=spec.seed, balance=spec.balance
+    )
+    validated = count_cells(dataset.validate, len(dataset.classes), sampler.cells.side)
+    doubts = []
+    for scene, counts in zip(dataset.scenes, sampler.cells.counts + validated.counts, strict=True):
+        known = counts.sum(axis=(0, 1), dtype=np.int64)
+        # Only a scene of one class and of what is not known can be a mask: others are not read again.
+        if np.count_nonzero(known) == 1 and known.sum() < scene.extent.pixels and (doubt := mask_doubt(scene)):
+            doubts.append(doubt)
+    if doubts:
+        notice(doubts[0] + _and_more(len(doubts)))
+    return sampler
+
+
+def _choose_windows(spec: TrainSpec, dataset: Dataset, notice: Notice) -> Validation:
+    if not dataset.validate:
+        notice('no scenes to validate on (split = "validate"): the last weights are kept, unscored')
+    return Validation.plan(spec, dataset)
+
+
+def _ground_sample_distance(dataset: Dataset) -> float | None:
+    """Metres per pixel that the network is trained at: the median scene's where scenes are read as they are.
+
+    None where no scene for training says its own: then none can have been resampled.
+    """
+    known = [s.ground_sample_distance for s in dataset.train if s.ground_sample_distance is not None]
+    if not known:
+        return None
+    return dataset.ground_sample_distance or round(median(known), 4)
+
+
+def _unsized(dataset: Dataset) -> str | None:
+    """What to say of scenes whose ground sample distance is not known while one was asked for, or others have one."""
+    without = [scene for scene in dataset.scenes if scene.ground_sample_distance is None]
+    asked = dataset.ground_sample_distance
+    if not without or (asked is None and len(without) == len(dataset.scenes)):
+        return None
+    instead = "" if asked is None else f" instead of at {asked:g} m per pixel"
+    card = "" if _ground_sample_distance(dataset) is not None else ", and the model's card names none"
+    return (
+        f"{without[0].scene.path}: does not say its ground sample distance, so it is read as it is{instead}{card}; "
+        f"give pixel_size (metres){_and_more(len(without))}"
+    )
+
+
+def _and_more(count: int) -> str:
+    """Follows what was said of the first of several."""
+    return f" ({count - 1} more like it)" if count > 1 else ""
+
+
+def _loss(spec: TrainSpec, dataset: Dataset, found: DatasetStatistics) -> Loss:
+    weights: tuple[float, ...] | None
+    if spec.class_weights == "balanced":
+        shares = np.maximum(np.asarray(found.class_shares, np.float64), 1e-4)
+        rarity = 1 / np.sqrt(shares)
+        weights = tuple(float(w) for w in rarity / rarity.mean())
+    else:
+        weights = spec.class_weights
+    background = next((i for i, info in enumerate(dataset.classes) if info.background), None)
+    return parse_loss(
+        spec.loss,
+        classes=len(dataset.classes),
+        background=background,
+        class_weights=weights,
+        label_smoothing=spec.label_smoothing,
+        focal_alpha=spec.focal_alpha,
+        focal_gamma=spec.focal_gamma,
+        tversky_beta=spec.tversky_beta,
+    )
