@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -338,3 +339,53 @@ def test_help_is_quick() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[-1] == "[]"
+
+
+def _boxes() -> tuple[np.ndarray, np.ndarray]:
+    """Truth and prediction: a house that is found a little off, and a large false alarm."""
+    truth, predicted = np.zeros((HEIGHT, WIDTH), np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
+    truth[20:50, 20:50] = predicted[24:54, 20:50] = predicted[60:88, 60:130] = 1
+    return truth, predicted
+
+
+@pytest.mark.parametrize("side", ["truth", "prediction"])
+@pytest.mark.parametrize(
+    ("nodata", "map_"), [(0, "0=other,1=building"), (1, "0=other,1=building"), (0, "1=building,*=other")]
+)
+def test_a_class_that_is_called_nodata_is_told_and_the_map_wins(tmp_path, side, nodata, map_) -> None:
+    truth, predicted = _boxes()
+    right = metrics.jaccard_score(truth.ravel(), predicted.ravel())
+    files = [
+        _write(tmp_path / f"{name}.tif", labels, nodata=nodata if name == side else None)
+        for name, labels in (("prediction", predicted), ("truth", truth))
+    ]
+    name = ("other", "building")[nodata]
+    spec = EvaluateSpec(classes=("other", "building"), distances=False, polygons=False, out=tmp_path / "plain")
+    found = evaluate_labels(*files, spec)
+    told = [notice for notice in found.notices if "nodata" in notice]
+    assert len(told) == 1
+    assert f"{side}.tif: calls its value {nodata} nodata, so " in told[0]
+    assert f"unknown and not '{name}'" in told[0]
+    assert told[0].endswith(f": {'--map-truth' if side == 'truth' else '--map'} 0=other,1=building")
+    mapped = {"map_truth" if side == "truth" else "map_prediction": (map_,)}
+    found = evaluate_labels(*files, replace(spec, out=tmp_path / "mapped", **mapped))
+    assert not [notice for notice in found.notices if "calls its value" in notice]
+    assert found.by_class()["iou"][1] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("nodata", [255, 9])
+def test_nodata_that_is_no_class_stays_unknown_whatever_the_map(tmp_path, nodata) -> None:
+    truth, predicted = _boxes()
+    truth[:10] = nodata
+    files = _write(tmp_path / "p.tif", predicted), _write(tmp_path / "t.tif", truth, nodata=nodata)
+    spec = EvaluateSpec(classes=("other", "building"), map_truth=("1=building", "*=other"), out=tmp_path / "out")
+    found = evaluate_labels(*files, spec)
+    assert found.total.unknown == 10 * WIDTH
+    assert not [notice for notice in found.notices if "calls its value" in notice]
+
+
+def test_a_mask_of_255_whose_background_is_nodata_is_asked_about(tmp_path) -> None:
+    truth, predicted = _boxes()
+    files = _write(tmp_path / "p.tif", predicted), _write(tmp_path / "t.tif", truth * np.uint8(255), nodata=0)
+    with pytest.raises(UsageError, match=r"its ids are 0 and 255.*--map-truth 255="):
+        evaluate_labels(*files, EvaluateSpec(out=tmp_path / "out"))

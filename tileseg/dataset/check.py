@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 import shapely
 
 from tileseg.card import ClassInfo
-from tileseg.dataset.labelled import LabelledScene, mask_doubt, open_image, open_labelled
+from tileseg.dataset.doubts import mask_doubt, nodata_doubt, percent
+from tileseg.dataset.labelled import LabelledScene, open_image, open_labelled
 from tileseg.dataset.raster_truth import RasterTruth
 from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, is_there, list_pairs, parse_gsd, read_spec
 from tileseg.dataset.truth import is_placed
@@ -256,14 +256,14 @@ def _label_values(scene: LabelledScene, pair: Pair, spec: DatasetSpec) -> Iterat
     truth = scene.truth
     if not isinstance(truth, (RasterTruth, WarpedTruth)):
         return
-    raster, unknown, nodata, total = truth.raster, dict[int, int](), 0, 0
+    raster, unknown, total, doubt = truth.raster, dict[int, int](), 0, None
     try:
         for window in tile(raster.grid.extent, _BLOCK, _BLOCK):
             values = raster.read_labels(window)
             total += values.size
-            nodata += 0 if raster.nodata is None else int(np.count_nonzero(values == raster.nodata))
             for value, count in truth.values.unknown(values).items():
                 unknown[value] = unknown.get(value, 0) + count
+        doubt = None if unknown else nodata_doubt(scene)
     except InputError as error:
         yield Finding("error", str(error))
         return
@@ -271,19 +271,14 @@ def _label_values(scene: LabelledScene, pair: Pair, spec: DatasetSpec) -> Iterat
         named = {truth.values.shown(value): count / total for value, count in unknown.items()}
         palette = isinstance(raster, LabelRaster) and bool(raster.colors)
         yield Finding("error", _tell_unknown(pair, spec, named, palette=palette))
-    meant = None if raster.nodata is None else str(raster.nodata)
-    if nodata and not unknown and meant not in pair.reading.label_map and 0 <= int(meant or -1) < len(spec.classes):
-        yield Finding(
-            "warning",
-            f"{pair.labels}: calls its value {meant} nodata, so {_percent(nodata / total)} of it are not learned as "
-            f"{spec.classes[int(meant or 0)].name!r}; if they should be, list {meant} in label_map",
-        )
+    if doubt is not None:
+        yield Finding("warning", doubt)
 
 
 def _tell_unknown(pair: Pair, spec: DatasetSpec, unknown: dict[str, float], *, palette: bool) -> str:
     """``unknown``: the share of each value that is no class."""
     shown = sorted(unknown, key=lambda value: -unknown[value])
-    listed = ", ".join(f"{value} ({_percent(unknown[value])})" for value in shown[:_MOST_SHOWN])
+    listed = ", ".join(f"{value} ({percent(unknown[value])})" for value in shown[:_MOST_SHOWN])
     more = f" and {len(shown) - _MOST_SHOWN} more" if len(shown) > _MOST_SHOWN else ""
     hint = "say what they mean in label_map, or list them under ignore"
     if pair.labels.suffix.lower() in (".jpg", ".jpeg"):
@@ -324,7 +319,7 @@ def _content(scene: LabelledScene, facts: SceneFacts, pair: Pair, spec: DatasetS
     if not known:
         yield Finding("error", f"{pair.labels}: no pixel has a known class where {pair.image.name} has data")
     elif facts.unknown > _MOST_UNKNOWN:
-        yield Finding("warning", f"{pair.labels}: the class of {_percent(facts.unknown)} of its pixels is not known")
+        yield Finding("warning", f"{pair.labels}: the class of {percent(facts.unknown)} of its pixels is not known")
     if known and max(facts.counts[:-1]) == known:
         only = spec.classes[int(np.argmax(facts.counts[:-1]))].name
         doubt = mask_doubt(scene) if facts.counts[-1] else None
@@ -380,7 +375,7 @@ def _leaks(scenes: Sequence[LabelledScene]) -> Iterator[Finding]:
             overlap = area is not None and theirs is not None and scene.grid.crs == other.grid.crs
             share = area.intersection(theirs).area / area.area if overlap and area is not None else 0.0
             if same_file or share > 0.01:
-                what = "is also" if same_file else f"shows {_percent(share)} of"
+                what = "is also" if same_file else f"shows {percent(share)} of"
                 yield Finding(
                     "warning",
                     f"{scene.scene.path}: {what} {other.scene.path}, which is trained on: scores would be too good",
@@ -394,10 +389,3 @@ def _area(scene: LabelledScene) -> shapely.Polygon | None:
         return None
     corners = ((0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height))
     return shapely.Polygon([grid.transform @ corner for corner in corners])
-
-
-def _percent(share: float) -> str:
-    if share >= 0.1:
-        return f"{100 * share:.0f} %"
-    digits = max(1, min(3, -math.floor(math.log10(share)) - 1)) if share > 0 else 0
-    return f"{100 * share:.{digits}f} %" if share >= 1e-5 else "< 0.001 %"

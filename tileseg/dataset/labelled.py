@@ -14,11 +14,10 @@ import numpy.typing as npt
 from affine import Affine
 
 from tileseg.card import ClassInfo
-from tileseg.dataset.raster_truth import RasterTruth, Truth
+from tileseg.dataset.raster_truth import Truth
 from tileseg.dataset.rescale import Axis, Rescale
-from tileseg.dataset.spec import IGNORE, IGNORE_NAME, DatasetSpec, Pair, Split, is_there
-from tileseg.dataset.truth import is_mask, open_truth
-from tileseg.dataset.warped_truth import WarpedTruth
+from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, is_there
+from tileseg.dataset.truth import open_truth
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.labels import Labels
@@ -192,21 +191,6 @@ def open_labelled(pair: Pair, spec: DatasetSpec, gsd: float | None) -> LabelledS
         rescale=rescale,
         truth=truth,
         key=key,
-    )
-
-
-def mask_doubt(scene: LabelledScene) -> str | None:
-    """What to say about labels that look like a mask of 0 and 255, of which 255 is not learnt; None: they do not."""
-    truth = scene.truth
-    if not isinstance(truth, RasterTruth | WarpedTruth) or not is_mask(truth):
-        return None
-    zero = dict(truth.values.meaning).get(0, IGNORE)
-    others = [info for i, info in enumerate(scene.classes) if i != zero]
-    meant = next((info for info in others if not info.background), others[0])
-    first = IGNORE_NAME if zero == IGNORE else scene.classes[zero].name
-    return (
-        f"{truth.raster.path}: has no values but 0 and 255, and 255 means that the class is not known; if it is one, "
-        f'say so: label_map = {{ 0 = "{first}", 255 = "{meant.name}" }}'
     )
 
 

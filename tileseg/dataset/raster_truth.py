@@ -31,7 +31,7 @@ class Truth(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class ValueTable:
     """What the values of a label raster mean."""
 
     path: str
@@ -41,6 +41,8 @@ class Values:
     """Whether values are 0xRRGGBB."""
     assumed: bool = False
     """Whether 255 means not known only because nobody says what it means."""
+    hidden: int | None = None
+    """The raster's nodata value, if it is the id of a class besides and nobody says what it means."""
 
     def labels(self, values: npt.NDArray[np.integer], where: Window) -> Labels:
         """Labels of values (y, x). Raises InputError naming a value that has no meaning."""
@@ -54,7 +56,8 @@ class Values:
             unknown = (known[at] != values.ravel()).reshape(values.shape)
         if unknown.any():
             value = self.shown(int(values[unknown][0]))
-            listed = ", ".join(map(self.shown, known[:8].tolist())) + (", ..." if len(known) > 8 else "")
+            meant = [v for v in known.tolist() if not self.colors or v != NO_COLOR]
+            listed = ", ".join(map(self.shown, meant[:8])) + (", ..." if len(meant) > 8 else "")
             raise InputError(
                 f"{self.path}: has the value {value} at {where}, which is no class ({listed} are); "
                 "say what it means in label_map, or list it under ignore"
@@ -106,13 +109,18 @@ class ValueRaster(Protocol):
         """Values (y, x) of a window."""
 
 
+NO_COLOR = -1
+"""Value of a pixel of a colour raster that has no data."""
+
+
 @dataclass(frozen=True, slots=True)
 class ColorRaster:
     """A picture (or a raster with a palette) whose colours stand for classes; its values are 0xRRGGBB."""
 
     scene: Scene
-    nodata: int | None = None
-    """Every colour may be meant, so none stands for no data."""
+    listed: frozenset[int]
+    """Colours that are meant even where the file calls them nodata or transparent."""
+    nodata: int | None = NO_COLOR
 
     @property
     def grid(self) -> Grid:
@@ -125,9 +133,13 @@ class ColorRaster:
         return self.scene.path
 
     def read_labels(self, window: Window) -> npt.NDArray[np.integer]:
-        """Colours (y, x) as int32."""
-        rgb = self.scene.read(window)[0].astype(np.int32)
-        return np.asarray(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], np.int32)
+        """Colours (y, x) as int32, NO_COLOR where there is no data."""
+        pixels, valid = self.scene.read(window)
+        rgb = pixels.astype(np.int32)
+        colors = np.asarray(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], np.int32)
+        if not valid.all():
+            colors[~valid & ~np.isin(colors, list(self.listed))] = NO_COLOR
+        return colors
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +147,7 @@ class RasterTruth:
     """A raster on the image's own pixels."""
 
     raster: ValueRaster
-    values: Values
+    values: ValueTable
     rescale: Rescale
 
     def read(self, window: Window) -> Labels:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import shapely
 from affine import Affine
 
-from tileseg.dataset.raster_truth import _COLOR, ColorRaster, RasterTruth, Truth, Values
+from tileseg.dataset.raster_truth import _COLOR, NO_COLOR, ColorRaster, RasterTruth, Truth, ValueRaster, ValueTable
 from tileseg.dataset.rescale import Rescale
 from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, Pair, is_there
-from tileseg.dataset.vector_truth import _BLOCK, VectorTruth, _outline, _text
+from tileseg.dataset.vector_truth import VectorTruth, _outline, _text, outline_in
 from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.source.label_raster import LabelRaster, open_labels
 from tileseg.source.scene import open_scene
-from tileseg.window import tile
 
 _SAME_PLACE = 0.1
 """Pixels: labels whose corners are no further from the image's are on its grid."""
@@ -38,12 +37,11 @@ def open_truth(pair: Pair, spec: DatasetSpec, image: Grid, target: Grid, rescale
             )
         return truth
     if any(_COLOR.fullmatch(value) for value in pair.reading.label_map):
-        colors = ColorRaster(open_scene(path, expected=3))
-        if not _same_grid(image, colors.grid, pair):
-            raise InputError(f"{path}: its colours stand for classes, so it needs the same grid as {pair.image.name}")
-        return RasterTruth(colors, _values(pair, spec, None), rescale)
-    raster = _open_raster(path)
-    values = _values(pair, spec, raster)
+        raster: ValueRaster = _open_colors(pair)
+        values = _values(pair, spec, None)
+    else:
+        ids = _open_raster(pair)
+        raster, values = ids, _values(pair, spec, ids)
     if _same_grid(image, raster.grid, pair):
         return RasterTruth(raster, values, rescale)
     if not _overlap(image, raster.grid):
@@ -51,23 +49,40 @@ def open_truth(pair: Pair, spec: DatasetSpec, image: Grid, target: Grid, rescale
     return WarpedTruth(raster, values, target, _is_finer(raster.grid, target))
 
 
-def _open_raster(path: Path) -> LabelRaster:
+def _open_colors(pair: Pair) -> ColorRaster:
+    scene = open_scene(pair.labels, expected=3)
+    masked = scene.alpha is not None or bool(scene.masks)
+    listed = frozenset(int(text[1:], 16) for text in pair.reading.label_map if _COLOR.fullmatch(text))
+    # Where an alpha band or a mask says what is data, a value that is called nodata is a colour like any other.
+    return ColorRaster(replace(scene, nodata=(None,) * 3) if masked else scene, frozenset() if masked else listed)
+
+
+def _open_raster(pair: Pair) -> LabelRaster:
+    """The raster of ids; where ``label_map`` says what its nodata value means, that is a value like any other."""
     try:
-        return open_labels(path)
+        raster = open_labels(pair.labels)
     except InputError as error:
         if re.search(r"has [34] bands; expected one band", str(error)):
             hint = 'if its colours stand for classes, say so: label_map = { "#ff0000" = "name of a class", ... }'
             raise InputError(f"{error}; {hint}") from error
         raise
+    if raster.nodata is None or str(raster.nodata) not in pair.reading.label_map:
+        return raster
+    scene = replace(raster.scene, nodata=(None,))
+    if scene.alpha is None and not scene.masks:
+        return replace(raster, scene=scene, nodata=None)
+    # What alpha or a mask hides stays unknown, so it needs a value that is none of the raster's own.
+    dtype = "int16" if np.dtype(raster.dtype).itemsize == 1 else "int32"
+    return replace(raster, scene=scene, dtype=dtype, nodata=int(np.iinfo(dtype).min))
 
 
-def _values(pair: Pair, spec: DatasetSpec, raster: LabelRaster | None) -> Values:
+def _values(pair: Pair, spec: DatasetSpec, raster: LabelRaster | None) -> ValueTable:
     """What raster values mean: what ``label_map`` says, or else the ids of the classes; nodata and 255 are unknown.
 
     Without a ``raster`` the values are colours.
     """
     listed = pair.reading.label_map
-    meaning = {} if raster is None else {IGNORE: IGNORE}
+    meaning = {NO_COLOR: IGNORE} if raster is None else {IGNORE: IGNORE}
     if listed:
         for text, wanted in listed.items():
             if raster is None and not _COLOR.fullmatch(text):
@@ -78,11 +93,15 @@ def _values(pair: Pair, spec: DatasetSpec, raster: LabelRaster | None) -> Values
     else:
         meaning |= {i: i for i in range(len(spec.classes))}
     meaning |= dict.fromkeys(spec.ignore, IGNORE)
-    if raster is not None and raster.nodata is not None and str(raster.nodata) not in listed:
+    hidden = None
+    if raster is not None and raster.nodata is not None:
         meaning[raster.nodata] = IGNORE
+        hidden = raster.nodata if 0 <= raster.nodata < len(spec.classes) and raster.nodata not in spec.ignore else None
     said = str(IGNORE) in listed or IGNORE in spec.ignore or (raster is not None and raster.nodata == IGNORE)
     assumed = raster is not None and not said
-    return Values(str(pair.labels), tuple(sorted(meaning.items())), colors=raster is None, assumed=assumed)
+    return ValueTable(
+        str(pair.labels), tuple(sorted(meaning.items())), colors=raster is None, assumed=assumed, hidden=hidden
+    )
 
 
 def _id(spec: DatasetSpec, wanted: int | str) -> int:
@@ -123,23 +142,8 @@ def _open_vectors(pair: Pair, spec: DatasetSpec, target: Grid) -> VectorTruth:
         ignore_where=tuple(sorted(ignored.items())),
         background=spec.background,
         identity=(facts.st_size, facts.st_mtime_ns),
+        name=pair.image.name,
     )
-
-
-def is_mask(truth: Truth) -> bool:
-    """Whether a label raster has nothing but 0 and 255, and nobody says what 255 means: masks mostly come so.
-
-    Read up to the first other value. Raises InputError.
-    """
-    if not isinstance(truth, RasterTruth | WarpedTruth) or not truth.values.assumed:
-        return False
-    found = False
-    for window in tile(truth.raster.grid.extent, _BLOCK, _BLOCK):
-        values = truth.raster.read_labels(window)
-        if not ((values == 0) | (values == IGNORE)).all():
-            return False
-        found = found or bool((values == IGNORE).any())
-    return found
 
 
 def is_placed(grid: Grid) -> bool:
@@ -168,11 +172,7 @@ def _same_grid(image: Grid, labels: Grid, pair: Pair) -> bool:
 
 
 def _overlap(image: Grid, labels: Grid) -> bool:
-    points = _outline(image)
-    if image.crs is not None and labels.crs is not None and image.crs != labels.crs:
-        from pyproj import Transformer
-
-        points = np.stack(Transformer.from_crs(image.crs, labels.crs, always_xy=True).transform(*points.T), axis=1)
+    points = outline_in(image, labels)
     points = points[np.isfinite(points).all(axis=1)]
     if len(points) < 3:
         return False

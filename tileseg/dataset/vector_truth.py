@@ -25,6 +25,7 @@ from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError, first_line
 from tileseg.grid import Grid
 from tileseg.labels import Labels
+from tileseg.source.vector_file import vector_name
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 System = Literal["named", "unnamed", "not degrees"]
 """What a file says of its coordinates: a reference system, none, or degrees where its numbers cannot be any."""
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top."""
 
 _PARQUET = (".parquet", ".geoparquet")
 
@@ -60,6 +64,8 @@ class VectorTruth:
     """Label of what no polygon covers."""
     identity: tuple[int, int]
     """Size and time of change of the file."""
+    name: str = "the scene"
+    """Of the image, for what may be said of the file."""
 
     def read(self, window: Window) -> Labels:
         """Labels of a window; of overlapping polygons the later one in the file counts, IGNORE over all."""
@@ -169,41 +175,93 @@ def _load(truth: VectorTruth) -> _Drawn:
 
 
 def _read_vectors(truth: VectorTruth, columns: list[str]) -> _Features:
+    path = truth.path
+    with np.errstate(invalid="ignore"):  # GEOS meets numbers that are none; they are told of below
+        found = _read_parquet(truth, columns) if path.suffix.lower() in _PARQUET else _read_ogr(truth, columns)
+    broken = np.flatnonzero(~np.isfinite(_summed(found.shapes)))
+    if len(broken):
+        raise InputError(
+            f"{path}: {len(broken)} of its polygons {'has' if len(broken) == 1 else 'have'} coordinates that are no "
+            f"numbers (the first is number {int(broken[0]) + 1} of those near {truth.name}); repair or remove "
+            f"{'it' if len(broken) == 1 else 'them'}"
+        )
+    return found
+
+
+def _summed(shapes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The sum of each shape's coordinates (n,): not finite where any of them is not."""
+    points, owner = shapely.get_coordinates(shapes, return_index=True)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(owner, points.sum(axis=1), minlength=len(shapes)).astype(np.float64)
+
+
+def _read_parquet(truth: VectorTruth, columns: list[str]) -> _Features:
+    import geopandas
+    from pyarrow import ArrowInvalid
+
+    try:
+        frame = geopandas.read_parquet(truth.path)
+    except (ArrowInvalid, ValueError, OSError) as error:
+        raise InputError(f"{truth.path}: cannot be read as GeoParquet: {first_line(error)}") from error
+    _check_columns(truth.path, columns, [str(name) for name in frame.columns])
+    bounds = tuple(frame.total_bounds)
+    system, crs = _system(frame.crs, bounds)
+    fields = {name: frame[name].to_numpy() for name in columns}
+    return _Features(system, crs, np.asarray(frame.geometry.array), fields, _is_apart(truth.grid, crs, bounds))
+
+
+def _read_ogr(truth: VectorTruth, columns: list[str]) -> _Features:
+    """Features near the scene. What a file says of its own extent may be missing or old, so it is not asked."""
     from pyproj import CRS
 
-    path = truth.path
-    if path.suffix.lower() in _PARQUET:
-        import geopandas
-        from pyarrow import ArrowInvalid
-
-        try:
-            frame = geopandas.read_parquet(path)
-        except (ArrowInvalid, ValueError, OSError) as error:
-            raise InputError(f"{path}: cannot be read as GeoParquet: {first_line(error)}") from error
-        _check_columns(path, columns, [str(name) for name in frame.columns])
-        bounds = tuple(frame.total_bounds)
-        system, crs = _system(frame.crs, bounds)
-        fields = {name: frame[name].to_numpy() for name in columns}
-        return _Features(system, crs, np.asarray(frame.geometry.array), fields, _is_apart(truth.grid, crs, bounds))
+    path, name = truth.path, vector_name(truth.path)
     try:
-        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+        layers = [str(layer) for layer, kind in pyogrio.list_layers(name) if kind is not None]
         layer = truth.layer or (layers[0] if len(layers) == 1 else None)
         if layer is None or layer not in layers:
             raise InputError(
                 f"{path}: has the layers {', '.join(layers[:8]) or 'none'}; say which one with layer"
                 + (f" (there is no {layer!r})" if layer else "")
             )
-        info = pyogrio.read_info(path, layer=layer)
-        _check_columns(path, columns, [str(name) for name in info["fields"]])
-        bounds = tuple(info["total_bounds"]) if info["features"] else (math.nan,) * 4
-        system, crs = _system(None if info["crs"] is None else CRS.from_user_input(info["crs"]), bounds)
-        bbox = _bbox(truth.grid, crs) if info["features"] else None
-        meta, _, wkb, data = pyogrio.raw.read(path, layer=layer, columns=columns, force_2d=True, bbox=bbox)
-        shapes = shapely.from_wkb(wkb, on_invalid="fix")
+        info = pyogrio.read_info(name, layer=layer)
+        _check_columns(path, columns, [str(field) for field in info["fields"]])
+
+        def read(near: Box | None) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+            meta, _, wkb, data = pyogrio.raw.read(name, layer=layer, columns=columns, force_2d=True, bbox=near)
+            return shapely.from_wkb(wkb, on_invalid="fix"), dict(zip(meta["fields"], data, strict=True))
+
+        system, crs = _system(None if info["crs"] is None else CRS.from_user_input(info["crs"]), (math.nan,) * 4)
+        shapes, fields = read(_bbox(truth.grid, crs))
+        if len(shapes):
+            return _Features(system, crs, shapes, fields, apart=False)
+        boxes = _feature_boxes(path, layer)
+        bounds = _total(boxes)
+        system, crs = _system(crs, bounds)
+        near = _bbox(truth.grid, crs)
+        if near is not None and shapely.intersects(shapely.box(*boxes), shapely.box(*near)).any():
+            # By other coordinates than the file says, or past what its header says that there is.
+            shapes, fields = read(None)
     except (DataSourceError, DataLayerError, ValueError, shapely.errors.ShapelyError) as error:
         raise InputError(f"{path}: cannot be read as a vector file: {first_line(error)}") from error
-    apart = _is_apart(truth.grid, crs, bounds)
-    return _Features(system, crs, shapes, dict(zip(meta["fields"], data, strict=True)), apart)
+    return _Features(system, crs, shapes, fields, _is_apart(truth.grid, crs, bounds))
+
+
+def feature_bounds(path: Path, layer: str | None = None) -> Box:
+    """Left, bottom, right, top of all features of a file, NaN where there is none: of the features themselves."""
+    return _total(_feature_boxes(path, layer))
+
+
+def _feature_boxes(path: Path, layer: str | None) -> npt.NDArray[np.float64]:
+    """(4, n): left, bottom, right, top of each feature that has a place."""
+    boxes = np.asarray(pyogrio.read_bounds(vector_name(path), layer=layer)[1], np.float64)
+    return boxes[:, np.isfinite(boxes).all(axis=0)]
+
+
+def _total(boxes: npt.NDArray[np.float64]) -> Box:
+    if not boxes.size:
+        return (math.nan,) * 4
+    (left, bottom), (right, top) = boxes[:2].min(axis=1), boxes[2:].max(axis=1)
+    return float(left), float(bottom), float(right), float(top)
 
 
 def _system(crs: CRS | None, bounds: tuple[float, ...]) -> tuple[System, CRS | None]:
@@ -219,7 +277,7 @@ def _check_columns(path: Path, columns: list[str], there: list[str]) -> None:
             raise InputError(f"{path}: has no column {name!r}; it has {', '.join(there[:12]) or 'none'}")
 
 
-def _bbox(grid: Grid, crs: CRS | None) -> tuple[float, float, float, float] | None:
+def _bbox(grid: Grid, crs: CRS | None) -> Box | None:
     """Where in the file's coordinates the scene lies, a little larger; None: everywhere."""
     outline = _outline(grid)
     if crs is not None and grid.crs is not None and crs != grid.crs:
@@ -229,8 +287,8 @@ def _bbox(grid: Grid, crs: CRS | None) -> tuple[float, float, float, float] | No
     if not np.isfinite(outline).all():
         return None
     low, high = outline.min(axis=0), outline.max(axis=0)
-    if crs is not None and crs.is_geographic and high[0] - low[0] > 180:
-        return None  # across the date line
+    if crs is not None and crs.is_geographic and (high[0] - low[0] > 180 or high[0] > 180 or low[0] < -180):
+        return None  # across the date line, or counted from 0 to 360 degrees, which the file may not do
     margin = 0.02 * (high - low)
     return float(low[0] - margin[0]), float(low[1] - margin[1]), float(high[0] + margin[0]), float(high[1] + margin[1])
 
@@ -248,6 +306,16 @@ def _outline(grid: Grid) -> npt.NDArray[np.float64]:
     frame = shapely.box(0, 0, grid.width, grid.height)
     points = shapely.get_coordinates(shapely.segmentize(frame, max(frame.length / _STEPS, 1)))
     return np.array(grid.transform @ tuple(points.T), np.float64).T
+
+
+def outline_in(grid: Grid, other: Grid) -> npt.NDArray[np.float64]:
+    """Points along a grid's border, (n, 2) in the coordinates of another grid; not finite where it has none."""
+    outline = _outline(grid)
+    if grid.crs is None or other.crs is None or grid.crs == other.crs:
+        return outline
+    from pyproj import Transformer
+
+    return np.stack(Transformer.from_crs(grid.crs, other.crs, always_xy=True).transform(*outline.T), axis=1)
 
 
 def _are_wrong_degrees(crs: CRS, bounds: tuple[float, ...]) -> bool:
@@ -272,11 +340,26 @@ def _on_grid(
     if crs is not None and grid.crs is not None and crs != grid.crs:
         from pyproj import Transformer
 
+        if (near := _bbox(grid, crs)) is not None:
+            # What lies far off may have no place in the other system.
+            shapes = np.where(shapely.is_valid(shapes), shapes, shapely.make_valid(shapes, method="structure"))
+            shapes = shapely.clip_by_rect(shapes, *near)
+            shapes, part = shapely.get_parts(shapes, return_index=True)
+            whole = whole[part]
+            fitting = (shapely.get_type_id(shapes) == 3) & ~shapely.is_empty(shapes)
+            shapes, whole = shapes[fitting], whole[fitting]
+        if not len(shapes):
+            return shapes, whole
         left, bottom, right, top = shapely.total_bounds(shapes)
         diagonal = math.hypot(right - left, top - bottom)
         shapes = shapely.segmentize(shapes, max(diagonal / _STEPS, 1e-9))
         forward = Transformer.from_crs(crs, grid.crs, always_xy=True)
         shapes = shapely.transform(shapes, forward.transform, interleaved=False)
+    if grid.crs is not None and grid.crs.is_geographic:
+        # A turn further is the same place: scenes and files may count from 0 to 360 degrees, or from -180 to 180.
+        turns = [shapely.transform(shapes, lambda xy, turn=turn: np.add(xy, (turn, 0))) for turn in (0, 360, -360)]
+        order = np.argsort(np.tile(whole, 3), kind="stable")
+        shapes, whole = np.concatenate(turns)[order], np.tile(whole, 3)[order]
     inverse = ~grid.transform
     matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
     shapes = shapely.transform(shapes, lambda xy: xy @ matrix.T + (inverse.c, inverse.f))

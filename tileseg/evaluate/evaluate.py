@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tileseg.dataset.dataset import load_dataset
+from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.errors import InputError, UsageError
 from tileseg.evaluate.compare import Options, Pair, default_threads, score
@@ -141,6 +142,7 @@ def evaluate_model(
     notices: list[str] = []
     trained = card.ground_sample_distance
     for scene in chosen:
+        notices += [doubt for doubt in (nodata_doubt(scene), mask_doubt(scene)) if doubt is not None]
         own = scene.ground_sample_distance
         if scene.grid.ground_sample_distance is None and own and trained and not 0.8 <= own / trained <= 1.25:
             notices.append(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tileseg.card import ClassInfo, default_color
+from tileseg.dataset.doubts import percent
 from tileseg.dataset.spec import IGNORE, IGNORE_NAME
 from tileseg.errors import UsageError
 from tileseg.evaluate.sides import ALL, Side
@@ -49,7 +50,8 @@ def agree(
     legend, notices = _find_classes(truth, prediction, names, to_truth, to_prediction)
     of_truth, _ = _assign(truth, legend, to_truth, "--map-truth", rest_is_background=False)
     of_prediction, left = _assign(prediction, legend, to_prediction, "--map", rest_is_background=True)
-    notices += _told(legend, of_prediction, left, str(prediction.path))
+    notices += _gaps(legend, of_prediction, left, str(prediction.path))
+    notices += _hidden(truth, legend, of_truth, "--map-truth") + _hidden(prediction, legend, of_prediction, "--map")
     return Meaning(legend.infos, of_truth, of_prediction, tuple(notices))
 
 
@@ -57,7 +59,7 @@ def match_classes(classes: Sequence[ClassInfo], predicted: Side, maps: Sequence[
     """The same where the truth's classes are known: by name, unless ``maps`` says otherwise. Raises UsageError."""
     legend = _Legend(tuple(classes), tuple(range(len(classes))))
     found, left = _assign(predicted, legend, _parse("--map", maps), "--map", rest_is_background=True)
-    notices = _told(legend, found, left, "the model")
+    notices = _gaps(legend, found, left, "the model")
     return Meaning(legend.infos, {str(i): i for i in legend.numbers}, found, tuple(notices))
 
 
@@ -88,10 +90,34 @@ class _Legend:
         return ", ".join(info.name if info.name == str(i) else f"{info.name} ({i})" for i, info in pairs)
 
 
-def _told(legend: _Legend, found: Mapping[str, int], left: Sequence[str], who: str) -> list[str]:
+def _gaps(legend: _Legend, found: Mapping[str, int], left: Sequence[str], who: str) -> list[str]:
+    """What to say of predicted classes that nobody mapped, and of classes that are never predicted."""
     unseen = [c.name for i, c in enumerate(legend.infos) if i not in found.values() and not c.background]
     notices = [f"--map does not name {', '.join(left)}: counted as background"] if left else []
     return [*notices, f"{who} cannot give {', '.join(unseen)}"] if unseen else notices
+
+
+def _is_class(nodata: str | None, legend: _Legend) -> bool:
+    """Whether a raster's nodata value looks like a class: it is the number of one, or 0, which mostly is background."""
+    return nodata is not None and _is_id(nodata) and (int(nodata) in legend.numbers or nodata == "0")
+
+
+def _hidden(side: Side, legend: _Legend, found: Mapping[str, int], option: str) -> list[str]:
+    """What to say where a side calls a class nodata, so that its pixels are not compared."""
+    if not side.hidden or side.nodata is None or side.nodata in found or not _is_class(side.nodata, legend):
+        return []
+    position = legend.find(side.nodata)
+    position = legend.background if position is None else position
+    name = "a class" if position is None else repr(legend.infos[position].name)
+    wanted = "CLASS" if position is None else legend.infos[position].name
+    # All of them: values of the prediction that a map leaves out count as background.
+    listed = {side.nodata: wanted, **{v: legend.infos[i].name for v, i in found.items() if i != IGNORE}}
+    mapped = ",".join(f"{value}={listed[value]}" for value in sorted(listed))
+    notice = (
+        f"{side.path}: calls its value {side.nodata} nodata, so {percent(side.hidden)} of it are unknown and not "
+        f"{name}; if they are {name}, say so: {option} {mapped}"
+    )
+    return [notice]
 
 
 def _parse(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -106,7 +132,8 @@ def _parse(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 def _refuse_mask(side: Side, wanted: Mapping[str, str], option: str, classes: Sequence[str]) -> None:
     """Masks mostly come as 0 and 255. Raises UsageError where nobody says what 255 means."""
-    if not wanted and not side.is_named and {*side.values} == {"0", str(IGNORE)}:
+    values = {*side.values, *((side.nodata,) if side.hidden and side.nodata is not None else ())}
+    if not wanted and not side.is_named and str(IGNORE) in side.values and values == {"0", str(IGNORE)}:
         raise UsageError(
             f"{side.path}: its ids are 0 and {IGNORE}, which usually means unknown; say what it is here: "
             f"{option} {IGNORE}={classes[-1] if classes else 1} (a class), or {option} {IGNORE}={IGNORE_NAME}"
@@ -215,13 +242,15 @@ def _assign(
             )
         if key == REST:
             rest = label
-        elif (value := own_names.get(key.casefold(), key)) in side.values:
+        elif (value := own_names.get(key.casefold(), key)) in side.values or value == side.nodata:
             given[value] = label
         elif not _is_id(key):
             raise UsageError(f"{option} {key}={target}: {side.path} has no {key}; it has {_listed(side)}")
     left = []
+    if side.nodata is not None and rest is not None and _is_class(side.nodata, legend):
+        given.setdefault(side.nodata, rest)
     for value, name in side.values.items():
-        if value in given:
+        if value in given or value == side.nodata:
             continue
         named = name is not None and legend.find(name) is not None
         if wanted and not named and (rest is not None or rest_is_background):
@@ -229,8 +258,8 @@ def _assign(
             if default is None:
                 raise UsageError(f"{option}: say what {name or value} is among {legend}, or {REST}=... for all others")
             given[value] = default
-            if rest is None and name is not None:
-                left.append(name)
+            if rest is None and (name is not None or legend.find(value) not in (None, default)):
+                left.append(name or value)
             continue
         given[value] = _by_default(side, value, name, legend, option)
     return given, left

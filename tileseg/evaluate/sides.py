@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,10 @@ import pyogrio  # before TensorFlow, see publish/vectors.py
 
 from tileseg.card import ClassInfo
 from tileseg.dataset.spec import VECTORS, is_there
+from tileseg.dataset.vector_truth import feature_bounds
 from tileseg.errors import InputError, UsageError, first_line
 from tileseg.grid import Grid
+from tileseg.source.vector_file import vector_name
 from tileseg.window import tile
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class Side:
     """The image that a run was made of."""
     empty: bool = False
     """Polygons, but not a single one."""
+    nodata: str | None = None
+    """Of a raster: the value that it calls nodata."""
+    hidden: float = 0.0
+    """Share of its pixels that have that value."""
 
     @property
     def is_vector(self) -> bool:
@@ -121,15 +126,17 @@ def _raster(path: Path) -> Side:
         for i, name in raster.names.items()
         if i in raster.colors and name
     }
-    found = _ids(raster)
+    found, hidden = _ids(raster)
     for value in found:
         names.setdefault(str(value), None)
-    return Side(path, path, raster.grid, names, infos)
+    nodata = None if raster.nodata is None else str(raster.nodata)
+    return Side(path, path, raster.grid, names, infos, nodata=nodata, hidden=hidden)
 
 
-def _ids(raster: LabelRaster) -> list[int]:
-    """All ids that occur, but the one of nodata."""
+def _ids(raster: LabelRaster) -> tuple[list[int], float]:
+    """All ids that occur, but the one of nodata, and the share of the pixels that have that."""
     found: set[int] = set()
+    hidden = 0
     for window in tile(raster.grid.extent, _BLOCK, _BLOCK):
         labels = raster.read_labels(window)
         if labels.dtype == np.uint8:
@@ -137,10 +144,11 @@ def _ids(raster: LabelRaster) -> list[int]:
         else:
             here = np.unique(labels)
         found.update(int(v) for v in here)
+        hidden += 0 if raster.nodata is None else int(np.count_nonzero(labels == raster.nodata))
         if len(found) > _MOST_VALUES + 1:
             raise InputError(f"{raster.path}: has more than {_MOST_VALUES} different ids; expected classes")
     found.discard(raster.nodata if raster.nodata is not None else -1)
-    return sorted(found)
+    return sorted(found), hidden / raster.grid.extent.pixels
 
 
 def _is_raster_package(path: Path) -> bool:
@@ -148,7 +156,7 @@ def _is_raster_package(path: Path) -> bool:
     if path.suffix.lower() != ".gpkg" or not path.is_file():
         return False
     try:
-        return not any(kind is not None for _, kind in pyogrio.list_layers(path))
+        return not any(kind is not None for _, kind in pyogrio.list_layers(vector_name(path)))
     except pyogrio.errors.DataSourceError:
         return False
 
@@ -180,7 +188,7 @@ def _columns(path: Path) -> list[str]:
         except (ArrowInvalid, OSError) as error:
             raise InputError(f"{path}: cannot be read as GeoParquet: {first_line(error)}") from error
     try:
-        return [str(name) for name in pyogrio.read_info(path)["fields"]]
+        return [str(name) for name in pyogrio.read_info(vector_name(path))["fields"]]
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a vector file: {first_line(error)}") from error
 
@@ -190,7 +198,7 @@ def _column(path: Path, name: str) -> Any:
         from pyarrow import parquet
 
         return parquet.read_table(path, columns=[name])[name].to_pylist()
-    return pyogrio.raw.read(path, columns=[name], read_geometry=False)[3][0].tolist()
+    return pyogrio.raw.read(vector_name(path), columns=[name], read_geometry=False)[3][0].tolist()
 
 
 def _is_parquet(path: Path) -> bool:
@@ -214,9 +222,8 @@ def bounds(path: Path) -> tuple[CRS | None, tuple[float, float, float, float]]:
         frame = geopandas.read_parquet(path)
         crs, box = frame.crs, frame.total_bounds
     else:
-        info = pyogrio.read_info(path, force_total_bounds=True)
-        crs, box = info["crs"], info["total_bounds"]
-    left, bottom, right, top = (math.nan,) * 4 if box is None else (float(v) for v in box)
+        crs, box = pyogrio.read_info(vector_name(path))["crs"], feature_bounds(path)
+    left, bottom, right, top = (float(v) for v in box)
     from pyproj import CRS
 
     return None if crs is None else CRS.from_user_input(crs), (left, bottom, right, top)

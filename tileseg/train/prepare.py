@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 from tileseg.dataset.dataset import Dataset, load_dataset
-from tileseg.dataset.labelled import mask_doubt
+from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.patches import PatchSampler, count_cells
 from tileseg.dataset.statistics import DatasetStatistics, statistics
 from tileseg.errors import InputError
@@ -94,7 +94,7 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
         dataset=dataset,
         normalisation=normalisation,
         progress=_start(spec, folder, learner),
-        sampler=_read_labels(spec, dataset, notice),
+        sampler=read_labels(spec, dataset, notice),
         validation=_choose_windows(spec, dataset, notice),
         learner=learner,
     )
@@ -133,8 +133,14 @@ def _start_from(network: keras.Model, spec: TrainSpec) -> None:
         raise InputError(f"--init {spec.init}: none of its layers fits this network")
 
 
-def _read_labels(spec: TrainSpec, dataset: Dataset, notice: Notice) -> PatchSampler:
-    """Count the labels of all scenes: one that is no class shows before the first step, wherever it is."""
+def read_labels(spec: TrainSpec, dataset: Dataset, notice: Notice) -> PatchSampler:
+    """Count the labels of all scenes: one that is no class shows before the first step, wherever it is.
+
+    ``notice`` is called with what labels probably do not mean. Raises InputError.
+    """
+    hidden = [doubt for scene in dataset.scenes if (doubt := nodata_doubt(scene)) is not None]
+    if hidden:
+        notice(hidden[0] + _and_more(len(hidden)))
     # Larger patches than are learnt from, so that what turns or shrinks brings in its real surroundings.
     margin = spec.crop // 8 if spec.augment.moves else 0
     sampler = PatchSampler(
