@@ -12,7 +12,8 @@ import rasterio
 from rasterio.transform import from_origin
 from shapely import box
 
-from tileseg.batch.sources import read_sources, shard, storage
+from tileseg.batch.entry import storage
+from tileseg.batch.sources import read_sources, shard
 from tileseg.errors import UsageError
 
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from tileseg.batch.entry import Entry, storage
 from tileseg.batch.folders import Source, folder_of
 from tileseg.batch.report import BatchReport, SceneResult, Status
-from tileseg.batch.sources import Entry, storage
 from tileseg.cluster import hardware
 from tileseg.cluster.schedule import BlockFailure, run_feed, run_feed_serially
 from tileseg.errors import (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tileseg.batch.outputs import Finished, finished_in, write_frame
-from tileseg.batch.sources import moment
+from tileseg.batch.table import moment
 from tileseg.errors import UsageError
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tileseg.batch.sources import Entry, absolute
+from tileseg.batch.entry import Entry, absolute
 from tileseg.errors import InputError, TilesegError
 from tileseg.run.identity import Record
 from tileseg.run.names import STATE, SUMMARY

@@ -16,8 +16,8 @@ from tileseg.cli.option import chosen, expand, option
 from tileseg.cli.run_options import RunOptions
 
 if TYPE_CHECKING:
+    from tileseg.batch.entry import Entry
     from tileseg.batch.report import BatchReport, SceneResult
-    from tileseg.batch.sources import Entry
     from tileseg.run.ledger import BlockRecord
     from tileseg.storage.place import Url
 

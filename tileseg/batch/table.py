@@ -1,0 +1,109 @@
+"""Lists and tables of scenes: text with a scene per line, CSV with a column of scenes and columns of options."""
+
+from __future__ import annotations
+
+import csv
+import os
+import posixpath
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from tileseg.batch.entry import Entry, plain_entries
+from tileseg.errors import InputError, Unreachable, UsageError
+from tileseg.spec import RunSpec, option_name
+from tileseg.storage.place import Url, is_address, with_file
+from tileseg.storage.store import at
+
+_NOT_PER_SCENE = {
+    "scene",
+    "out",
+    "model",
+    "workers",
+    "max_memory",
+    "overwrite",
+    "scheduler",
+    "scheduler_file",
+    "cluster",
+}
+
+_NAMES = ("scene", "path", "file")
+"""What a table may call its column of scenes."""
+
+
+def read_list(path: Path | Url) -> Iterator[Entry]:
+    """A scene on each line; empty lines and those that begin with # are passed over."""
+    lines = _text(path).splitlines()
+    return plain_entries(_beside(path, s) for line in lines if (s := line.strip()) and not s.startswith("#"))
+
+
+def _beside(manifest: Path | Url, text: str) -> str:
+    """A scene named in a file: relative to that file."""
+    if is_address(text) or text.startswith("/vsi"):
+        return text
+    if isinstance(manifest, Url):
+        # Keys have no "..": whoever wrote the list meant folders. One that leads out of the bucket is told of as it is.
+        return f"{manifest.root}/{posixpath.normpath(str(PurePosixPath(manifest.parent.key, text)))}"
+    return with_file(text, lambda file: _tidy(str(manifest.parent / file)))
+
+
+def _tidy(path: str) -> str:
+    """A path without detours, unless that leads elsewhere: after a link to a folder, ``..`` is not the way back."""
+    plain = os.path.normpath(path)
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else path
+
+
+def read_table(path: Path | Url) -> Iterator[Entry]:
+    """A table with a header: a column of scenes, ``datetime`` if known, others are options of ``tileseg run``.
+
+    Raises UsageError, naming the line, where a value makes no sense.
+    """
+    rows = csv.DictReader(_text(path).splitlines())
+    names = [name.strip() for name in rows.fieldnames or ()]
+    column = next((name for name in _NAMES if name in names), None)
+    if column is None:
+        raise UsageError(f"{path}: no column of scenes: expected a header with {', '.join(_NAMES)}")
+    options = {name: option_name(name) for name in names if name not in (column, "datetime")}
+    for name, option in options.items():
+        if option not in RunSpec.model_fields or option in _NOT_PER_SCENE:
+            raise UsageError(f"{path}: column {name!r} is no option of a scene; expected some of {_columns()}")
+    for row in rows:
+        values = {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
+        if values.get(column):
+            scene, taken = _beside(path, values[column]), values.get("datetime") or None
+            given = {option: values[name] for name, option in options.items() if values.get(name)}
+            if "aoi" in given:
+                given["aoi"] = _beside(path, given["aoi"])
+            where = f"{path}: line {rows.line_num}"
+            if taken is not None and moment(taken) is None:
+                raise UsageError(f"{where}: datetime: {taken!r}: expected RFC 3339, such as 2024-05-06T07:08:09Z")
+            try:
+                RunSpec.parse({**given, "scene": scene})
+            except UsageError as error:
+                raise UsageError(f"{where}: {str(error).removeprefix('--')}") from error
+            yield Entry(scene, "", given, taken)
+
+
+def moment(text: str) -> datetime | None:
+    """A moment as the catalogue takes it, in UTC where no zone is given; None where the text is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _columns() -> str:
+    known = {name: field.alias or name for name, field in RunSpec.model_fields.items()}
+    return ", ".join(sorted(shown for name, shown in known.items() if name not in _NOT_PER_SCENE))
+
+
+def _text(path: Path | Url) -> str:
+    try:
+        return at(path).read().decode("utf-8-sig")
+    except (InputError, Unreachable):
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
