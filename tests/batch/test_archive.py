@@ -17,10 +17,12 @@ import pytest
 from fakes import smooth_noise, write_scene
 
 from tileseg import RunSpec, run
-from tileseg.batch import archive as archive_module
-from tileseg.batch.archive import BatchSpec, Quiet, run_batch
+from tileseg.batch import preparer as preparer_module
+from tileseg.batch.archive import run_batch
+from tileseg.batch.listener import SilentBatch
 from tileseg.batch.report import BatchReport, SceneResult
 from tileseg.batch.sources import read_sources
+from tileseg.batch.spec import BatchSpec
 from tileseg.errors import UsageError
 from tileseg.run import block as segment
 from tileseg.run.block import Job
@@ -50,7 +52,7 @@ def delivered(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-class Notes(Quiet):
+class Notes(SilentBatch):
     """Keeps what a batch tells."""
 
     def __init__(self) -> None:
@@ -208,18 +210,18 @@ def test_folders_of_single_runs_and_of_earlier_versions_belong_to_their_scenes(m
 def test_a_folder_that_another_batch_took_meanwhile_is_left_to_it(model, tmp_path, monkeypatch) -> None:
     """Two that begin at once both find the folder free."""
     first, second = equal_stems(tmp_path, "m", "c")
-    real, beaten = archive_module.hold, []
+    real, beaten = preparer_module.hold, []
 
     @contextmanager
     def late(prepared, lost) -> Iterator[Ledger]:
         if not beaten:
             beaten.append(prepared.folder.name)
-            monkeypatch.setattr(archive_module, "hold", real)
+            monkeypatch.setattr(preparer_module, "hold", real)
             batch_of([first], tmp_path / "out", model)
         with real(prepared, lost) as ledger:
             yield ledger
 
-    monkeypatch.setattr(archive_module, "hold", late)
+    monkeypatch.setattr(preparer_module, "hold", late)
     ((status, folder),) = outcomes(batch_of([second], tmp_path / "out", model)).values()
     assert beaten == ["one.tileseg"]
     assert (status, folder != "one.tileseg") == ("done", True)
@@ -285,7 +287,7 @@ def test_failures_that_pass_are_tried_again_at_the_end(model, tmp_path, monkeypa
             raise ConnectionResetError("the share went away")
         return real(job, index)
 
-    monkeypatch.setattr("tileseg.batch.archive.segment_block", unlucky)
+    monkeypatch.setattr("tileseg.batch.computer.segment_block", unlucky)
     notes = Notes()
     report = run_batch(replace(spec(scenes, tmp_path / "out", model), retries=1), notes)
     assert statuses(report) == ["done", "done"]
@@ -389,7 +391,7 @@ def test_what_somebody_held_who_died_meanwhile_is_taken_over(whole, model, tmp_p
             dead.wait(60)  # the round in which it was seen alive outlasts it
         return segment.segment_block(job, index)
 
-    monkeypatch.setattr("tileseg.batch.archive.segment_block", slow)
+    monkeypatch.setattr("tileseg.batch.computer.segment_block", slow)
     owner, notes = threading.Thread(target=live), Witness()
     owner.start()
     try:
@@ -437,14 +439,14 @@ def test_workers_elsewhere_must_reach_every_storage_of_the_batch(model, tmp_path
     scenes = archive(tmp_path / "scenes", [(64, 70)] * 4)
     (scenes / "scene1.tif").write_text("not a raster")
     places = {"scene0": "here", "scene1": "a share", "scene2": "a share", "scene3": "a bucket"}
-    monkeypatch.setattr("tileseg.batch.archive.storage", lambda scene: places[Path(scene).stem])
+    monkeypatch.setattr("tileseg.batch.computer.storage", lambda scene: places[Path(scene).stem])
     asked = []
 
     def connected(prepared, blocks, listener, others) -> None:
         asked.extend(Path(scene.path).stem for scene in (prepared.scene, *others))
         raise UsageError("no worker reads all of them")
 
-    monkeypatch.setattr("tileseg.batch.archive.connected", connected)
+    monkeypatch.setattr("tileseg.batch.computer.connected", connected)
     elsewhere = {**OPTIONS, "workers": None, "model": str(model), "scheduler": "tcp://127.0.0.1:1"}
     with pytest.raises(UsageError, match="no worker reads"):
         run_batch(BatchSpec(read_sources([scenes]), tmp_path / "out", elsewhere))
@@ -454,7 +456,7 @@ def test_workers_elsewhere_must_reach_every_storage_of_the_batch(model, tmp_path
 @pytest.mark.slow
 def test_on_a_cluster_scenes_overlap(whole, model, tmp_path, monkeypatch) -> None:
     scenes, undisturbed = whole
-    monkeypatch.setattr("tileseg.batch.archive.segment_block", timed)
+    monkeypatch.setattr("tileseg.batch.computer.segment_block", timed)
     report = run_batch(spec(scenes, tmp_path / "out", model, workers=1))
     assert statuses(report) == ["done"] * 4
     spans: dict[str, list[tuple[float, float]]] = {}

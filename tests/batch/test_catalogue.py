@@ -22,11 +22,12 @@ from tileseg.batch.catalogue import write_catalogue
 from tileseg.grid import Grid
 from tileseg.mosaic import create_mosaic
 
+UTM = CRS.from_epsg(32637).to_wkt()
+MOON = CRS.from_user_input("IAU_2015:30100").to_wkt()
 PLACE = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)
 
 
-def make_run(folder: Path, height: int, width: int, taken: str | None) -> None:
-    crs = CRS.from_epsg(32637).to_wkt()
+def make_run(folder: Path, height: int, width: int, taken: str | None, crs: str = UTM) -> None:
     create_mosaic(folder / "mosaic.zarr", Grid(height, width, PLACE, crs), (64, 64), CLASSES, "labels", {})
     for name in ("labels.tif", "polygons.geojson", "quicklook.png"):
         (folder / name).write_bytes(b"x")
@@ -194,6 +195,40 @@ def test_writing_it_again_changes_nothing_but_times(archive) -> None:
     before = (archive / "a.tileseg" / "item.json").read_bytes()
     write_catalogue(archive)
     assert (archive / "a.tileseg" / "item.json").read_bytes() == before
+
+
+def test_a_scene_of_the_moon_has_no_footprint_on_earth(tmp_path) -> None:
+    make_run(tmp_path / "earth.tileseg", 60, 100, None)
+    make_run(tmp_path / "moon.tileseg", 60, 100, None, MOON)
+    lines: list[str] = []
+    assert write_catalogue(tmp_path, lines.append) == 2
+    (line,) = lines
+    assert line.startswith(f"no footprint: {tmp_path / 'moon.tileseg'}: the CRS 'Moon")
+    items = {item.id: item for item in pystac.Collection.from_file(tmp_path / "collection.json").get_items()}
+    assert items["moon"].geometry is None
+    assert shape(items["earth"].geometry).area > 0
+    index = geopandas.read_file(tmp_path / "index.gpkg").set_index("folder")
+    assert index.geometry["moon.tileseg"] is None
+    assert index.geometry["earth.tileseg"].area > 0
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {"report": [], "scene": "x", "model": 1, "written": "2026-01-02T03:04:05+00:00"},
+        {"report": {"outputs": []}, "scene": {"path": 1}, "model": {}, "written": "yesterday", "versions": None},
+        "text",
+    ],
+)
+def test_a_foreign_summary_is_left_out_and_told_of(tmp_path, summary) -> None:
+    make_run(tmp_path / "a.tileseg", 60, 100, None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "summary.json").write_text(json.dumps(summary))
+    lines: list[str] = []
+    assert write_catalogue(tmp_path, lines.append) == 1
+    assert [line.partition(": damaged")[0] for line in lines] == [
+        f"not in the catalogue: {tmp_path / 'other' / 'summary.json'}"
+    ]
 
 
 def test_what_is_damaged_is_left_out_and_told_of(tmp_path) -> None:

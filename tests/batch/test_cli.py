@@ -70,6 +70,20 @@ def test_a_dry_run_knows_whose_folders_are_there(tmp_path, in_process) -> None:
     assert other.stdout.startswith(f"b/one.tif -> {Path('res') / 'one-'}")
 
 
+def test_what_cannot_be_merged_says_what_is_expected(tmp_path, in_process) -> None:
+    (tmp_path / "file.tif").touch()
+    (tmp_path / "one.tileseg").mkdir()
+    (tmp_path / "one.tileseg" / "summary.json").write_text("{}")
+    said = {
+        name: in_process("merge", name, "--out", "all.gpkg", cwd=tmp_path)
+        for name in ("none", "file.tif", "one.tileseg")
+    }
+    assert {name: call.returncode for name, call in said.items()} == dict.fromkeys(said, 2)
+    assert said["none"].stderr.startswith("tileseg: none: is not there; expected the folder of a batch")
+    assert said["file.tif"].stderr.startswith("tileseg: file.tif: is a file; expected the folder of a batch")
+    assert said["one.tileseg"].stderr.startswith("tileseg: one.tileseg: is the folder of one scene; expected the one")
+
+
 def test_a_damaged_neighbour_does_not_spoil_a_batch(tmp_path, in_process, model) -> None:
     write_scene(tmp_path / "a.tif", smooth_noise(40, 60, 3))
     (tmp_path / "res" / "other").mkdir(parents=True)

@@ -9,9 +9,10 @@ from buckets import Bucket
 from fakes import smooth_noise, write_scene
 from unreliable import Unreliable
 
-from tileseg.batch.archive import BatchSpec, run_batch
+from tileseg.batch.archive import run_batch
 from tileseg.batch.catalogue import write_catalogue
 from tileseg.batch.sources import read_sources
+from tileseg.batch.spec import BatchSpec
 from tileseg.errors import InputError, Unreachable, UsageError
 from tileseg.storage.place import Url
 

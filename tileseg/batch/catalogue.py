@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tileseg.batch.outputs import Finished, finished_in, write_frame
+from tileseg.batch.outputs import FinishedRun, finished_in, write_frame
 from tileseg.batch.table import moment
-from tileseg.errors import UsageError
+from tileseg.errors import InputError, UsageError
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
 
 if TYPE_CHECKING:
     import pystac
+    import shapely
 
 COLLECTION, ITEM, INDEX = "collection.json", "item.json", "index.gpkg"
 
@@ -45,42 +46,51 @@ _ROUNDS = 3
 def write_catalogue(folder: Path | Url, tell: Callable[[str], None] | None = None) -> int:
     """Describe all finished runs below a folder; how many they are. Raises UsageError where pystac is missing.
 
-    Those that are damaged are left out; ``tell`` is told of them. Several batches may do so at once: who wrote without
-    knowing of a run that was finished meanwhile writes again.
+    ``tell`` gets a line for each that is left out because it is damaged, or has no place on Earth. Several batches may
+    do so at once: who wrote without knowing of a run that was finished meanwhile writes again.
     """
-    damaged: dict[str, None] = {}
+    problems: dict[str, None] = {}
 
-    def look() -> list[Finished]:
-        return list(finished_in(folder, damaged.setdefault))
+    def look() -> list[FinishedRun]:
+        return list(finished_in(folder, lambda line: problems.setdefault(f"not in the catalogue: {line}")))
 
     runs = look()
     for _ in range(_ROUNDS):
-        _write(folder, runs)
+        _write(folder, runs, problems.setdefault)
         known, runs = runs, look()
         if runs == known:
             break
     if tell is not None:
-        for problem in damaged:
-            tell(f"not in the catalogue: {problem}")
+        for problem in problems:
+            tell(problem)
     return len(runs)
 
 
-def _write(folder: Path | Url, runs: Sequence[Finished]) -> None:
-    _write_index(folder / INDEX, runs)
+def _write(folder: Path | Url, runs: Sequence[FinishedRun], tell: Callable[[str], object]) -> None:
+    footprints = [_footprint(run, tell) for run in runs]
+    _write_index(folder / INDEX, runs, footprints)
     try:
         import pystac  # noqa: F401 - asked before anything is written
     except ImportError:
         raise UsageError('no STAC catalogue: it needs pystac: pip install "tileseg[stac]"') from None
-    items = [make_item(run) for run in runs]
+    items = [make_item(run, footprint) for run, footprint in zip(runs, footprints, strict=True)]
     if items:
         _write_collection(folder, runs, items)
 
 
-def make_item(run: Finished) -> pystac.Item:
-    """One scene's outputs; its links and assets are relative to its folder."""
+def _footprint(run: FinishedRun, tell: Callable[[str], object]) -> shapely.Polygon | None:
+    """Where a scene lies on Earth (WGS 84); None where that is not known."""
+    try:
+        return run.outline("EPSG:4326")
+    except InputError as error:
+        tell(f"no footprint: {error}")
+        return None
+
+
+def make_item(run: FinishedRun, outline: shapely.Polygon | None) -> pystac.Item:
+    """One scene's outputs; its links and assets are relative to its folder. ``outline``: in WGS 84."""
     import pystac
 
-    outline = run.outline("EPSG:4326")
     made = run.summary["written"].replace("+00:00", "Z")
     # What an earlier version noted was not checked.
     taken = None if run.source is None or run.source.taken is None else moment(run.source.taken)
@@ -120,7 +130,7 @@ def make_item(run: Finished) -> pystac.Item:
     return item
 
 
-def _write_collection(folder: Path | Url, runs: Sequence[Finished], items: Sequence[pystac.Item]) -> None:
+def _write_collection(folder: Path | Url, runs: Sequence[FinishedRun], items: Sequence[pystac.Item]) -> None:
     import pystac
 
     boxes = [item.bbox for item in items if item.bbox is not None] or [[-180.0, -90.0, 180.0, 90.0]]
@@ -147,12 +157,12 @@ def _write_collection(folder: Path | Url, runs: Sequence[Finished], items: Seque
     write_atomic(folder / COLLECTION, json.dumps(links, indent=1) + "\n")
 
 
-def _write_index(path: Path | Url, runs: Sequence[Finished]) -> None:
+def _write_index(path: Path | Url, runs: Sequence[FinishedRun], footprints: Sequence[shapely.Polygon | None]) -> None:
     """Footprints (WGS 84) with counts, one row per scene."""
     import geopandas
 
     rows = []
-    for run in runs:
+    for run, footprint in zip(runs, footprints, strict=True):
         report = run.summary["report"]
         rows.append(
             {
@@ -165,7 +175,7 @@ def _write_index(path: Path | Url, runs: Sequence[Finished]) -> None:
                 "polygons": sum(report["polygons"].values()),
                 "written": run.summary["written"],
                 **{f"polygons_{_slug(name)}": count for name, count in report["polygons"].items()},
-                "geometry": run.outline("EPSG:4326"),
+                "geometry": footprint,
             }
         )
     if rows:
@@ -173,7 +183,7 @@ def _write_index(path: Path | Url, runs: Sequence[Finished]) -> None:
         at(path).deliver(lambda place: write_frame(frame, place, "scenes"))
 
 
-def _model(run: Finished) -> str:
+def _model(run: FinishedRun) -> str:
     model = run.summary["model"]
     return f"{model['name']} ({model['sha256'][:12]})"
 

@@ -9,7 +9,11 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tileseg.storage.place import file_of, shown, stem_of, with_file
+from tileseg.storage.place import file_of, printable, shown, stem_of, with_file
+
+_SUFFIX = ".tileseg"
+_NAME_BYTES = 255
+"""Of the name of a file or folder, at most, on nearly all file systems."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +32,26 @@ class Entry:
 
     @property
     def shown(self) -> str:
-        """The scene as it may be written down: an address without its signature."""
-        return shown(self.scene)
+        """The scene as it may be written down: an address without its signature, a name that is not UTF-8 escaped."""
+        return printable(shown(self.scene))
 
     @property
     def place(self) -> str:
         """The scene as it may be written down, absolute."""
-        return absolute(self.scene)
+        return printable(absolute(self.scene))
 
     @property
     def names(self) -> tuple[str, str]:
-        """What its folder may be called: after its stem, and with a digest of where it lies and of its options."""
+        """What its folder may be called: after its stem, and with a digest of where it lies and of its options.
+
+        A stem for which file systems have no room is cut, and then both names have the digest.
+        """
         stem = stem_of(self.shown)
         text = f"{self.place} {sorted(self.options.items())}"
-        return f"{stem}.tileseg", f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.tileseg"
+        digest = f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        room = _NAME_BYTES - len(f"{digest}{_SUFFIX}")
+        short = stem.encode()[:room].decode(errors="ignore")
+        return f"{stem if short == stem else short + digest}{_SUFFIX}", f"{short}{digest}{_SUFFIX}"
 
 
 def storage(scene: str) -> str:

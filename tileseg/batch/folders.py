@@ -26,7 +26,7 @@ SOURCE = "source.json"
 
 
 @dataclass(frozen=True)
-class Source:
+class SceneRecord:
     """What a batch notes of the scene in a folder."""
 
     scene: str
@@ -69,22 +69,22 @@ def folder_of(entry: Entry, out: Path | Url, identity: Callable[[], str | None])
     alone = entry.folder == plain
     owner = _owner_of(out / plain)
     if owner is None:
-        return plain if alone and Source.read(out / own) is None else own
+        return plain if alone and SceneRecord.read(out / own) is None else own
     if not alone and owner.options != entry.options:  # the same scene may be there with several options
         return own
     return plain if owner.place == entry.place or _was_moved(out / plain, owner, identity) else own
 
 
-def _owner_of(folder: Path | Url) -> Source | None:
+def _owner_of(folder: Path | Url) -> SceneRecord | None:
     """The scene that a folder belongs to; None where nobody has finished anything in it that is known."""
-    found = Source.read(folder)
+    found = SceneRecord.read(folder)
     if found is None and isinstance(scene := _json(folder / SUMMARY).get("scene"), dict):  # by `tileseg run`
         path = str(scene.get("path"))
-        found = Source(path, absolute(path))
+        found = SceneRecord(path, absolute(path))
     return found
 
 
-def _was_moved(folder: Path | Url, owner: Source, identity: Callable[[], str | None]) -> bool:
+def _was_moved(folder: Path | Url, owner: SceneRecord, identity: Callable[[], str | None]) -> bool:
     """Whether a folder's scene is this one, which lay elsewhere before: the same file, and none there any more.
 
     An address is not asked for: its identity holds the server's time and, mostly, a digest of the content.

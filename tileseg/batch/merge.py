@@ -20,7 +20,7 @@ import pyogrio  # before TensorFlow: see tileseg.publish.vectors
 import shapely
 from shapely import Polygon
 
-from tileseg.batch.outputs import Finished, finished_in, write_frame
+from tileseg.batch.outputs import FinishedRun, finished_in, write_frame
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
@@ -56,7 +56,7 @@ class MergeReport:
 class _Placed:
     """A scene in the common coordinate reference system."""
 
-    run: Finished
+    run: FinishedRun
     area: Any
     """Ground that it has data of (a polygon or several)."""
     centre: npt.NDArray[np.float64]
@@ -115,7 +115,7 @@ def merge(folder: Path, out: Path, crs: str | None = None) -> MergeReport:
     return MergeReport(len(runs), len(frame), joined, cut, target.name)
 
 
-def _target(runs: Sequence[Finished], wanted: str | None) -> CRS:
+def _target(runs: Sequence[FinishedRun], wanted: str | None) -> CRS:
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 
@@ -132,7 +132,7 @@ def _target(runs: Sequence[Finished], wanted: str | None) -> CRS:
     return first if all(run.grid.crs == first for run in runs) else CRS.from_epsg(4326)
 
 
-def _place(run: Finished, crs: str) -> _Placed:
+def _place(run: FinishedRun, crs: str) -> _Placed:
     outline = run.outline(crs)
     assert outline is not None
     pixel = float(np.sqrt(outline.area / (run.grid.height * run.grid.width)))
@@ -164,7 +164,7 @@ class _Valid:
         del window
 
 
-def _valid_area(run: Finished, crs: str) -> Any:
+def _valid_area(run: FinishedRun, crs: str) -> Any:
     """Where a scene has data."""
     import geopandas
 
@@ -175,7 +175,7 @@ def _valid_area(run: Finished, crs: str) -> Any:
     return shapely.make_valid(shapely.union_all(frame.to_crs(crs).geometry.to_numpy()))
 
 
-def _source(run: Finished) -> tuple[str, Path]:
+def _source(run: FinishedRun) -> tuple[str, Path]:
     outputs = {name: path for name, path in run.outputs.items() if isinstance(path, Path)}
     for form in _FORMATS:
         if form in outputs:
@@ -183,7 +183,7 @@ def _source(run: Finished) -> tuple[str, Path]:
     raise InputError(f"{run.folder}: no polygons there")
 
 
-def _read(run: Finished, crs: CRS) -> GeoDataFrame:
+def _read(run: FinishedRun, crs: CRS) -> GeoDataFrame:
     import geopandas
 
     form, path = _source(run)

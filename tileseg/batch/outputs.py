@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from tileseg.batch.folders import Source
+from tileseg.batch.folders import SceneRecord
+from tileseg.batch.table import moment
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
@@ -24,12 +25,24 @@ from tileseg.storage.store import at
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
+_CORNERS = 3
+"""Of a polygon, at least."""
 _SIDE = 16
 """Points on each side of a footprint: straight lines of one projection are curves of another."""
 
 
+_SHAPE: dict[str, Any] = {
+    "written": str,
+    "scene": {"path": str},
+    "model": {"name": str, "sha256": str},
+    "versions": {"tileseg": str, "keras": str, "tensorflow": str},
+    "report": {"outputs": dict, "polygons": dict, "pixels": dict, "blocks": int},
+}
+"""What is read of ``summary.json``."""
+
+
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """A finished run."""
 
     folder: Path | Url
@@ -51,9 +64,9 @@ class Finished:
         return self.mosaic.grid
 
     @cached_property
-    def source(self) -> Source | None:
+    def source(self) -> SceneRecord | None:
         """What a batch noted of the scene; None if it was a single run."""
-        return Source.read(self.folder)
+        return SceneRecord.read(self.folder)
 
     @property
     def outputs(self) -> dict[str, Path | Url]:
@@ -63,29 +76,39 @@ class Finished:
         return {key: self.folder / name for key, name in named.items() if name in files or name in folders}
 
     def outline(self, crs: str) -> shapely.Polygon | None:
-        """The scene's border in a coordinate reference system (x, y); None where the scene has none itself."""
+        """The scene's border in a coordinate reference system (x, y); None where the scene has none itself.
+
+        Raises InputError where the scene cannot be placed in it: it lies on the Moon, or nowhere on Earth.
+        """
         if self.grid.crs is None:
             return None
         from pyproj import Transformer
+        from pyproj.exceptions import ProjError
 
         share = np.arange(_SIDE) / _SIDE
         across = np.concatenate([share, np.ones(_SIDE), 1 - share, np.zeros(_SIDE)]) * self.grid.width
         down = np.concatenate([np.zeros(_SIDE), share, np.ones(_SIDE), 1 - share]) * self.grid.height
         a, b, c, d, e, f = tuple(self.grid.transform)[:6]
-        to = Transformer.from_crs(self.grid.crs, crs, always_xy=True)
-        x, y = to.transform(a * across + b * down + c, d * across + e * down + f)
-        return shapely.orient_polygons(shapely.Polygon(np.column_stack([x, y])))
+        name = self.grid.crs.name
+        try:
+            to = Transformer.from_crs(self.grid.crs, crs, always_xy=True)
+            border = np.column_stack(to.transform(a * across + b * down + c, d * across + e * down + f))
+        except ProjError as error:
+            raise InputError(f"{self.folder}: the CRS {name!r} cannot be turned into {_name_of(crs)}") from error
+        border = border[np.isfinite(border).all(axis=1)]
+        if len(border) < _CORNERS:
+            raise InputError(f"{self.folder}: lies nowhere in {_name_of(crs)}, as its CRS {name!r} has it")
+        return shapely.orient_polygons(shapely.Polygon(border))
 
 
-def finished_in(folder: Path | Url, tell: Callable[[str], None] | None = None) -> Iterator[Finished]:
+def finished_in(folder: Path | Url, tell: Callable[[str], object] | None = None) -> Iterator[FinishedRun]:
     """All finished runs directly below a folder, by name.
 
-    Raises InputError where one cannot be described; with ``tell``, those are left out, and it is told of them, a line
-    each.
+    Raises InputError where one cannot be described; with ``tell``, those are left out, and it gets a line for each.
     """
     for name in sorted(at(folder).listed()[1]):
         try:
-            found = _finished(folder / name)
+            found = _finished_run(folder / name)
         except InputError as error:
             if tell is None:
                 raise
@@ -95,7 +118,7 @@ def finished_in(folder: Path | Url, tell: Callable[[str], None] | None = None) -
             yield found
 
 
-def _finished(folder: Path | Url) -> Finished | None:
+def _finished_run(folder: Path | Url) -> FinishedRun | None:
     """The run in a folder; None where none is finished. Raises InputError where summary or mosaic are damaged."""
     path = folder / SUMMARY
     try:
@@ -104,11 +127,26 @@ def _finished(folder: Path | Url) -> Finished | None:
         return None
     except ValueError:
         summary = None
-    if not isinstance(summary, dict) or not summary.keys() >= {"report", "scene", "model", "written"}:
-        raise InputError(f"{path}: damaged, or not of tileseg; run its scene again with --overwrite")
-    found = Finished(folder, summary)
+    if not _has(summary, _SHAPE) or moment(summary["written"]) is None:
+        raise InputError(
+            f"{path}: damaged, or not of tileseg; run its scene again with --overwrite, or move the folder elsewhere"
+        )
+    found = FinishedRun(folder, summary)
     _ = found.grid  # the mosaic is there, too
     return found
+
+
+def _has(value: Any, shape: Any) -> bool:
+    """Whether JSON values have the shape of other ones: the same keys, at least, and values of these types."""
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(key in value and _has(value[key], part) for key, part in shape.items())
+    return isinstance(value, shape)
+
+
+def _name_of(crs: str) -> str:
+    from pyproj import CRS
+
+    return CRS.from_user_input(crs).name
 
 
 def write_frame(frame: GeoDataFrame, path: Path, layer: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -88,6 +89,14 @@ def _far(source: str, asset: str | None) -> Iterator[Entry]:
 
 
 def _with_folders(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Name the output folders: those of scenes that share a stem all get a digest, so that their order is no matter."""
-    stems = Counter(entry.names[0] for entry in entries)
-    return tuple(replace(entry, folder=entry.names[stems[entry.names[0]] > 1]) for entry in entries)
+    """Name the output folders: those of scenes that share a stem all get a digest, so that their order is no matter.
+
+    Stems that differ in case alone, or in how an accent is composed, count as shared: on many disks they are.
+    """
+    names = [entry.names for entry in entries]
+    same = [unicodedata.normalize("NFC", plain).casefold() for plain, _ in names]
+    shared = Counter(same)
+    return tuple(
+        replace(entry, folder=own if shared[key] > 1 else plain)
+        for entry, (plain, own), key in zip(entries, names, same, strict=True)
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 
 from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
+from tileseg.cli.line import visible
 from tileseg.cli.option import chosen, expand, option
 from tileseg.cli.run_options import RunOptions
 
@@ -94,7 +95,8 @@ def command(
         return
     asked = {**(read_config(control.config) if control.config else {}), **chosen(options)}
     asked = {name: value for name, value in asked.items() if name not in ("scene", "out")}
-    from tileseg.batch.archive import BatchSpec, run_batch
+    from tileseg.batch.archive import run_batch
+    from tileseg.batch.spec import BatchSpec
 
     spec = BatchSpec(
         entries, folder, {**asked, "overwrite": control.overwrite}, archive.retries, archive.max_failures, stem
@@ -113,7 +115,7 @@ def command(
 
 
 class _Lines:
-    """A :class:`tileseg.batch.archive.BatchListener` on standard error: one line per scene."""
+    """A :class:`tileseg.batch.listener.BatchListener` on standard error: one line per scene."""
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
         from rich.console import Console
@@ -135,7 +137,7 @@ class _Lines:
 
     def notice(self, text: str) -> None:
         """Something that the user should know."""
-        self._console.print(f"note: {text}", style="yellow", markup=False)
+        self._console.print(f"note: {visible(text)}", style="yellow", markup=False)
 
     def start(self, scenes: int) -> None:
         """Begin to count."""
@@ -158,7 +160,8 @@ class _Lines:
         if result.status == "done":
             what = f"done, {result.blocks} block(s), {result.polygons} polygon(s), {result.seconds:.1f} s"
         style = {"failed": "red", "unusable": "red", "locked": "yellow"}.get(result.status)
-        self._console.print(f"[{len(self._seen)}/{self._scenes}] {result.scene}: {what}", style=style, markup=False)
+        line = visible(f"[{len(self._seen)}/{self._scenes}] {result.scene}: {what}")
+        self._console.print(line, style=style, markup=False)
 
 
 def _list(entries: tuple[Entry, ...], out: Path | Url, *, as_json: bool) -> None:
@@ -178,7 +181,7 @@ def _list(entries: tuple[Entry, ...], out: Path | Url, *, as_json: bool) -> None
         typer.echo(json.dumps({"out": str(out), "scenes": scenes}, indent=2))
         return
     for scene, folder in listed:
-        typer.echo(f"{scene} -> {out / folder}")
+        typer.echo(visible(f"{scene} -> {out / folder}"))
 
 
 def _catalogue(out: Path | Url, lines: _Lines) -> None:
@@ -196,5 +199,5 @@ def _print(report: BatchReport, stem: str) -> None:
     typer.echo(f"{len(report.results)} scene(s) in {report.wall_seconds:.1f} s: {counts or 'nothing to do'}")
     reasons = Counter(result.message for result in report.results if result.message)
     for reason, count in reasons.most_common(5):
-        typer.echo(f"  {count} x {reason[:300]}")
+        typer.echo(visible(f"  {count} x {reason[:300]}"))
     typer.echo(f"lists: {report.folder / stem}.json, {report.folder / stem}.csv")

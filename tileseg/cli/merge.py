@@ -23,11 +23,18 @@ def command(
     """Join the polygons of neighbouring scenes into one layer, each piece of ground once."""
     from tileseg.batch.merge import merge
     from tileseg.errors import UsageError
+    from tileseg.run.names import SUMMARY
     from tileseg.storage.place import is_address
 
     if is_address(folder):
         raise UsageError(f"{folder}: merge reads folders of this machine only; copy the results here first")
-    report = merge(Path(folder), out, crs)
+    place = Path(folder)
+    if not place.is_dir():
+        what = "a file" if place.exists() else "not there"
+        raise UsageError(f"{folder}: is {what}; expected the folder of a batch, with a folder for each scene")
+    if (place / SUMMARY).exists():
+        raise UsageError(f"{folder}: is the folder of one scene; expected the one that it lies in, with its neighbours")
+    report = merge(place, out, crs)
     if as_json:
         typer.echo(json.dumps({**asdict(report), "output": str(out)}, indent=2))
     elif not quiet:

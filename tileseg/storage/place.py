@@ -156,6 +156,14 @@ def shown(text: str) -> str:
     return text.partition("?")[0] if text.startswith(_WEB) and is_address(text) else text
 
 
+def printable(text: str) -> str:
+    r"""A text that holds names of files, as it may be written down: bytes that are not UTF-8 as ``\xff``.
+
+    Python keeps such bytes of file names as lone surrogates, which neither JSON readers nor terminals take.
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def parse_place(value: str | Path | Url) -> Path | Url:
     """A path or an address of what a user wrote. Raises UsageError in one line."""
     if not isinstance(value, str):

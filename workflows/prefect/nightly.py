@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, get_run_logger, task
 from prefect.tasks import exponential_backoff
 
-from tileseg.batch.archive import BatchSpec, Quiet, run_batch
+from tileseg.batch.archive import run_batch
 from tileseg.batch.catalogue import write_catalogue
+from tileseg.batch.listener import SilentBatch
 from tileseg.batch.merge import merge
 from tileseg.batch.sources import read_sources
+from tileseg.batch.spec import BatchSpec
 from tileseg.errors import InputError, TilesegError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 USELESS = (UsageError.exit_code, InputError.exit_code)
 
 
-class Lines(Quiet):
+class Lines(SilentBatch):
     """Puts a line per scene into the flow's log."""
 
     def __init__(self) -> None:

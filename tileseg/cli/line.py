@@ -1,0 +1,8 @@
+"""Text for one line of a terminal."""
+
+from __future__ import annotations
+
+
+def visible(text: str) -> str:
+    r"""A text in one line, whatever names of files are in it: a newline is written as ``\n``, a tab as ``\t``."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
