@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from affine import Affine
 from rasterio.transform import from_origin
 
 from tileseg.card import ClassInfo, ModelCard, Scaling
+from tileseg.errors import UsageError
+from tileseg.grid import Grid
+from tileseg.source.protocol import Mask, Pixels
+from tileseg.window import Window
 
 CLASSES = (
     ClassInfo(name="ground", color="#c8b48c", background=True),
@@ -73,3 +82,54 @@ def write_scene(
     ) as file:  # fmt: skip
         file.write(np.moveaxis(pixels, -1, 0))
     return path
+
+
+@dataclass(frozen=True)
+class FakeSource:
+    """A :class:`tileseg.source.protocol.PixelSource` without files and without GDAL: (y, x, band) pixels in memory."""
+
+    pixels: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_] | None = None
+    path: str = "fake"
+    transform: Affine = field(default_factory=Affine.identity)
+    crs_wkt: str | None = None
+    palette: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def storage(self) -> str:
+        return self.path
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(*self.pixels.shape[:2], self.transform, self.crs_wkt)
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        return tuple(range(1, self.pixels.shape[2] + 1))
+
+    @property
+    def dtype(self) -> str:
+        return self.pixels.dtype.name
+
+    @property
+    def has_gaps(self) -> bool:
+        return self.valid is not None
+
+    @property
+    def identity(self) -> str:
+        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
+
+    def read(self, window: Window, fill: Sequence[float] | None = None) -> tuple[Pixels, Mask]:
+        if self.grid.extent.intersection(window) != window:
+            raise UsageError(f"{window} is not inside the scene")
+        pixels = np.ascontiguousarray(self.pixels[window.slices])
+        valid = np.ones(pixels.shape[:2], bool) if self.valid is None else self.valid[window.slices].copy()
+        if fill is not None:
+            pixels[~valid] = np.asarray(fill, pixels.dtype)
+        return pixels, valid
+
+    def read_thinned(self, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
+        pixels, valid = self.read(window)
+        rows, cols = (np.arange(n) * size // n for n, size in zip(shape, pixels.shape[:2], strict=True))
+        return pixels[rows][:, cols], valid[rows][:, cols]

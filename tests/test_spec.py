@@ -50,7 +50,7 @@ def test_numbers_are_taken_as_they_are_meant() -> None:
     [
         ({"formats": "shp"}, "^--format: "),
         ({"scales": "1,half"}, "^--scales: scale 'half'"),
-        ({"bands": "1,x"}, "^--bands: "),
+        ({"bands": "1,-2"}, "^--bands: "),
         ({"min_area": True}, "^--min-area: "),
         ({"scales": "half"}, "half"),
         ({"flips": "x"}, "--flips"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 from fractions import Fraction
 from pathlib import Path
@@ -70,6 +71,17 @@ def _distance(value: Any) -> Any:
     return metres
 
 
+def _band(value: Any) -> Any:
+    """A number from 1, or a name."""
+    text = str(value).strip()
+    if re.fullmatch(r"[-+]?\d+(\.\d*)?", text):
+        number = int(text) if text.isdecimal() else 0
+        if number < 1:
+            raise ValueError(f"{text}: expected numbers from 1, or names such as red")
+        return number
+    return text
+
+
 def _text(value: Any) -> Any:
     """Numbers are meant as they are written, in TOML and in Python."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -79,7 +91,8 @@ def _text(value: Any) -> Any:
 
 Scale = Annotated[Fraction, BeforeValidator(_scale), PlainSerializer(str)]
 Text = Annotated[str, BeforeValidator(_text)]
-Bands = Annotated[tuple[Annotated[int, Field(ge=1, strict=False)], ...], BeforeValidator(_split)]
+Band = Annotated[int | str, BeforeValidator(_band)]
+Bands = Annotated[tuple[Band, ...], BeforeValidator(_split)]
 
 
 class Adapt(BaseModel):
@@ -196,7 +209,7 @@ class RunSpec(BaseModel):
     """What the mosaic keeps besides labels."""
 
     bands: Bands | None = None
-    """1-based bands of the scene in the order that the model expects."""
+    """Bands of the scene in the order that the model expects: numbers from 1, or names such as red or B4."""
     warp: bool = False
     """Warp a scene that has only ground control points or RPCs onto a grid, instead of refusing it."""
     trust_vrt: bool = False

@@ -28,7 +28,8 @@ from rasterio.windows import Window as Frame
 from tileseg.errors import InputError, UsageError
 from tileseg.source.label_raster import open_labels
 from tileseg.source.picture import overview_rgb
-from tileseg.source.scene import Scene, open_scene, reflected
+from tileseg.source.raster import RasterScene
+from tileseg.source.scene import open_scene, read_plane, reflected
 from tileseg.source.statistics import statistics
 from tileseg.window import Window, tile
 
@@ -107,7 +108,7 @@ class TestReflection:
             write(path, pixels, nodata=0)
         scene = open_scene(path, expected=2)
         window = Window(*offset, *size)
-        found, valid = scene.read_plane(window, 200)
+        found, valid = read_plane(scene, window, 200)
         padded = np.pad(np.moveaxis(pixels, 0, -1), ((200, 200), (200, 200), (0, 0)), mode="reflect")
         expected = padded[window.shift(200, 200).slices]
         assert np.array_equal(found, expected)
@@ -117,9 +118,9 @@ class TestReflection:
     def test_only_what_appears_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         scene = open_scene(write(tmp_path / "a.tif", noise(3, 700, 900)), expected=3)
         asked: list[Window] = []
-        original = Scene.read
-        monkeypatch.setattr(Scene, "read", lambda self, window, fill=None: (asked.append(window), original(self, window, fill))[1])  # noqa: E501  # fmt: skip
-        scene.read_plane(Window(-64, 850, 100, 120), 32)
+        original = RasterScene.read
+        monkeypatch.setattr(RasterScene, "read", lambda self, window, fill=None: (asked.append(window), original(self, window, fill))[1])  # noqa: E501  # fmt: skip
+        read_plane(scene, Window(-64, 850, 100, 120), 32)
         assert asked == [Window(0, 850, 36, 50)]
 
 
@@ -241,8 +242,65 @@ class TestNoData:
         with rasterio.open(sample_rasters / "collar_labels.tif") as labels:
             assert np.array_equal(scene.read(scene.grid.extent)[1], labels.read(1) != 255)
 
+    @pytest.mark.parametrize(("bands", "alpha"), [((4, 1, 2), None), ((1, 2, 3), 4), ((4, 4, 4), None)])
+    def test_a_band_that_is_chosen_is_data(self, tmp_path: Path, bands: tuple[int, ...], alpha: int | None) -> None:
+        pixels = noise(4, 20, 30)
+        pixels[3, :, :10] = 0
+        colors = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+        scene = open_scene(write(tmp_path / "a.tif", pixels, colors=colors), expected=3, bands=bands)
+        found, valid = scene.read(scene.grid.extent)
+        assert np.array_equal(found, np.moveaxis(pixels[[b - 1 for b in bands]], 0, -1))
+        assert valid.all() if alpha is None else np.array_equal(valid, pixels[3] > 0)
+
+    def test_a_second_alpha_band_goes_on_hiding(self, tmp_path: Path) -> None:
+        pixels = noise(4, 20, 30)
+        pixels[2, :, :10], pixels[3, :5] = 0, 0
+        colors = [ColorInterp.red, ColorInterp.green, ColorInterp.alpha, ColorInterp.alpha]
+        path = write(tmp_path / "a.tif", pixels, colors=colors)
+        scene = open_scene(path, expected=2, bands=(3, 1))
+        assert np.array_equal(scene.read(scene.grid.extent)[1], pixels[3] > 0)
+        assert open_scene(path, expected=2).bands == (1, 2)
+
+    def test_much_that_alpha_hides_is_said(self, tmp_path: Path) -> None:
+        pixels = noise(4, 64, 128)
+        pixels[3, :, :64] = 0
+        colors = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+        path = write(tmp_path / "a.tif", pixels, colors=colors)
+        assert "band 4, which it calls alpha, hides about 50 % of it" in open_scene(path, expected=3).notes[-1]
+        assert open_scene(path, expected=3, bands=(4, 1, 2)).notes == ()
+        pixels[3] = 255
+        assert open_scene(write(tmp_path / "b.tif", pixels, colors=colors), expected=3).notes == ()
+
 
 class TestBands:
+    @pytest.mark.parametrize(
+        ("descriptions", "colors"),
+        [
+            (["B02", "B03", "B04", "B08"], None),
+            (["b2", "b3", "b4", "b8"], None),
+            (["B2, central wavelength 490 nm", "B3, 560", "B4 (red)", "B8 (nir)"], None),
+            (["Blue", "Green", "RED", "NIR"], None),
+            (["B", "G", "R", "N"], None),
+            ([None] * 4, ["blue", "green", "red", "nir"]),
+            ([None, None, None, "near infrared"], ["blue", "green", "red", "undefined"]),
+        ],
+    )
+    @pytest.mark.parametrize("asked", [("red", "green", "blue", "nir"), ("B4", "B3", "B2", "B8"), ("R", "g", "b", "N"),
+                                       ("B04", "B03", "B02", "B08")])  # fmt: skip
+    def test_usual_names(
+        self, tmp_path: Path, descriptions: list[str | None], colors: list[str] | None, asked: tuple[str, ...]
+    ) -> None:
+        chosen = [ColorInterp[name] for name in colors] if colors else [ColorInterp.undefined] * 4
+        path = write(tmp_path / "a.tif", noise(4, 8, 9, "uint16"), descriptions=descriptions, colors=chosen)
+        assert open_scene(path, expected=4, bands=asked).bands == (3, 2, 1, 4)
+        assert open_scene(path, expected=3, names=("red", "green", "blue")).bands == (3, 2, 1)
+
+    def test_a_name_that_is_not_there(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.tif", noise(3, 8, 9), descriptions=["red", "swir", None])
+        message = refusal(path, bands=("red", "nir", 1))
+        assert "no band called 'nir'; it has 1 (red), 2 (swir), 3" in message
+        assert "names or numbers" in message
+
     def test_colours_are_found_where_they_are(self, tmp_path: Path) -> None:
         pixels = noise(4, 20, 30, "uint16")
         colors = [ColorInterp.blue, ColorInterp.green, ColorInterp.red, ColorInterp.undefined]
@@ -647,10 +705,36 @@ class TestLabels:
         with pytest.raises(InputError, match="2147483648; expected at most 2147483647"):
             labels.read_labels(Window(0, 0, 1, 3))
 
+    @pytest.mark.parametrize("dtype", ["int64", "uint64", "uint32", "float32", "float64"])
+    def test_other_types_are_read_where_they_hold_class_ids(self, tmp_path: Path, dtype: str) -> None:
+        ids = np.array([[[0, 7, 250], [3, 2**24, 1]]]).astype(dtype)
+        labels = open_labels(write(tmp_path / "a.tif", ids))
+        found = labels.read_labels(Window(0, 0, 2, 3))
+        assert found.dtype == "int32"
+        assert found.tolist() == [[0, 7, 250], [3, 2**24, 1]]
+        labels = open_labels(write(tmp_path / "b.tif", ids, nodata=0))
+        assert labels.read_labels(Window(0, 0, 1, 3)).tolist() == [[labels.nodata, 7, 250]]
+
+    @pytest.mark.parametrize(
+        ("dtype", "value", "complaint"),
+        [("float32", 0.5, "0.5; expected class ids as whole numbers"), ("int64", 2**40, "expected at most 2147483647"),
+         ("float64", 1e12, "expected at most"), ("uint64", 2**63, "expected at most")],
+    )  # fmt: skip
+    def test_other_values_are_refused_with_the_remedy(
+        self, tmp_path: Path, dtype: str, value: float, complaint: str
+    ) -> None:
+        ids = np.array([[[1, 2, value]]]).astype(dtype)
+        labels = open_labels(write(tmp_path / "a.tif", ids))
+        with pytest.raises(InputError, match=complaint):
+            labels.read_labels(Window(0, 0, 1, 3))
+
+    def test_no_number_is_no_class(self, tmp_path: Path) -> None:
+        labels = open_labels(write(tmp_path / "a.tif", np.array([[[1, np.nan, 2]]], "float32")))
+        assert labels.read_labels(Window(0, 0, 1, 3)).tolist() == [[1, labels.nodata, 2]]
+
     def test_refused(self, tmp_path: Path) -> None:
-        for pixels in (noise(1, 4, 5, "float32"), noise(2, 4, 5)):
-            with pytest.raises(InputError, match="expected"):
-                open_labels(write(tmp_path / "a.tif", pixels))
+        with pytest.raises(InputError, match="expected one band"):
+            open_labels(write(tmp_path / "a.tif", noise(2, 4, 5)))
 
 
 SURVEY = """

@@ -21,7 +21,7 @@ from tileseg.run.block import Job, segment_block
 from tileseg.run.compute import connected
 from tileseg.run.ledger import BlockRecord
 from tileseg.run.prepare import prepare
-from tileseg.source.scene import Scene
+from tileseg.source.protocol import PixelSource
 
 Feed = Iterator[tuple[Job, Iterable[int]]]
 """Runs, and of each the blocks to compute."""
@@ -101,7 +101,7 @@ class Computer:
             self._client = self._workers.enter_context(connected(prepared, blocks, Notices(self._listener), others))
         run_feed(self._client, segment_block, whole_feed(), on_done, on_failure, self._stop)
 
-    def _of_other_storages(self, first: Entry) -> tuple[Scene, ...]:
+    def _of_other_storages(self, first: Entry) -> tuple[PixelSource, ...]:
         """A scene from every other file system or server of this batch: workers must reach all of them."""
         known, found = {storage(first.scene)}, []
         for entry in self._spec.entries:

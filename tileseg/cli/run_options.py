@@ -96,7 +96,8 @@ class SceneOptions:
     """What of the scene is read, and how."""
 
     bands: Annotated[
-        str | None, option(SCENE, "1-based bands in the model's order, such as 4,3,2.", metavar="LIST")
+        str | None,
+        option(SCENE, "Bands in the model's order: numbers from 1 (4,3,2) or names (red,green,blue).", metavar="LIST"),
     ] = None
     aoi: Annotated[Path | None, option(SCENE, "Vector file: compute only what it touches, clip to it.")] = None
     warp: Annotated[bool | None, option(SCENE, "Warp a scene that has only control points or RPCs.", "--warp")] = None

@@ -28,7 +28,7 @@ from tileseg.cluster.hardware import COMPUTE_THREADS
 from tileseg.cluster.warm import warm_up
 from tileseg.errors import InputError, TilesegError, UsageError, first_line
 from tileseg.nn.folder import check_archive, load_card
-from tileseg.source.scene import Scene
+from tileseg.source.protocol import PixelSource
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
 from tileseg.window import Window
@@ -53,7 +53,7 @@ _GIB = 1 << 30
 class Needs:
     """What a worker must reach and have to compute blocks of a run."""
 
-    scenes: tuple[Scene, ...]
+    scenes: tuple[PixelSource, ...]
     """Some scenes: one pixel of each is read."""
     model: Path
     digest: str

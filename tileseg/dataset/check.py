@@ -371,7 +371,7 @@ def _leaks(scenes: Sequence[LabelledScene]) -> Iterator[Finding]:
             continue
         area = _area(scene)
         for other, theirs in zip(train, areas, strict=True):
-            same_file = scene.scene.source.name == other.scene.source.name
+            same_file = scene.scene.storage == other.scene.storage
             overlap = area is not None and theirs is not None and scene.grid.crs == other.grid.crs
             share = area.intersection(theirs).area / area.area if overlap and area is not None else 0.0
             if same_file or share > 0.01:

@@ -21,7 +21,8 @@ from tileseg.dataset.truth import open_truth
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.labels import Labels
-from tileseg.source.scene import Scene, open_scene
+from tileseg.source.protocol import PixelSource, Words
+from tileseg.source.scene import open_scene
 from tileseg.window import Window, tile
 
 Pixels = npt.NDArray[Any]
@@ -48,7 +49,7 @@ class LabelledScene:
     """What the labels mean, in the order of their ids."""
     weight: float
     """How often it is sampled, over other scenes."""
-    scene: Scene
+    scene: PixelSource
     """The image, at its own ground sample distance."""
     ground_sample_distance: float | None
     """Metres per pixel of the image itself, or None where it is not known."""
@@ -105,16 +106,9 @@ class LabelledScene:
 
     def read_labels(self, window: Window) -> Labels:
         """The labels of :meth:`read`, without reading pixels where the image has data everywhere."""
-        if self.cached or self._has_gaps:
+        if self.cached or self.scene.has_gaps:
             return self.read(window)[1]
         return self.truth.read(window)
-
-    @property
-    def _has_gaps(self) -> bool:
-        """Whether the image may have pixels without data."""
-        scene = self.scene
-        marked = any(value is not None for value in scene.nodata) or bool(scene.masks) or scene.alpha is not None
-        return marked or scene.palette or np.dtype(scene.dtype).kind == "f" or scene.warp_to is not None
 
     def _read(self, window: Window) -> tuple[Pixels, Labels]:
         if self.rescale.identity:
@@ -194,19 +188,20 @@ def open_labelled(pair: Pair, spec: DatasetSpec, gsd: float | None) -> LabelledS
     )
 
 
-def open_image(pair: Pair, spec: DatasetSpec) -> Scene:
+def open_image(pair: Pair, spec: DatasetSpec) -> PixelSource:
     """The image of a pair. Raises InputError in one line."""
     if not is_there(pair.image):
         raise InputError(f"{pair.image}: is not there; expected the image of {pair.labels.name}")
+    # The same rules as for a run, but here bands are chosen in the file that lists the scenes.
+    words = Words(
+        option="image_bands",
+        taker="the dataset has",
+        remedy="list under bands what all images have, or say which bands to take with image_bands",
+        repeat='a dataset of grey images needs bands = ["grey"] at its top (image_bands = [{once}] repeats the one '
+        "band)",
+    )
+    bands = pair.reading.image_bands
     try:
-        return open_scene(pair.image, expected=len(spec.bands), bands=pair.reading.image_bands, names=spec.bands)
-    except (InputError, UsageError) as error:
-        # The same rules as for a run, but here bands are chosen in the file that lists the scenes.
-        told = str(error).replace("--bands", "image_bands").replace("the model takes", "the dataset has")
-        told = told.replace("choose a scene or a model that fit", "list under bands what all images have")
-        once = ",".join("1" * len(spec.bands))
-        told = told.replace(
-            f"image_bands {once} repeats a band",
-            f'a dataset of grey images needs bands = ["grey"] at its top (image_bands = [{once}] repeats the one band)',
-        )
-        raise InputError(told) from error
+        return open_scene(pair.image, expected=len(spec.bands), bands=bands, names=spec.bands, words=words)
+    except UsageError as error:
+        raise InputError(f"{pair.image}: {error}") from error

@@ -14,7 +14,7 @@ from tileseg.dataset.rescale import Rescale
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.labels import Labels
-from tileseg.source.scene import Scene
+from tileseg.source.protocol import PixelSource
 from tileseg.window import Window
 
 _STEPS = 512
@@ -117,7 +117,7 @@ NO_COLOR = -1
 class ColorRaster:
     """A picture (or a raster with a palette) whose colours stand for classes; its values are 0xRRGGBB."""
 
-    scene: Scene
+    scene: PixelSource
     listed: frozenset[int]
     """Colours that are meant even where the file calls them nodata or transparent."""
     nodata: int | None = NO_COLOR

@@ -18,7 +18,8 @@ from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.source.label_raster import LabelRaster, open_labels
-from tileseg.source.scene import open_scene
+from tileseg.source.protocol import Wanted
+from tileseg.source.raster import open_raster
 
 _SAME_PLACE = 0.1
 """Pixels: labels whose corners are no further from the image's are on its grid."""
@@ -50,7 +51,7 @@ def open_truth(pair: Pair, spec: DatasetSpec, image: Grid, target: Grid, rescale
 
 
 def _open_colors(pair: Pair) -> ColorRaster:
-    scene = open_scene(pair.labels, expected=3)
+    scene = open_raster(pair.labels, Wanted(3))
     masked = scene.alpha is not None or bool(scene.masks)
     listed = frozenset(int(text[1:], 16) for text in pair.reading.label_map if _COLOR.fullmatch(text))
     # Where an alpha band or a mask says what is data, a value that is called nodata is a colour like any other.

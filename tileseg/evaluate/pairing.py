@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pyproj import CRS
 
     from tileseg.mosaic import Mosaic
-    from tileseg.source.scene import Scene
+    from tileseg.source.protocol import PixelSource
 
 Box = tuple[float, float, float, float]
 
@@ -43,14 +43,14 @@ Box = tuple[float, float, float, float]
 class Picture:
     """The image of a scene, to be looked at."""
 
-    scene: Scene
+    scene: PixelSource
     low: npt.NDArray[np.float64]
     """(3,) value shown as black."""
     high: npt.NDArray[np.float64]
     """(3,) value shown as white."""
 
     @classmethod
-    def of(cls, scene: Scene) -> Picture:
+    def of(cls, scene: PixelSource) -> Picture:
         """The first three bands, or the first as grey; other types than 8 bits are stretched over two deviations."""
         shown = cls._shown(len(scene.bands))
         if scene.dtype == "uint8":
@@ -149,7 +149,7 @@ def _moved(box: Box, crs: CRS | None, target: CRS | None) -> Box:
     return left, bottom, right, top
 
 
-def open_image(path: Path) -> Scene:
+def open_image(path: Path) -> PixelSource:
     """An image to look at: its first three bands, or one."""
     from tileseg.source.scene import open_scene
 

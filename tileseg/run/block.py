@@ -28,7 +28,8 @@ from tileseg.plan import Plan
 from tileseg.polygons.trace import trace_block
 from tileseg.run.ledger import BlockRecord, Ledger
 from tileseg.source.aoi import Aoi
-from tileseg.source.scene import Scene
+from tileseg.source.protocol import PixelSource
+from tileseg.source.scene import read_plane
 from tileseg.storage.store import at
 from tileseg.window import Window
 
@@ -42,7 +43,7 @@ class Job:
 
     key: str
     """Names the run."""
-    scene: Scene
+    scene: PixelSource
     plan: Plan
     model: Path
     """Model folder."""
@@ -101,7 +102,7 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
         return 0, ()
     read = plan.read(core)
     with clock("read"):
-        pixels, data = job.scene.read_plane(read, plan.reflect, fill_of(job.scaling, job.scene.dtype))
+        pixels, data = read_plane(job.scene, read, plan.reflect, fill_of(job.scaling, job.scene.dtype))
         rows, cols = core.relative_to(read).slices
         valid = data[rows, cols]
         if job.aoi is not None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tileseg.cluster.client import Workers
     from tileseg.cluster.schedule import BlockFailure
     from tileseg.run.block import Job
-    from tileseg.source.scene import Scene
+    from tileseg.source.protocol import PixelSource
 
 
 def make_job(begun: OpenRun) -> Job:
@@ -56,7 +56,7 @@ def make_job(begun: OpenRun) -> Job:
 
 @contextlib.contextmanager
 def connected(
-    prepared: PreparedRun, blocks: int, listener: Listener, others: Sequence[Scene] = ()
+    prepared: PreparedRun, blocks: int, listener: Listener, others: Sequence[PixelSource] = ()
 ) -> Iterator[Workers]:
     """The workers for at most ``blocks`` blocks: on this machine, or where the spec says. The folder is held.
 

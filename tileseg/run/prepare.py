@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tileseg.plan import Stitch
     from tileseg.run.vectorize import VectorOptions
     from tileseg.source.aoi import Aoi
-    from tileseg.source.scene import Scene
+    from tileseg.source.protocol import PixelSource
 
 
 _SAME_SIZE = 1.2
@@ -43,7 +43,7 @@ class PreparedRun:
     folder: Path | Url
     model: Path
     card: ModelCard
-    scene: Scene
+    scene: PixelSource
     plan: Plan
     sizing: Sizing
     """What the plan's sizes were chosen from."""
@@ -139,7 +139,7 @@ def prepare(spec: RunSpec) -> PreparedRun:
     )
 
 
-def _scene_notices(scene: Scene, card: ModelCard) -> list[str]:
+def _scene_notices(scene: PixelSource, card: ModelCard) -> list[str]:
     """What to say about a scene that is not as the model expects it."""
     lines = []
     if scene.dtype not in card.dtypes:

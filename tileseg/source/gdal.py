@@ -23,14 +23,17 @@ import numpy.typing as npt
 import rasterio
 import rasterio.windows
 from affine import Affine
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.session import DummySession
 from rasterio.vrt import WarpedVRT
 
 from tileseg.errors import InputError, Unreachable, first_line, root_of
 from tileseg.grid import Grid
+from tileseg.source.bands import alpha_bands
 from tileseg.source.formats import RasterFile
+from tileseg.source.orientation import UPRIGHT, stored_window, turn, turned_size
+from tileseg.source.protocol import Mask, Pixels
 from tileseg.storage.environment import is_yes, s3_endpoint, silent_seconds
 from tileseg.storage.patience import patiently
 from tileseg.storage.place import SubDataset
@@ -39,12 +42,8 @@ from tileseg.window import Window
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-    from tileseg.source.scene import Scene
+    from tileseg.source.raster import RasterScene
 
-
-Pixels = npt.NDArray[Any]
-
-Mask = npt.NDArray[np.bool_]
 
 _OPEN_FILES = 32
 """Per thread: training draws windows from many scenes in turn, and opening a file takes longer than a window of it."""
@@ -88,12 +87,12 @@ logging.getLogger("rasterio").addHandler(logging.NullHandler())
 class _Handle:
     """An open file: for one thread."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: RasterScene) -> None:
         self.scene = scene
-        self.base = open_dataset(scene.source)
+        self.base = open_dataset(scene.file)
         self.dataset = self.base if scene.warp_to is None else warped(self.base, scene.warp_to)
-        self.stamps = scene.source.stamps()
-        if identity_of(scene.source, self.dataset) != scene.identity:
+        self.stamps = scene.file.stamps()
+        if identity_of(scene.file, self.dataset) != scene.identity:
             raise changed(scene)
         self.lut = lut(self.dataset, scene.bands[0]) if scene.palette else None
 
@@ -103,7 +102,7 @@ class _Handle:
             return self._read(window, shape)
         finally:
             # What is written over while it is open gives complaints of all kinds, or some old pixels and some new.
-            here = self.scene.source.stamps(None if self.scene.warp_to else window)
+            here = self.scene.file.stamps(None if self.scene.warp_to else window)
             if not here.items() <= self.stamps.items():
                 raise changed(self.scene)
 
@@ -154,7 +153,7 @@ def _has_data(pixels: Pixels, nodata: tuple[float | None, ...]) -> Mask:
 
 def _in_type(value: float, dtype: np.dtype[np.generic]) -> float:
     """A nodata value as the pixels have it: float32 files often declare it with the digits of a double."""
-    if dtype.kind != "f":
+    if dtype != np.float32:
         return value
     limit = float(np.finfo(np.float32).max)
     return float(np.float32(min(max(value, -limit), limit)))
@@ -164,11 +163,11 @@ _local = threading.local()
 
 
 @contextmanager
-def handle_of(scene: Scene) -> Iterator[_Handle]:
+def handle_of(scene: RasterScene) -> Iterator[_Handle]:
     """This thread's open file of the scene, closed after a failure; the least recently used of several is closed."""
     handles: OrderedDict[tuple[object, ...], _Handle] = getattr(_local, "handles", None) or OrderedDict()
     _local.handles = handles
-    key = (scene.source.name, scene.identity, scene.bands, scene.palette, scene.warp_to)
+    key = (scene.file.name, scene.identity, scene.bands, scene.palette, scene.warp_to)
     if key not in handles:
         handles[key] = _Handle(scene)
         while len(handles) > _OPEN_FILES:
@@ -182,15 +181,24 @@ def handle_of(scene: Scene) -> Iterator[_Handle]:
 
 
 def read_pixels(
-    scene: Scene, window: Window, shape: tuple[int, int], cache: int = _GDAL["GDAL_CACHEMAX"]
+    scene: RasterScene, window: Window, shape: tuple[int, int], cache: int = _GDAL["GDAL_CACHEMAX"]
 ) -> tuple[Pixels, Mask]:
     """Pixels (y, x, band) and valid (y, x) of a window; every n-th of them if ``shape`` is smaller."""
+    stored = window
+    if scene.orientation != UPRIGHT:
+        stored = stored_window(scene.orientation, window, scene.grid.height, scene.grid.width)
+        shape = turned_size(scene.orientation, *shape)
 
     def attempt() -> tuple[Pixels, Mask]:
-        with reading(scene.path, scene.source, window, {"GDAL_CACHEMAX": cache}), handle_of(scene) as handle:
-            return handle.read(window, shape)
+        with reading(scene.path, scene.file, window, {"GDAL_CACHEMAX": cache}), handle_of(scene) as handle:
+            return handle.read(stored, shape)
 
-    return patiently(attempt)
+    pixels, valid = patiently(attempt)
+    return (
+        (pixels, valid)
+        if scene.orientation == UPRIGHT
+        else (turn(scene.orientation, pixels), turn(scene.orientation, valid))
+    )
 
 
 @contextmanager
@@ -250,12 +258,7 @@ def open_dataset(source: RasterFile) -> DatasetReader:
 
 def warped(dataset: DatasetReader, target: str) -> WarpedVRT:
     """A scene with ground control points, on a grid in another coordinate reference system."""
-    return WarpedVRT(dataset, crs=target, resampling=Resampling.bilinear, add_alpha=alpha_band(dataset) is None)
-
-
-def alpha_band(dataset: DatasetReader) -> int | None:
-    """The band that says where there is data, if there is one."""
-    return next((i for i in dataset.indexes if dataset.colorinterp[i - 1] == ColorInterp.alpha), None)
+    return WarpedVRT(dataset, crs=target, resampling=Resampling.bilinear, add_alpha=not alpha_bands(dataset))
 
 
 def grid_of(dataset: DatasetReader) -> Grid:
@@ -265,7 +268,7 @@ def grid_of(dataset: DatasetReader) -> Grid:
     return Grid(dataset.height, dataset.width, Affine(*tuple(dataset.transform)[:6]), wkt)
 
 
-def changed(scene: Scene) -> InputError:
+def changed(scene: RasterScene) -> InputError:
     """What is raised where a scene is not what it was."""
     return InputError(
         f"{scene.path}: has changed since the run began; put it back as it was, or start anew with --overwrite"

@@ -27,6 +27,9 @@ MOST_PIXELS = 10**12
 _PIXELS_PER_BYTE = 1 << 20
 """More in a file are taken for a damaged header: a sparse tile of 2048 x 2048 still costs 16 bytes of index."""
 
+_SAMPLES, _SAMPLE = 6, 32
+"""Windows along rows and columns in which alpha is looked at, and their side in pixels."""
+
 _SAME_TYPE = ("uint8", "int8", "uint16", "int16", "float32")
 
 _OTHER_TYPES = ("uint32", "int32", "uint64", "int64", "float16", "float64")
@@ -115,3 +118,20 @@ def _check_length(text: str, source: RasterFile, dataset: DatasetReader, band: i
             f"{text}: is truncated: its last pixels should end at byte {int(start) + int(length):,}, but the file has "
             f"{size:,} bytes; copy or download it again"
         )
+
+
+def hidden_share(dataset: DatasetReader, alpha: int) -> float:
+    """Share of pixels that a band hides, by being 0 there: about, from windows that are spread evenly."""
+    hidden = total = 0
+    for row in range(_SAMPLES):
+        for col in range(_SAMPLES):
+            top, left = (
+                max(0, min((2 * i + 1) * size // (2 * _SAMPLES) - _SAMPLE // 2, size - _SAMPLE))
+                for i, size in ((row, dataset.height), (col, dataset.width))
+            )
+            frame = rasterio.windows.Window(
+                left, top, min(_SAMPLE, dataset.width - left), min(_SAMPLE, dataset.height - top)
+            )
+            values = dataset.read(alpha, window=frame)
+            hidden, total = hidden + int((values == 0).sum()), total + values.size
+    return hidden / total

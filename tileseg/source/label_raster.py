@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,12 @@ from rasterio.enums import ColorInterp
 
 from tileseg.errors import InputError
 from tileseg.grid import Grid
+from tileseg.source.bands import alpha_bands
 from tileseg.source.formats import RasterFile, identify
 from tileseg.source.gdal import open_dataset, reading
 from tileseg.source.header import check_header, georeference
-from tileseg.source.scene import Scene, _describe
+from tileseg.source.protocol import Wanted
+from tileseg.source.raster import RasterScene, describe
 from tileseg.storage.patience import patiently
 from tileseg.storage.place import Url
 from tileseg.window import Window
@@ -29,11 +31,15 @@ BACKGROUND = "class_background"
 """Tag of a label band: ids of the classes that are background, with commas."""
 
 
+_FITTING = ("uint8", "int8", "uint16", "int16", "int32")
+"""Types whose values are all class ids."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelRaster:
     """A raster of class ids to be vectorised; picklable."""
 
-    scene: Scene
+    scene: RasterScene
     """The raster as a scene of one band."""
     dtype: str
     """NumPy type of the labels that are read."""
@@ -59,17 +65,31 @@ class LabelRaster:
     def read_labels(self, window: Window) -> npt.NDArray[np.integer]:
         """Labels (y, x) of a window inside the raster; ``nodata`` where there is no data.
 
-        Raises InputError where an id does not fit 32 bits with a sign.
+        Raises InputError where an id does not fit 32 bits with a sign, or is no whole number.
         """
         pixels, valid = self.scene.read(window)
         found = pixels[..., 0]
-        most = np.iinfo(np.int32).max
-        if found.dtype == np.uint32 and (found[valid] > most).any():
-            raise InputError(f"{self.path}: a class id at {window} is {found[valid].max()}; expected at most {most}")
+        if found.dtype not in _FITTING:
+            self._check(found[valid], window)
+            found = np.where(valid, found, 0)
         labels = found.astype(self.dtype, copy=False)
         if self.nodata is not None and not valid.all():
             labels[~valid] = self.nodata
         return labels
+
+    def _check(self, values: npt.NDArray[Any], window: Window) -> None:
+        """Refuse values that are no class ids: with a fraction, or too large."""
+        if values.dtype.kind == "f" and (broken := values[np.floor(values) != values]).size:
+            raise InputError(
+                f"{self.path}: a pixel at {window} is {broken[0]:g}; expected class ids as whole numbers; if these are "
+                'probabilities or heights, make classes of them first: gdal_calc -A in.tif --calc="A>0.5" '
+                "--type=Byte --outfile=labels.tif"
+            )
+        limits = np.iinfo(np.int32)
+        if (outside := values[(values < limits.min) | (values > limits.max)]).size:
+            raise InputError(
+                f"{self.path}: a class id at {window} is {outside.max():.0f}; expected at most {limits.max}"
+            )
 
     def read_confidence(self, window: Window) -> None:  # noqa: ARG002 - the same call as on a mosaic
         """A label raster knows no probabilities."""
@@ -89,34 +109,35 @@ def _describe_labels(text: str, source: RasterFile) -> LabelRaster:
     with reading(text, source, None), open_dataset(source) as dataset:
         check_header(text, source, dataset)
         georeference(text, dataset, warp=False)
-        native = dataset.dtypes[0]
-        if np.dtype(native).kind not in "iu" or native in ("int64", "uint64"):
-            raise InputError(f"{text}: its pixels are {native}; expected class ids as integers of at most 32 bits")
-        data = [i for i in dataset.indexes if dataset.colorinterp[i - 1] != ColorInterp.alpha]
+        data = [i for i in dataset.indexes if i not in alpha_bands(dataset)]
         if len(data) != 1:
             raise InputError(f"{text}: has {len(data)} bands; expected one band of class ids")
+        native = dataset.dtypes[data[0] - 1]
         colors = _colors(dataset, data[0])
         names = _category_names(dataset, data[0])
         background = dataset.tags(data[0]).get(BACKGROUND, "").split(",")
         scene = replace(
-            _describe(text, source, dataset, (1, (data[0],), ()), None),
-            palette=False,
-            bands=(data[0],),
-            dtype=native,
-            notes=(),
+            describe(text, source, dataset, Wanted(1, (data[0],))), palette=False, bands=(data[0],), dtype=native
         )
         masked = scene.alpha is not None or bool(scene.masks)
         value = dataset.nodatavals[data[0] - 1]
-    limits = np.iinfo(native)
-    declared = value is not None and float(value).is_integer() and limits.min <= value <= limits.max
-    dtype, nodata = "int32" if native == "uint32" else native, None
-    if declared and native != "uint32":
-        nodata = int(value)
-    elif declared or masked:
-        # Every id may be in use, so the one for nodata lies outside the type (or where no class is).
-        dtype = "int16" if limits.bits == 8 else "int32"
-        nodata = int(np.iinfo(dtype).min)
+    dtype, nodata = _type_of(native, value, masked=masked)
     return LabelRaster(scene, dtype, nodata, colors, names, frozenset(int(i) for i in background if i.isdecimal()))
+
+
+def _type_of(native: str, value: float | None, *, masked: bool) -> tuple[str, int | None]:
+    """The type that labels are read as, and the label of pixels without data. ``value``: what the file declares."""
+    if native not in _FITTING:
+        may_lack = masked or value is not None or np.dtype(native).kind == "f"
+        return "int32", int(np.iinfo(np.int32).min) if may_lack else None
+    limits = np.iinfo(native)
+    if value is not None and float(value).is_integer() and limits.min <= value <= limits.max:
+        return native, int(value)
+    if not masked:
+        return native, None
+    # Every id may be in use, so the one for nodata lies outside the type (or where no class is).
+    dtype = "int16" if limits.bits == 8 else "int32"
+    return dtype, int(np.iinfo(dtype).min)
 
 
 def _colors(dataset: DatasetReader, band: int) -> dict[int, str]:

@@ -6,12 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.errors import UsageError
-from tileseg.source.gdal import read_pixels
-from tileseg.source.scene import Scene
+from tileseg.source.protocol import PixelSource
 from tileseg.window import Window
 
 
-def overview_rgb(scene: Scene, max_size: int, window: Window | None = None) -> npt.NDArray[np.uint8]:
+def overview_rgb(scene: PixelSource, max_size: int, window: Window | None = None) -> npt.NDArray[np.uint8]:
     """A window of the scene, or all of it, (y, x, 3), at most ``max_size`` pixels wide and high, to look at.
 
     The first three bands, or the first one as grey. 8-bit values as they are; others stretched from their 2nd to
@@ -25,8 +24,7 @@ def overview_rgb(scene: Scene, max_size: int, window: Window | None = None) -> n
     longest = max(height, width)
     # Every n-th pixel, about twice as many as wanted, then averaged: GDAL's own averaging is five times slower.
     sampled = _scaled(height, width, min(1.0, 2 * max_size / longest))
-    # Every stored tile is looked at once: none is worth keeping, but for the row of them at hand.
-    pixels, valid = read_pixels(scene, window, sampled, cache=64 << 20)
+    pixels, valid = scene.read_thinned(window, sampled)
     shown = pixels[..., [0, 1, 2] if pixels.shape[-1] >= 3 else [0, 0, 0]]
     picture = shown if shown.dtype == np.uint8 else np.zeros(shown.shape, np.uint8)
     for band in range(3 if shown.dtype != np.uint8 and valid.any() else 0):

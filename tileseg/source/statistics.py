@@ -10,13 +10,13 @@ import numpy.typing as npt
 
 from tileseg.errors import InputError
 from tileseg.grid import Grid
-from tileseg.source.scene import Scene
+from tileseg.source.protocol import PixelSource
 from tileseg.window import Window
 
 _SAMPLE_WINDOW, _SAMPLE_WINDOWS = 128, 256
 
 
-def statistics(scene: Scene) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def statistics(scene: PixelSource) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean and standard deviation of every band over valid pixels.
 
     Scenes of up to 4 megapixels are read whole; larger ones in 256 windows of 128 x 128 at full resolution, evenly

@@ -1,0 +1,108 @@
+"""What a source of pixels is, whatever it is read with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tileseg.grid import Grid
+from tileseg.window import Window
+
+Pixels = npt.NDArray[Any]
+
+Mask = npt.NDArray[np.bool_]
+
+
+class PixelSource(Protocol):
+    """A scene, as far as it needs to be known to plan a run, and the way to its pixels.
+
+    Picklable, because workers get it, and small: paths and numbers, no pixels and no open files. Two that are equal
+    give the same pixels. Each of its methods may be called by several threads at once.
+    """
+
+    @property
+    def path(self) -> str:
+        """The scene as the user named it."""
+
+    @property
+    def storage(self) -> str:
+        """Where its pixels lie: equal for two scenes that are the same file under different names."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its pixels lie on the ground."""
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Bands that are read, in the order of the network's input; the first is 1."""
+
+    @property
+    def dtype(self) -> str:
+        """NumPy type of the pixels that are read: uint8, int8, uint16, int16 or float32."""
+
+    @property
+    def palette(self) -> bool:
+        """Whether the file stores numbers of colours, which are read as red, green, blue."""
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether pixels without data may occur; False: never."""
+
+    @property
+    def identity(self) -> str:
+        """Digest of what the pixels depend on (size, time of change, georeference): another one means they changed."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about how it is read, one line each."""
+
+    def read(self, window: Window, fill: Sequence[float] | None = None) -> tuple[Pixels, Mask]:
+        """Read a window inside the scene: pixels (y, x, band), C-contiguous, and valid (y, x), True where data is.
+
+        Pixels without data get ``fill``, one value per band, if given. A pixel that is not finite has no data. Raises
+        InputError, naming the window, where the scene cannot be read or has changed since it was opened, and
+        UsageError where the window is not inside the scene.
+        """
+
+    def read_thinned(self, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
+        """About every n-th row and column of a window: (rows, columns) of ``shape``, to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How messages about bands name what the user can change."""
+
+    option: str = "--bands"
+    """What chooses bands."""
+    taker: str = "the model takes"
+    """Who wants so many bands."""
+    remedy: str = "choose a scene or a model that fit, or say which bands to take with --bands"
+    """What to do where there are too few."""
+    repeat: str = "--bands {once} repeats a band"
+    """What to do where there is one band; ``once``: so many ones, with commas."""
+
+
+OF_A_RUN = Words()
+"""In the command line of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a scene is opened for."""
+
+    expected: int
+    """How many bands."""
+    bands: tuple[int | str, ...] | None = None
+    """Which ones: numbers from 1 on, or names; None: those called ``names``, or else the first ones."""
+    names: tuple[str, ...] = ()
+    """What the bands mean to whoever takes them, such as red, green, blue."""
+    warp: bool = False
+    """Whether a scene that has only control points or RPCs is warped onto a grid."""
+    trust_vrt: bool = False
+    """Whether a virtual raster may refer to files outside its own folder."""
+    words: Words = OF_A_RUN
+    """How messages name what the user can change."""
