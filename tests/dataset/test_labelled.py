@@ -317,11 +317,11 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     image, png = write(tmp_path / "a.tif", noise(60, 90)), write(tmp_path / "a.png", noise(60, 90))
     small = write(tmp_path / "s.png", patchy(50, 90))
     away = write(tmp_path / "away.tif", patchy(60, 90), transform=NORTH_UP @ Affine.translation(500, 0))
-    floats = write(tmp_path / "f.tif", noise(60, 90, 1, "float32"))
+    floats = write(tmp_path / "f.tif", noise(60, 90, 1, "float32") + 0.5)
     for pair in ((image, small), (png, small)):
         assert "is 90 x 50 pixels, " in refusal(tmp_path, *pair)
     assert "away.tif: does not overlap a.tif" in refusal(tmp_path, image, away)
-    assert "expected class ids as integers" in refusal(tmp_path, image, floats)
+    assert "expected class ids as whole numbers" in refusal(tmp_path, image, floats)
     assert "missing.tif: is not there" in refusal(tmp_path, image, tmp_path / "missing.tif")
     assert "missing.tif: is not there" in refusal(tmp_path, tmp_path / "missing.tif", small)
 

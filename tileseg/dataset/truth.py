@@ -21,6 +21,7 @@ from tileseg.source.label_raster import LabelRaster, open_labels
 from tileseg.source.protocol import Wanted
 from tileseg.source.raster import open_raster
 
+_TURNED = "; one of them is turned by a quarter: turn the labels as the image is shown"
 _SAME_PLACE = 0.1
 """Pixels: labels whose corners are no further from the image's are on its grid."""
 
@@ -160,6 +161,7 @@ def _same_grid(image: Grid, labels: Grid, pair: Pair) -> bool:
             raise InputError(
                 f"{pair.labels}: is {labels.width} x {labels.height} pixels, {pair.image.name} is {image.width} x "
                 f"{image.height}, and nothing says where the labels lie; expected the same size, or georeferenced files"
+                f"{_TURNED if (image.width, image.height) == (labels.height, labels.width) else ''}"
             )
         return True
     if not same_size:
