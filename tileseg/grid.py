@@ -87,9 +87,11 @@ class Grid:
         for pixels, line in zip((self.width, self.height), lines, strict=True):
             points = [self.transform @ point for point in line]
             lon, lat = to_degrees.transform([x for x, _ in points], [y for _, y in points])
-            found.append(float(self.geod.line_length(lon, lat)) / pixels)
+            # Beside the map, and beyond the poles, there is nothing to measure.
+            parts = [m for m in self.geod.line_lengths(lon, lat) if math.isfinite(m) and m > 0]
+            found.append(sum(parts) / len(parts) * (len(line) - 1) / pixels if parts else 0.0)
         along_row, along_col = found
-        return (along_row, along_col) if all(math.isfinite(m) and m > 0 for m in found) else None
+        return (along_row, along_col) if along_row > 0 and along_col > 0 else None
 
     @property
     def ground_sample_distance(self) -> float | None:

@@ -87,6 +87,18 @@ def longest_edge(coordinates: Array, offsets: Array) -> int:
 
 
 @compiled
+def has_slanting_edges(coordinates: Array, offsets: Array) -> bool:
+    """Whether edges of open rings run neither along rows nor along columns: of simplified polygons."""
+    for ring in range(len(offsets) - 1):
+        k = offsets[ring + 1] - 1
+        for i in range(offsets[ring], offsets[ring + 1]):
+            if coordinates[i, 0] != coordinates[k, 0] and coordinates[i, 1] != coordinates[k, 1]:
+                return True
+            k = i
+    return False
+
+
+@compiled
 def split_edges(coordinates: Array, offsets: Array, step: float) -> tuple[Array, Array]:
     """The rings with vertices added on edges longer than ``step`` pixels (not always a whole number)."""
     rings = len(offsets) - 1

@@ -45,9 +45,15 @@ def measure_rings(lonlat: Array, offsets: Array, a: float, es: float) -> tuple[A
                     excess += 2 * math.atan2(math.tan(delta / 2) * (before_half + half), 1 + before_half * half)
                 length += math.sqrt((x - before_x) ** 2 + (y - before_y) ** 2 + (z - before_z) ** 2)
             before_lat, before_lon, before_half, before_x, before_y, before_z = lat, lon, half, x, y, z
-        if abs(turned) > math.pi:  # around a pole: what was summed lies between the ring and the equator
-            size = 2 * math.pi - abs(excess)
-            excess = -size if (turned > 0) == (lonlat[offsets[ring], 1] > 0) else size
+        if round(abs(turned) / (2 * math.pi)) % 2 == 1:  # around a pole: what was summed lies towards the equator
+            excess -= 2 * math.pi
+            excess -= 4 * math.pi * round(excess / (4 * math.pi))  # of the two sides, the smaller one
         area[ring] = -excess * a * a * polar / 2
         perimeter[ring] = length
     return area, perimeter
+
+
+def surface_of(a: float, es: float) -> float:
+    """Area of a whole ellipsoid; as above."""
+    e = math.sqrt(es)
+    return 2 * math.pi * a * a * (2.0 if e < 1e-9 else 1 + (1 - es) * math.atanh(e) / e)

@@ -10,30 +10,53 @@ Without a CRS, areas and perimeters are counted in pixels.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import UsageError
 from tileseg.grid import Grid
 from tileseg.polygons.batch import concatenate, select
+from tileseg.polygons.cut import beyond_the_plane, cut
 from tileseg.polygons.fragment import PolygonBatch
-from tileseg.polygons.lattice import close_rings, lattice_areas, longest_edge, split_edges, with_junctions
-from tileseg.polygons.measure import measure_rings
+from tileseg.polygons.ground import BESIDE, WHOLE, Ground, decimals_of, digits_of_areas
+from tileseg.polygons.lattice import (
+    close_rings,
+    has_slanting_edges,
+    lattice_areas,
+    longest_edge,
+    split_edges,
+    with_junctions,
+)
+from tileseg.polygons.measure import measure_rings, surface_of
 from tileseg.polygons.quantity import Quantity
 from tileseg.polygons.rings import Array
 
 if TYPE_CHECKING:
-    from pyproj import CRS, Transformer
+    from pyproj import Geod
 
 
 _STEP = 2_500.0
 """Metres: longer edges are measured in parts, since a straight line on the map is no geodesic."""
+
+_TINY, _SEAM = 1e-12, 1e-6
+"""Shares of the globe: what rounding leaves of an area; what a ring along the seam of a map goes around."""
+
+
+@dataclass(frozen=True, slots=True)
+class LonLat:
+    """Polygons in degrees: WGS 84, or a body's own. With points along edges that are not straight in degrees."""
+
+    coordinates: Array
+    """(n, 2) float64: longitude, latitude. Rings are closed and run as in the CRS."""
+    ring_offsets: Array
+    """(R + 1,) int64, into them."""
+    parts: Mapping[int, Any]
+    """Shapely geometries of the polygons that ``coordinates`` do not show: cut at 180 degrees, or around a pole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +68,8 @@ class Shapes:
 
     coordinates: Array
     """(n, 2) float64: x, y in the scene's CRS; bit-equal to what GDAL computes."""
-    lonlat: Array | None
-    """(n, 2) float64: longitude, latitude (WGS 84, degrees) of the same vertices; None if not wanted or no CRS."""
+    lonlat: LonLat | None
+    """The same rings in longitude and latitude; None if not wanted or no CRS."""
     ring_offsets: Array
     """(R + 1,) int64, into the vertices."""
     polygon_offsets: Array
@@ -78,7 +101,7 @@ class Shapes:
 
 
 class Shaper:
-    """Turns batches into shapes, leaving out what is too small. Safe to share between threads."""
+    """Places batches on the ground, leaving out what is too small. Safe to share between threads."""
 
     def __init__(
         self,
@@ -98,7 +121,6 @@ class Shaper:
         self.fill_holes = fill_holes
         self.has_confidence = has_confidence
         self.lonlat = lonlat and self.is_georeferenced
-        self._local = threading.local()
 
     @cached_property
     def is_georeferenced(self) -> bool:
@@ -114,8 +136,8 @@ class Shaper:
             batch.coordinates, batch.ring_offsets, self._reverse,
             gt.c, gt.a, gt.b, gt.f, gt.d, gt.e,
         )  # fmt: skip
-        lonlat = self._to_wgs84(xy) if self.lonlat else None
-        area, perimeter = self._measure(batch, lonlat if self._shares_datum else None, offsets)
+        lonlat = self._lonlat(batch, xy, offsets) if self.lonlat else None
+        area, perimeter = self._measure(batch, lonlat)
         has = self.has_confidence
         return Shapes(
             coordinates=xy,
@@ -123,8 +145,8 @@ class Shaper:
             ring_offsets=offsets,
             polygon_offsets=np.asarray(batch.polygon_offsets),
             label=np.asarray(batch.label),
-            area=np.round(_per_polygon(area, start, counts), 4),
-            perimeter=np.round(_per_polygon(perimeter, start, counts), 4),
+            area=np.round(_per_polygon(area, start, counts), self._digits),
+            perimeter=np.round(_per_polygon(perimeter, start, counts), self._digits),
             mean_probability=np.round(batch.confidence_sum / (batch.pixels * 65535.0), 4) if has else None,
             min_probability=np.round(batch.confidence_min / 65535.0, 4) if has else None,
             pixels=np.asarray(batch.pixels),
@@ -153,7 +175,9 @@ class Shaper:
         whole = concatenate([self.filter(batch) for batch in batches])
         if not len(whole):
             return whole
-        scale = (1.0, 1.0) if tolerance.in_pixels or not self.is_georeferenced else self.pixel_size
+        # Rounded, so that noise in the last digits does not decide between triangles of the same size.
+        metres = not tolerance.in_pixels and self.is_georeferenced
+        scale = tuple(float(f"{side:.4g}") for side in self.pixel_size) if metres else (1.0, 1.0)
         coordinates, ring_offsets = with_junctions(whole.coordinates, whole.ring_offsets)
         closed, offsets = close_rings(coordinates, ring_offsets, False, 0.0, scale[0], 0.0, 0.0, 0.0, scale[1])
         thin = shapely.coverage_simplify(_polygons(closed, offsets, whole.polygon_offsets), tolerance.value)
@@ -170,15 +194,10 @@ class Shaper:
 
     @cached_property
     def pixel_size(self) -> tuple[float, float]:
-        """Metres along a row and down a column of one pixel at the scene's centre."""
-        geod = self.grid.geod
-        if geod is None:
+        """Metres along a row and down a column of one pixel, about the scene's middle."""
+        if self.grid.pixel_metres is None:
             raise UsageError("a scene without a CRS has no pixel size in metres: give pixels, such as 2px")
-        col, row = self.grid.width // 2, self.grid.height // 2
-        corners = np.array([self.grid.transform @ xy for xy in ((col, row), (col + 1, row), (col, row + 1))])
-        degrees = np.degrees(self._to_geodetic(corners))
-        (x0, y0), (x1, y1), (x2, y2) = degrees.tolist()
-        return float(geod.inv(x0, y0, x1, y1)[2]), float(geod.inv(x0, y0, x2, y2)[2])
+        return self.grid.pixel_metres
 
     def _filtered(self, batch: PolygonBatch, *, in_pixels: bool) -> PolygonBatch:
         """Apply the limits that are given in pixels (cheap: no coordinates needed), or the others."""
@@ -200,35 +219,90 @@ class Shaper:
         total = _per_polygon(np.where(keep, area, 0.0), batch.polygon_offsets[:-1], len(batch))
         return select(batch, keep, total >= least)
 
-    def _measure(
-        self, batch: PolygonBatch, lonlat: Array | None = None, offsets: Array | None = None
-    ) -> tuple[Array, Array]:
-        """(area, perimeter) of each ring; areas of holes are negative.
+    def _lonlat(self, batch: PolygonBatch, xy: Array, offsets: Array) -> LonLat:
+        """The batch in degrees; ``xy``, ``offsets``: its closed rings in the CRS."""
+        ground = self._ground
+        lattice, ends = ground.dense(batch.coordinates, batch.ring_offsets)
+        if ground.is_ordinary:
+            if lattice is not batch.coordinates:
+                gt = self.grid.transform
+                xy, offsets = close_rings(lattice, ends, self._reverse, gt.c, gt.a, gt.b, gt.f, gt.d, gt.e)
+            degrees = ground.globe.lonlat(xy)
+            broken = self._invalid(batch, degrees, offsets)
+            return LonLat(degrees, offsets, {i: _polygon(degrees, offsets, batch, i) for i in broken})
+        rings = ground.rings(lattice, ends, reverse=self._reverse)
+        degrees = ground.degrees(rings)
+        globe, mirrored = ground.globe, ground.mirrored
+        beyond = beyond_the_plane(
+            degrees, rings.offsets, batch.polygon_offsets, rings.pole, rings.state, mirrored, globe.is_plain
+        )
+        parts = {
+            i: cut(
+                [degrees[rings.offsets[r] : rings.offsets[r + 1]] for r in which],
+                [rings.pole[rings.offsets[r] : rings.offsets[r + 1]] for r in which],
+                rings.state[which].tolist(),
+                mirrored=mirrored,
+                plain=globe.is_plain,
+            )
+            for i in np.flatnonzero(beyond).tolist()
+            for which in [np.arange(batch.polygon_offsets[i], batch.polygon_offsets[i + 1])]
+        }
+        broken = [i for i in self._invalid(batch, degrees, rings.offsets) if i not in parts]
+        parts |= {i: _polygon(degrees, rings.offsets, batch, i) for i in broken}
+        return LonLat(degrees, rings.offsets, parts)
 
-        ``lonlat``, ``offsets``: the batch's closed rings in degrees on the CRS's own datum, where they are at hand.
+    def _invalid(self, batch: PolygonBatch, degrees: Array, offsets: Array) -> list[int]:
+        """Polygons that would cross themselves as they are written.
+
+        Rounding cannot do that to polygons of whole pixels, only to those with slanting edges, which may come nearer
+        to one another than the rounding and the bending of straight lines.
         """
+        if not len(batch) or not has_slanting_edges(batch.coordinates, batch.ring_offsets):
+            return []
+        rounded = _polygons(np.round(degrees, decimals_of(self.grid)), offsets, batch.polygon_offsets)
+        broken: list[int] = np.flatnonzero(~shapely.is_valid(rounded)).tolist()
+        return broken
+
+    def _measure(self, batch: PolygonBatch, lonlat: LonLat | None = None) -> tuple[Array, Array]:
+        """(area, perimeter) of each ring; areas of holes are negative. ``lonlat``: of the batch, if at hand."""
         if not self.is_georeferenced:
             return lattice_areas(batch.coordinates, batch.ring_offsets)
-        geod = self.grid.geod
+        geod, ground = self.grid.geod, self._ground
         assert geod is not None
         step = _STEP / max(self.pixel_size)
-        gt = self.grid.transform
         coordinates, ring_offsets = batch.coordinates, batch.ring_offsets
         long_edges = len(coordinates) and longest_edge(coordinates, ring_offsets) > step
-        if lonlat is not None and offsets is not None and not long_edges:
-            radians = np.radians(lonlat)
-        else:
-            if long_edges:
-                coordinates, ring_offsets = split_edges(coordinates, ring_offsets, step)
-            xy, offsets = close_rings(coordinates, ring_offsets, False, gt.c, gt.a, gt.b, gt.f, gt.d, gt.e)
-            radians = self._to_geodetic(xy)
-        area, perimeter = measure_rings(radians, offsets, geod.a, geod.es)
-        # Rings have their pixels on the right hand in the lattice, which may be mirrored on the ground.
+        if lonlat is not None and ground.globe.shares_datum and ground.is_ordinary and not long_edges:
+            return self._signed(
+                batch, *measure_rings(np.radians(lonlat.coordinates), lonlat.ring_offsets, *_shape(geod))
+            )
+        if long_edges:
+            coordinates, ring_offsets = split_edges(coordinates, ring_offsets, step)
+        rings = ground.rings(coordinates, ring_offsets, reverse=self._reverse)
+        area, perimeter = measure_rings(ground.globe.radians(rings.xy), rings.offsets, *_shape(geod))
+        if ground.is_ordinary or ground.globe.is_plain:
+            return self._signed(batch, area, perimeter)
+        # Of the two sides of a ring, the polygon's is not always the smaller one.
+        surface = surface_of(*_shape(geod))
+        exterior = np.zeros(len(area), np.bool_)
+        exterior[batch.polygon_offsets[:-1]] = True
+        area = np.where(exterior != ground.mirrored, area, -area)  # positive, as far as it is the smaller side
+        whole = (rings.state == WHOLE) & (np.abs(area) < _SEAM * surface)
+        area = np.where(whole, surface, np.where(area < -_TINY * surface, area + surface, area))
+        area[rings.state == BESIDE] = perimeter[rings.state == BESIDE] = 0.0
+        return np.where(exterior, area, -area), perimeter
+
+    def _signed(self, batch: PolygonBatch, area: Array, perimeter: Array) -> tuple[Array, Array]:
+        """Areas with the sign of their exterior taken out: rings may be mirrored on the ground."""
         sign = np.ones(len(area))
         exteriors = batch.polygon_offsets[:-1]
         if len(exteriors):
             sign = np.repeat(np.sign(area[exteriors]), np.diff(batch.polygon_offsets))
         return area * sign, perimeter
+
+    @cached_property
+    def _digits(self) -> int:
+        return digits_of_areas(self.grid)
 
     @property
     def _reverse(self) -> bool:
@@ -236,55 +310,8 @@ class Shaper:
         return self.grid.transform.determinant < 0
 
     @cached_property
-    def _crs(self) -> CRS:
-        crs = self.grid.crs
-        assert crs is not None, "asked for only where is_georeferenced"
-        return crs
-
-    @cached_property
-    def _geodetic(self) -> tuple[CRS, float]:
-        """The CRS's own longitude and latitude, and radians per unit of them."""
-        geodetic = self._crs.geodetic_crs
-        if geodetic is None:
-            raise InputError(
-                f"the CRS {self._crs.name!r} has no longitude and latitude below it: areas cannot be measured; "
-                "assign another CRS to the scene"
-            )
-        return geodetic, geodetic.axis_info[0].unit_conversion_factor
-
-    @cached_property
-    def _is_wgs84(self) -> bool:
-        return bool(self._crs.is_geographic) and self._crs.to_epsg() == 4326
-
-    @cached_property
-    def _shares_datum(self) -> bool:
-        """Whether the CRS's own longitude and latitude are those of WGS 84: then one transform does for both."""
-        return self.is_georeferenced and self._geodetic[0].equals(_wgs84(), ignore_axis_order=True)
-
-    def _to_geodetic(self, xy: Array) -> Array:
-        """Longitude and latitude in radians on the CRS's own datum."""
-        geodetic, unit = self._geodetic
-        if self._crs.is_geographic:
-            return xy * unit
-        return self._transform("geodetic", geodetic, xy) * unit
-
-    def _to_wgs84(self, xy: Array) -> Array:
-        """Longitude and latitude in degrees."""
-        return xy if self._is_wgs84 else self._transform("wgs84", _wgs84(), xy)
-
-    def _transform(self, name: str, target: CRS, xy: Array) -> Array:
-        transformer = getattr(self._local, name, None)
-        if transformer is None:  # not to be shared between threads
-            transformer = _transformer(self._crs, target)
-            setattr(self._local, name, transformer)
-        lon, lat = transformer.transform(xy[:, 0], xy[:, 1])
-        out = np.column_stack([lon, lat])
-        if not np.isfinite(out).all():
-            raise InputError(
-                f"the scene reaches to where its CRS {self._crs.name!r} cannot be turned into longitude and latitude; "
-                "check its georeference"
-            )
-        return out
+    def _ground(self) -> Ground:
+        return Ground(self.grid)
 
 
 def _per_polygon(rings: Array, first: Array, polygons: int) -> Array:
@@ -296,17 +323,12 @@ def _polygons(closed: Array, ring_offsets: Array, polygon_offsets: Array) -> Arr
     return geometries
 
 
-def _wgs84() -> CRS:
-    from pyproj import CRS
+def _polygon(degrees: Array, ring_offsets: Array, batch: PolygonBatch, index: int) -> Any:
+    rings = range(batch.polygon_offsets[index], batch.polygon_offsets[index + 1])
+    exterior, *holes = (degrees[ring_offsets[r] : ring_offsets[r + 1]] for r in rings)
+    return shapely.Polygon(exterior, holes)
 
-    return CRS.from_epsg(4326)
 
-
-def _transformer(crs: CRS, target: CRS) -> Transformer:
-    from pyproj import Transformer
-    from pyproj.exceptions import ProjError
-
-    try:
-        return Transformer.from_crs(crs, target, always_xy=True)
-    except ProjError as error:
-        raise InputError(f"the CRS {crs.name!r} cannot be turned into {target.name}: {error}") from error
+def _shape(geod: Geod) -> tuple[float, float]:
+    """Semi-major axis in metres and squared eccentricity."""
+    return float(geod.a), float(geod.es)

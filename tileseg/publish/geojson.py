@@ -11,11 +11,12 @@ from typing import IO, Any, Self
 import numpy as np
 import pyarrow as pa
 import shapely
-from shapely import affinity
 
 from tileseg.compiled import compiled
+from tileseg.polygons.cut import tidy
+from tileseg.polygons.ground import decimals_of
 from tileseg.polygons.rings import Array
-from tileseg.polygons.shape import Shapes
+from tileseg.polygons.shape import LonLat, Shapes
 from tileseg.publish.table import Rows, Table
 
 _VERTICES = 1 << 20
@@ -69,22 +70,18 @@ def geojson_features(
 ) -> Iterator[bytes | memoryview]:
     """GeoJSON features, each after a separator, in pieces of about a million vertices.
 
-    ``values``: the columns of ``table`` for these shapes, numbers with at most 4 decimals.
+    ``values``: the columns of ``table`` for these shapes, numbers with as many decimals as ``table`` says.
     """
-    geographic = shapes.lonlat is not None
-    xy = shapes.lonlat if shapes.lonlat is not None else shapes.coordinates
-    crossing = np.zeros(len(shapes), np.bool_)
-    if geographic and np.ptp(xy[:, 0]) > 180:
-        xy = xy.copy()
-        _unwrap(xy, shapes.ring_offsets, shapes.polygon_offsets, crossing)
+    places = shapes.lonlat or LonLat(shapes.coordinates, shapes.ring_offsets, {})
+    xy, ring_offsets, digits = places.coordinates, places.ring_offsets, decimals_of(table.grid)
     columns = np.empty((len(values), len(shapes)), np.int64)
     words: list[str] = ["false", "true"]
     decimals = np.zeros(len(values), np.int64)
-    for k, (column, kind) in enumerate(zip(values, table.columns.values(), strict=True)):
+    for k, (column, (name, kind)) in enumerate(zip(values, table.columns.items(), strict=True)):
         if pa.types.is_floating(kind):
-            decimals[k] = 4
+            decimals[k] = table.decimals[name]
             finite = np.isfinite(column)
-            columns[k] = np.where(finite, np.rint(np.where(finite, column, 0) * 1e4), _NULL)
+            columns[k] = np.where(finite, np.rint(np.where(finite, column, 0) * 10.0 ** decimals[k]), _NULL)
         elif pa.types.is_string(kind):
             decimals[k] = _WORD
             names, index = np.unique(column.astype(str), return_inverse=True)
@@ -97,18 +94,18 @@ def geojson_features(
     between = [separator + b'{"type": "Feature", "properties": {' + keys[0].encode()]
     between += [f", {key}".encode() for key in keys[1:]]
     between += [b'}, "geometry": ', b'{"type": "Polygon", "coordinates": ', b"}}"]
-    ends = shapes.ring_offsets[shapes.polygon_offsets]
+    ends = ring_offsets[shapes.polygon_offsets]
     low = 0
     while low < len(shapes):
         high = max(low + 1, int(np.searchsorted(ends, ends[low] + _VERTICES, "right")) - 1)
         text, starts, geometries = _format(
-            xy, shapes.ring_offsets, shapes.polygon_offsets[low : high + 1], columns[:, low:high], decimals,
+            xy, ring_offsets, shapes.polygon_offsets[low : high + 1], digits, columns[:, low:high], decimals,
             *_joined(between), *_joined([word.encode() for word in words]),
         )  # fmt: skip
         data, written = text.data, 0
-        for i in np.flatnonzero(crossing[low:high]).tolist():
+        for i in sorted(i - low for i in places.parts if low <= i < high):
             yield data[starts[written] : geometries[i]]
-            yield _cut_at_antimeridian(xy, shapes, low + i) + b"}"
+            yield _geometry(places.parts[low + i], digits) + b"}"
             written = i + 1
         yield data[starts[written] :]
         low = high
@@ -119,67 +116,17 @@ def _joined(parts: list[bytes]) -> tuple[Array, Array]:
     return np.frombuffer(b"".join(parts), np.uint8), np.cumsum([0, *map(len, parts)])
 
 
-def _cut_at_antimeridian(xy: Array, shapes: Shapes, polygon: int) -> bytes:
-    """RFC 7946, section 3.1.9: a polygon whose longitudes go beyond 180 degrees, in parts that do not."""
-    rings = range(shapes.polygon_offsets[polygon], shapes.polygon_offsets[polygon + 1])
-    exterior, *holes = (xy[shapes.ring_offsets[r] : shapes.ring_offsets[r + 1]] for r in rings)
-    whole = shapely.make_valid(shapely.Polygon(exterior, holes))
-    parts: list[Any] = []
-    for turn in (-360, 0, 360):
-        part = affinity.translate(whole, turn).intersection(shapely.box(-180, -90, 180, 90))
-        parts += [p for p in shapely.get_parts(shapely.orient_polygons(part)) if p.geom_type == "Polygon" and p.area]
-    rounded = [[np.round(shapely.get_coordinates(r), 7).tolist() for r in (p.exterior, *p.interiors)] for p in parts]
-    return json.dumps({"type": "MultiPolygon", "coordinates": rounded}).encode()
-
-
-@compiled
-def _unwrap(xy: Array, ring_offsets: Array, polygon_offsets: Array, crossing: Array) -> None:
-    """Make longitudes run on beyond 180 degrees within a polygon instead of jumping; note where they do."""
-    for polygon in range(len(polygon_offsets) - 1):
-        first, last = polygon_offsets[polygon], polygon_offsets[polygon + 1]
-        if not _unwrap_ring(xy, ring_offsets[first], ring_offsets[first + 1]):
-            continue
-        crossing[polygon] = True
-        west, east = _span(xy, ring_offsets[first], ring_offsets[first + 1])
-        for ring in range(first + 1, last):  # bring the holes to where their exterior is
-            low, high = ring_offsets[ring], ring_offsets[ring + 1]
-            _unwrap_ring(xy, low, high)
-            hole_west, hole_east = _span(xy, low, high)
-            turn = 360.0 if hole_west < west else -360.0 if hole_east > east else 0.0
-            for i in range(low, high):
-                xy[i, 0] += turn
-
-
-@compiled
-def _unwrap_ring(xy: Array, low: int, high: int) -> bool:
-    """Whether a closed ring jumped; a ring around a pole jumps an odd number of times, and is left alone."""
-    jumps = winding = 0
-    for i in range(low + 1, high):
-        step = xy[i, 0] - xy[i - 1, 0]
-        if abs(step) > 180:
-            jumps += 1
-            winding += 1 if step < 0 else -1
-    if jumps == 0 or winding != 0:
-        return False
-    shift = 0.0
-    before = xy[low, 0]
-    for i in range(low + 1, high):
-        step = xy[i, 0] - before
-        before = xy[i, 0]
-        if step > 180:
-            shift -= 360
-        elif step < -180:
-            shift += 360
-        xy[i, 0] += shift
-    return True
-
-
-@compiled
-def _span(xy: Array, low: int, high: int) -> tuple[float, float]:
-    west = east = xy[low, 0]
-    for i in range(low, high):
-        west, east = min(west, xy[i, 0]), max(east, xy[i, 0])
-    return west, east
+def _geometry(region: Any, decimals: int) -> bytes:
+    """A polygon that may have several parts, or none: then it lies nowhere on the globe."""
+    rings = [
+        [np.round(shapely.get_coordinates(ring), decimals).tolist() for ring in (part.exterior, *part.interiors)]
+        for part in tidy(region, decimals)
+    ]
+    if not rings:
+        return b"null"
+    several = len(rings) > 1
+    kind = "MultiPolygon" if several else "Polygon"
+    return json.dumps({"type": kind, "coordinates": rings if several else rings[0]}).encode()
 
 
 @compiled
@@ -221,11 +168,12 @@ def _put_number(out: Array, n: int, value: int | np.int64, decimals: int, least:
 
 
 @compiled
-def _put_coordinates(out: Array, n: int, xy: Array, ring_offsets: Array, first: int, last: int) -> int:
+def _put_coordinates(out: Array, n: int, xy: Array, ring_offsets: Array, first: int, last: int, decimals: int) -> int:
     """``[[[x,y],...],...]`` of the rings of a polygon. The exterior is made counter-clockwise, holes not."""
     out[n] = 91  # [
     n += 1
     reverse = False
+    unit = 10.0**decimals
     for ring in range(first, last):
         low, high = ring_offsets[ring], ring_offsets[ring + 1]
         if ring == first:
@@ -246,9 +194,9 @@ def _put_coordinates(out: Array, n: int, xy: Array, ring_offsets: Array, first: 
                 out[n] = 44
                 n += 1
             out[n] = 91
-            n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 0] * 1e7)), 7, 0)
+            n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 0] * unit)), decimals, 0)
             out[n] = 44
-            n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 1] * 1e7)), 7, 0)
+            n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 1] * unit)), decimals, 0)
             out[n] = 93  # ]
             n += 1
         out[n] = 93
@@ -262,6 +210,7 @@ def _format(
     xy: Array,
     ring_offsets: Array,
     polygon_offsets: Array,
+    digits: int,
     columns: Array,
     decimals: Array,
     between: Array,
@@ -271,8 +220,9 @@ def _format(
 ) -> tuple[Array, Array, Array]:
     """Features as UTF-8: (text, where each begins and the last ends, where its geometry begins).
 
-    ``columns`` (column, polygon) are integers: of units of 10^-decimals, or numbers of words. ``between`` is what
-    stands before each of them, then before the geometry, before its coordinates, and behind them.
+    Coordinates have ``digits`` decimals. ``columns`` (column, polygon) are integers: of units of 10^-decimals, or
+    numbers of words. ``between`` is what stands before each of them, then before the geometry, before its coordinates,
+    and behind them.
     """
     count, polygons = columns.shape
     rings = polygon_offsets[polygons] - polygon_offsets[0]
@@ -300,6 +250,7 @@ def _format(
             elif part == count:
                 geometries[polygon] = n
             elif part == count + 1:
-                n = _put_coordinates(out, n, xy, ring_offsets, polygon_offsets[polygon], polygon_offsets[polygon + 1])
+                first, last = polygon_offsets[polygon], polygon_offsets[polygon + 1]
+                n = _put_coordinates(out, n, xy, ring_offsets, first, last, digits)
         starts[polygon + 1] = n
     return out[:n], starts, geometries

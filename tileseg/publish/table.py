@@ -11,6 +11,7 @@ import pyarrow as pa
 import shapely
 
 from tileseg.grid import Grid
+from tileseg.polygons.ground import digits_of_areas
 from tileseg.polygons.rings import Array
 from tileseg.polygons.shape import Shapes
 from tileseg.spec import VectorFormat
@@ -59,6 +60,15 @@ class Table:
             "touches_edge": pa.bool_(),
             "touches_nodata": pa.bool_(),
         }
+
+    @property
+    def decimals(self) -> dict[str, int]:
+        """With how many decimals numbers that are not whole are given."""
+        digits, names = (
+            digits_of_areas(self.grid),
+            [n for n, kind in self.columns.items() if pa.types.is_floating(kind)],
+        )
+        return {name: 4 if name.endswith("probability") else digits for name in names}
 
     def name(self, label: int) -> str:
         """Name of a class."""
