@@ -118,7 +118,7 @@ def save_network(folder: Path, decoder: Literal["bilinear", "transpose"], width:
     """A VGG16-Unet with random weights, and random statistics where it normalises."""
     from tileseg.card import ClassInfo, Scaling
     from tileseg.nn.backend import keras
-    from tileseg.nn.bundle import save_bundle
+    from tileseg.nn.bundle import Description, save_bundle
     from tileseg.nn.options import NetworkSpec
     from tileseg.nn.unet import build_network
 
@@ -135,11 +135,12 @@ def save_network(folder: Path, decoder: Literal["bilinear", "transpose"], width:
         elif isinstance(layer, keras.layers.Conv2D):
             kernel, bias = layer.get_weights()
             layer.set_weights([kernel, rng.normal(0, 0.05, bias.shape)])
-    save_bundle(
-        model, folder, name=f"random-{decoder}", bands=("red", "green", "blue"),
+    described = Description(
+        name=f"random-{decoder}", bands=("red", "green", "blue"),
         classes=tuple(ClassInfo(name=f"class {i}", color=f"#{i:02x}8040") for i in range(3)),
         scaling=Scaling(divisor=255, mean=(0.45, 0.42, 0.38), std=(0.2,)),
     )  # fmt: skip
+    save_bundle(model, folder, described)
 
 
 def compiled(model: Any, *, folded: bool = False) -> Callable[..., Any]:

@@ -47,16 +47,17 @@ def make_model(folder: Path, width: float) -> None:
     """A network of another width than the embedded one, with random weights. Most pixels get the first class."""
     from exactness import save_network
 
-    from tileseg.nn.bundle import load_bundle, save_bundle
+    from tileseg.nn.bundle import Description, load_bundle, save_bundle
 
     save_network(folder / "random", "bilinear", width)
     model, card = load_bundle(folder / "random")
     kernel, bias = model.get_layer("logits").get_weights()
     model.get_layer("logits").set_weights([kernel, bias + np.array([1.5, 0, 0], np.float32)])
-    save_bundle(
-        model, folder, name="wide", bands=card.bands, scaling=card.scaling,
+    described = Description(
+        name="wide", bands=card.bands, scaling=card.scaling,
         classes=(card.classes[0].model_copy(update={"background": True}), *card.classes[1:]),
     )  # fmt: skip
+    save_bundle(model, folder, described)
 
 
 def bare(model_folder: str, precision: Precision, windows: list[tuple[int, int]], repeat: int) -> dict[str, float]:

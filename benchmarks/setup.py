@@ -23,16 +23,15 @@ DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 def save_cheap(folder: Path, gain: float = 4.0, threshold: float = 0.4) -> Path:
     """A network of one 1x1 convolution: light where red + green + blue (0 to 1 each) is over a threshold."""
     from tileseg.nn.backend import keras
-    from tileseg.nn.bundle import save_bundle
+    from tileseg.nn.bundle import Description, save_bundle
 
     image = keras.Input((None, None, 3))
     head = keras.layers.Conv2D(2, 1, name="logits")
     model = keras.Model(image, head(image))
     head.set_weights([np.array([[[[0, gain]] * 3]], np.float32), np.array([0, -gain * threshold], np.float32)])
     classes = (ClassInfo(name="dark", color="#000000", background=True), ClassInfo(name="light", color="#ffcc00"))
-    save_bundle(
-        model, folder, name="1x1", bands=("red", "green", "blue"), classes=classes, scaling=Scaling(divisor=255)
-    )
+    bands = ("red", "green", "blue")
+    save_bundle(model, folder, Description(name="1x1", bands=bands, classes=classes, scaling=Scaling(divisor=255)))
     return folder
 
 

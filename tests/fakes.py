@@ -30,7 +30,7 @@ CLASSES = (
 def save_tiny(folder: Path, *, bands: int = 3, seed: int = 3) -> ModelCard:
     """A two-level U-Net (stride 4) with random weights: everything a large one has, in milliseconds."""
     from tileseg.nn.backend import keras
-    from tileseg.nn.bundle import save_bundle
+    from tileseg.nn.bundle import Description, save_bundle
 
     keras.utils.set_random_seed(seed)
     layers = keras.layers
@@ -46,14 +46,13 @@ def save_tiny(folder: Path, *, bands: int = 3, seed: int = 3) -> ModelCard:
         x = layers.Concatenate(name=f"join{level}")([x, skips[level]])
         x = layers.Conv2D(8, 3, padding="same", activation="relu", name=f"after{level}")(x)
     logits = layers.Conv2D(len(CLASSES), 1, name="logits")(x)
-    return save_bundle(
-        keras.Model(image, logits),
-        folder,
+    described = Description(
         name="tiny",
         bands=("red", "green", "blue", "nir")[:bands],
         classes=CLASSES,
         scaling=Scaling(divisor=255, mean=(0.4,), std=(0.2,)),
     )
+    return save_bundle(keras.Model(image, logits), folder, described)
 
 
 def smooth_noise(height: int, width: int, bands: int, seed: int = 0) -> npt.NDArray[np.uint8]:

@@ -108,7 +108,7 @@ class ModelCard(_Strict):
     """Metres per pixel of the images it was trained on."""
     classes: tuple[ClassInfo, ...] = Field(min_length=2, max_length=255)
     activation: Activation = "logits"
-    """What the graph gives: logits, softmax probabilities, or (one channel for two classes) a sigmoid."""
+    """What the graph gives: logits, softmax probabilities, or (one channel for two classes) a sigmoid's probability."""
     output_channels: int = Field(ge=1)
     """Channels of the graph's output: one per class, or 1 for two classes (then its logit is the second class's)."""
     stride: int = Field(ge=1)
@@ -141,6 +141,8 @@ class ModelCard(_Strict):
             raise ValueError(f"{self.output_channels} output channels cannot give {len(self.classes)} classes")
         if self.activation == "sigmoid" and not binary:
             raise ValueError("a sigmoid is understood for one channel and two classes only")
+        if self.activation == "softmax" and self.output_channels == 1:
+            raise ValueError("softmax of one channel is always 1: expected the activation sigmoid or logits")
         return self
 
     @property

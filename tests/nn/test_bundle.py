@@ -12,12 +12,16 @@ from tileseg.card import ClassInfo, ModelCard, Scaling
 from tileseg.engine.proof import prove
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.bundle import load_bundle, pack, save_bundle
+from tileseg.nn.bundle import Description, load_bundle, pack, save_bundle
 from tileseg.nn.folder import load_card, resolve_model, save_card
 
 layers = keras.layers
 CLASSES = (ClassInfo(name="ground", color="#c8b99a", background=True), ClassInfo(name="roof", color="#d9544d"))
 FACTS = {"bands": ("red", "green", "blue", "infrared"), "classes": CLASSES, "scaling": Scaling(divisor=10000.0)}
+
+
+def described(name: str, changes: dict[str, object] | None = None) -> Description:
+    return Description(name=name, **FACTS | (changes or {}))
 
 
 def separable() -> keras.Model:
@@ -40,7 +44,7 @@ def pooled() -> keras.Model:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_bundle(separable(), tmp_path / "model", name="separable", **FACTS)
+    save_bundle(separable(), tmp_path / "model", described("separable"))
     return tmp_path / "model"
 
 
@@ -52,7 +56,7 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
 
 def test_a_foreign_local_model_comes_back_and_tiles_exactly(tmp_path: Path) -> None:
     model = separable()
-    card = save_bundle(model, tmp_path, name="separable", **FACTS)
+    card = save_bundle(model, tmp_path, described("separable"))
     again, found = load_bundle(tmp_path)
     assert found == card
     assert (card.stride, card.radius, card.halo, card.local) == (2, 4, 4, True)
@@ -65,7 +69,7 @@ def test_a_foreign_local_model_comes_back_and_tiles_exactly(tmp_path: Path) -> N
 
 
 def test_a_model_that_looks_at_the_whole_window_says_so(tmp_path: Path) -> None:
-    card = save_bundle(pooled(), tmp_path, name="pooled", **FACTS)
+    card = save_bundle(pooled(), tmp_path, described("pooled"))
     assert not card.local
     assert card.nonlocal_layers == ("context (GlobalAveragePooling2D)",)
     assert not load_bundle(tmp_path)[1].local
@@ -115,10 +119,10 @@ def test_lambda_layers_are_refused(tmp_path: Path) -> None:
     model = keras.Model(image, layers.Conv2D(2, 1)(inner(image)))
     model.save(tmp_path / "sly.keras")
     with pytest.raises(InputError, match="sly is a Lambda") as error:
-        pack(tmp_path / "sly.keras", tmp_path / "out", name="sly", **FACTS)
+        pack(tmp_path / "sly.keras", tmp_path / "out", described("sly"))
     one_line(error)
     with pytest.raises(InputError, match="sly is a Lambda"):
-        save_bundle(model, tmp_path / "out", name="sly", **FACTS)
+        save_bundle(model, tmp_path / "out", described("sly"))
     assert not (tmp_path / "out").exists()
 
 
@@ -133,7 +137,7 @@ def test_classes_from_elsewhere_are_refused(tmp_path: Path) -> None:
         for name, content in parts.items():
             archive.writestr(name, content)
     with pytest.raises(InputError, match="comes from os, which is not part of Keras"):
-        pack(tmp_path / "altered.keras", tmp_path / "out", name="altered", **FACTS)
+        pack(tmp_path / "altered.keras", tmp_path / "out", described("altered"))
 
 
 def test_other_formats_are_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -142,14 +146,14 @@ def test_other_formats_are_refused_with_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="can run code when opened"):
             resolve_model(tmp_path / name)
         with pytest.raises(InputError, match="can run code when opened"):
-            pack(tmp_path / name, tmp_path / "out", name="x", **FACTS)
+            pack(tmp_path / name, tmp_path / "out", described("x"))
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "saved_model.pb").touch()
     with pytest.raises(InputError, match="SavedModel"):
         resolve_model(tmp_path / "saved")
     (tmp_path / "no.keras").write_bytes(b"not a zip")
     with pytest.raises(InputError, match=r"not a \.keras archive") as error:
-        pack(tmp_path / "no.keras", tmp_path / "out", name="x", **FACTS)
+        pack(tmp_path / "no.keras", tmp_path / "out", described("x"))
     one_line(error)
     with pytest.raises(InputError, match="pack it first"):
         resolve_model(tmp_path / "no.keras")
@@ -160,12 +164,12 @@ def test_other_formats_are_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_packing_checks_what_is_said_against_the_graph(tmp_path: Path, folder: Path) -> None:
     separable().save(tmp_path / "a.keras")
     with pytest.raises(InputError, match="takes 4 bands, but 3 are named"):
-        pack(tmp_path / "a.keras", tmp_path / "b", name="x", **FACTS | {"bands": ("r", "g", "b")})
+        pack(tmp_path / "a.keras", tmp_path / "b", described("x", {"bands": ("r", "g", "b")}))
     with pytest.raises(InputError, match="2 output channels cannot give 3 classes"):
-        pack(tmp_path / "a.keras", tmp_path / "b", name="x", **FACTS | {"classes": (*CLASSES, CLASSES[1])})
+        pack(tmp_path / "a.keras", tmp_path / "b", described("x", {"classes": (*CLASSES, CLASSES[1])}))
     with pytest.raises(UsageError, match="already holds a model"):
-        pack(tmp_path / "a.keras", folder, name="x", **FACTS)
-    assert pack(tmp_path / "a.keras", tmp_path / "b", name="x", **FACTS) == load_card(tmp_path / "b")
+        pack(tmp_path / "a.keras", folder, described("x"))
+    assert pack(tmp_path / "a.keras", tmp_path / "b", described("x")) == load_card(tmp_path / "b")
 
 
 def test_the_embedded_model_is_small_and_sound() -> None:

@@ -15,6 +15,7 @@ from tileseg.nn.folder import load_card, save_card
 
 layers = keras.layers
 THREE = "a:#000000,b:#111111,c:#222222"
+SAID = ["--bands", "a,b", "--classes", THREE, "--activation", "softmax"]
 runner = CliRunner()
 
 
@@ -53,7 +54,7 @@ def test_pack_then_info_then_check(archive: Path, tmp_path: Path) -> None:
 
 def test_a_window_and_nested_facts_are_shown(archive: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ct"
-    options = ["--bands", "a,b", "--classes", THREE, "--scaling", "window", "--center", "40", "--width", "400"]
+    options = [*SAID, "--scaling", "window", "--center", "40", "--width", "400"]
     runner.invoke(app, ["pack", str(archive), str(folder), *options, "--mean", "0.5"], catch_exceptions=False)
     facts = {"loss": "ce+dice", "network": {"encoder": "vgg16", "width": 0.25}, "iou": [0.5, 0.25]}
     save_card(load_card(folder).model_copy(update={"training": facts}), folder)
@@ -65,9 +66,7 @@ def test_a_window_and_nested_facts_are_shown(archive: Path, tmp_path: Path) -> N
 
 def test_scores_have_rows_of_their_own_and_options_are_told_on_demand(archive: Path, tmp_path: Path) -> None:
     folder = tmp_path / "trained"
-    runner.invoke(
-        app, ["pack", str(archive), str(folder), "--bands", "a,b", "--classes", THREE], catch_exceptions=False
-    )
+    runner.invoke(app, ["pack", str(archive), str(folder), *SAID], catch_exceptions=False)
     scores = {
         "mean_iou": 0.75,
         "iou_a": 0.5,
@@ -94,7 +93,7 @@ def test_scores_have_rows_of_their_own_and_options_are_told_on_demand(archive: P
 
 def test_a_false_card_ends_the_check(archive: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    runner.invoke(app, ["pack", str(archive), str(folder), "--bands", "a,b", "--classes", THREE])
+    runner.invoke(app, ["pack", str(archive), str(folder), *SAID])
     text = (folder / "card.json").read_text().replace('"radius": 2', '"radius": 1')
     (folder / "card.json").write_text(text)
     found = runner.invoke(app, ["check", str(folder)])

@@ -20,7 +20,7 @@ from tileseg.engine.proof import prove
 from tileseg.errors import UsageError
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.bundle import load_bundle, save_bundle
+from tileseg.nn.bundle import Description, load_bundle, save_bundle
 from tileseg.nn.options import NetworkSpec
 from tileseg.nn.receptive import analyse
 from tileseg.nn.twin import inference_twin
@@ -266,7 +266,9 @@ def test_deep_supervision_trains_every_stage_and_is_not_saved(name: str, tmp_pat
     still = [w.path for w, b in zip(teacher.trainable_weights, before, strict=True) if np.array_equal(to_numpy(w), b)]
     # A bias before a normalisation has no gradient, and a ReLU may have died.
     assert [path for path in still if path.endswith("kernel")] == []
-    card = save_bundle(model, tmp_path, name="deep", bands=("r", "g", "b"), classes=CLASSES, scaling=SCALING)
+    card = save_bundle(
+        model, tmp_path, Description(name="deep", bands=("r", "g", "b"), classes=CLASSES, scaling=SCALING)
+    )
     assert card.local
     again, _ = load_bundle(tmp_path)
     assert [tuple(output.shape[1:]) for output in again.outputs] == [(None, None, 3)]

@@ -50,7 +50,7 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
     The scene is predicted once whole and once in tiles; exit code 42 where they differ by more than rounding.
     """
     del verbose  # main() looks for it
-    from tileseg.engine.proof import FOLDED_TOLERANCE, TOLERANCE, prove
+    from tileseg.engine.proof import FAR, TOLERANCE, prove
     from tileseg.nn.bundle import load_bundle
     from tileseg.nn.folder import resolve_model
 
@@ -73,6 +73,7 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
             "tile": list(proof.tile),
             "largest_difference": proof.largest,
             "over_standard_deviation": proof.relative,
+            "far_from_the_first_pixel": proof.far,
             "difference_by_folding": proof.folded,
             "exact": holds,
         }
@@ -87,9 +88,9 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
     if not holds:
         raise InputError(
             f"{folder}: tiles differ from the whole by {proof.relative:.2g} standard deviations with a halo of "
-            f"{proof.halo} (expected at most {TOLERANCE:g}), and the network as a run computes it from the graph by "
-            f"{proof.folded / (proof.deviation or 1):.2g} (at most {FOLDED_TOLERANCE:g}): a layer does not do what its "
-            "kind says"
+            f"{proof.halo}, and by {proof.far:.2g} at pixel {FAR} of a strip (expected at most {TOLERANCE:g}), and the "
+            f"network as a run computes it from the graph by {proof.folded / (proof.deviation or 1):.2g} (at most "
+            f"{proof.folded_tolerance:.2g}): a layer does not do what its kind says"
         )
 
 
@@ -107,13 +108,12 @@ def pack(
     del verbose
     from pydantic import ValidationError
 
+    from tileseg.nn.bundle import Description
     from tileseg.nn.bundle import pack as pack_model
     from tileseg.problems import first_problem
 
     try:
-        card = pack_model(
-            archive,
-            folder,
+        described = Description(
             name=meaning.name or folder.resolve().name,
             bands=_names(meaning.bands),
             classes=_classes(meaning.classes, _names(meaning.background or "")),
@@ -124,6 +124,7 @@ def pack(
         )
     except ValidationError as error:
         raise UsageError(first_problem(error)) from error
+    card = pack_model(archive, folder, described)
     _print(_facts(card))
     typer.echo(f"{folder}: packed; prove it with: tileseg model check {folder}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tileseg.card import ModelCard
 from tileseg.engine.protocol import Engine, WindowSpec
-from tileseg.errors import InputError, UsageError, first_line
+from tileseg.errors import InputError, TilesegError, first_line
 from tileseg.nn import backend, resample
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
@@ -69,8 +69,8 @@ class KerasNetwork:
             raise InputError(f"model {self.card.name} takes {bands} bands, its card says {len(self.card.bands)}")
         try:
             twin = inference_twin(self.model, window.rows, window.cols, window.crop, window.precision)
-        except ValueError as error:
-            if isinstance(error, UsageError):
+        except Exception as error:  # layers of all origins raise what they like
+            if isinstance(error, TilesegError) or backend.is_out_of_memory(error):
                 raise
             raise InputError(
                 f"model {self.card.name} does not take windows of {window.rows}x{window.cols}: {first_line(error)}"

@@ -13,12 +13,18 @@ from tileseg.engine.predictor import Predictor, PredictorSpec
 from tileseg.engine.protocol import Engine, WindowSpec
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.backend import keras, to_numpy
+from tileseg.nn.graph import flatten
 from tileseg.tta import View
 
 TOLERANCE = 1e-5
 """Largest difference between tiles and whole, in standard deviations of the logits: rounding, and nothing else."""
 FOLDED_TOLERANCE = 1e-3
 """The same between the whole as a run computes it and the graph as it was trained: other factors, rounded otherwise."""
+_ROUNDINGS = 32
+"""Where a model was trained in 16 bits, that difference may be as many units of its last place."""
+_UNITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+FAR = 10_500
+"""Pixels from a window's first pixel: there, positions that are computed in float32 are rounded visibly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,15 @@ class Proof:
     deviation: float
     """Standard deviation of the whole scene's logits."""
     folded: float
-    """Largest absolute difference that folding batch normalisation into the convolutions makes to a logit."""
+    """Largest absolute difference that folding batch normalisation into the convolutions makes to a logit.
+
+    For a model that computes in 16 bits, that of computing it in float32 besides.
+    """
+    folded_tolerance: float
+    """What that may be, in standard deviations: more where the model as it was trained computes in 16 bits."""
+    far: float
+    """Largest absolute difference of a logit between strips that are FAR long and windows at their ends, in deviations
+    of the strip's logits."""
 
     @property
     def relative(self) -> float:
@@ -46,7 +60,11 @@ class Proof:
     @property
     def holds(self) -> bool:
         """Whether it is rounding only."""
-        return self.relative <= TOLERANCE and self.folded <= FOLDED_TOLERANCE * (self.deviation or 1)
+        return (
+            self.relative <= TOLERANCE
+            and self.far <= TOLERANCE
+            and self.folded <= self.folded_tolerance * (self.deviation or 1)
+        )
 
 
 def prove(model: keras.Model, card: ModelCard, *, seed: int = 0) -> Proof:
@@ -66,9 +84,7 @@ def prove(model: keras.Model, card: ModelCard, *, seed: int = 0) -> Proof:
     # Beyond the scene's odd edges its rows and columns go on as whatever: both sides see the same numbers.
     pixels = rng.normal(size=(1, rows + 2 * halo, cols + 2 * halo, len(card.bands))).astype(np.float32)
     network = KerasNetwork(model, card)
-    tiled = Predictor(
-        network, PredictorSpec(core, halo, (View(),), Scaling(), halo=halo, output="float32")
-    )  # fmt: skip
+    tiled = Predictor(network, PredictorSpec(core, halo, (View(),), Scaling(), halo=halo, output="float32"))
 
     def logits(engine: Engine) -> npt.NDArray[np.float32]:
         once = compile_function(lambda image: tiled.as_logits(engine(image)))
@@ -85,4 +101,40 @@ def prove(model: keras.Model, card: ModelCard, *, seed: int = 0) -> Proof:
             target = found[:, row : row + core[0], col : col + core[1]]
             target[:] = part[:, : target.shape[1], : target.shape[2]]
     largest, folded = (float(np.abs(other - whole).max()) for other in (found, trained))
-    return Proof(scene, core, halo, largest, float(whole.std()), folded)
+    far = max(_far(tiled, network, rng, axis) for axis in (0, 1))
+    return Proof(scene, core, halo, largest, float(whole.std()), folded, _folded_tolerance(model), far)
+
+
+def _far(tiled: Predictor, network: KerasNetwork, rng: np.random.Generator, axis: int) -> float:
+    """How far a window at the end of a long strip is from the strip, in standard deviations of its logits.
+
+    The strip is narrow, and the window as wide, so that only the long side lacks its surroundings.
+    """
+    card = network.card
+    window = card.halo + -(-64 // card.stride) * card.stride
+    long = -(-(FAR + window) // card.stride) * card.stride
+    sides = (2 * card.stride, long) if axis == 1 else (long, 2 * card.stride)
+    strip = rng.normal(size=(1, *sides, len(card.bands))).astype(np.float32)
+
+    def logits(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        engine = network.engine(WindowSpec(images.shape[1], images.shape[2], 0, 1, "float32"))
+        return to_numpy(compile_function(lambda image: tiled.as_logits(engine(image)))(images))
+
+    whole = logits(strip)
+    end = [slice(None)] * 4
+    end[1 + axis] = slice(long - window, None)
+    kept = [slice(None)] * 4
+    kept[1 + axis] = slice(card.halo, None)
+    part = logits(strip[tuple(end)])[tuple(kept)]
+    kept[1 + axis] = slice(long - window + card.halo, None)
+    return float(np.abs(part - whole[tuple(kept)]).max() / (whole.std() or 1))
+
+
+def _folded_tolerance(model: keras.Model) -> float:
+    """How far the model as it was trained may be from float32, in standard deviations."""
+    kinds = {
+        keras.backend.standardize_dtype(tensor.dtype)
+        for step in flatten(model).steps
+        for tensor in step.node.output_tensors
+    }
+    return max(FOLDED_TOLERANCE, *(_ROUNDINGS * _UNITS.get(kind, 0.0) for kind in kinds))

@@ -78,25 +78,28 @@ def is_out_of_memory(error: BaseException) -> bool:
     return NAME != "jax" or "RESOURCE_EXHAUSTED" in str(error)
 
 
-def configure(threads: int | None = None) -> None:
-    """Set up the device before its first use: CPU threads of one operation, GPU memory that grows, whole float32.
+def configure(threads: int | None = None, *, whole_float32: bool = True) -> None:
+    """Set up the device: CPU threads of one operation, GPU memory that grows, and whether float32 is whole.
 
-    GPUs would otherwise round the factors of float32 products to 10 bits (TF32); 16 bits are there for speed.
+    GPUs round the factors of float32 products to 10 bits (TF32) unless told otherwise. A run promises float32, and
+    16 bits are there for speed; training may round.
 
-    A backend that is in use already (in a notebook, say) keeps what it was set up with.
+    A backend that is in use already (in a notebook, say) keeps its threads and memory.
     """
     if NAME == "tensorflow":
+        tf.config.experimental.enable_tensor_float_32_execution(not whole_float32)
         with suppress(RuntimeError):
             if threads is not None:
                 tf.config.threading.set_intra_op_parallelism_threads(threads)
             for gpu in tf.config.list_physical_devices("GPU"):
                 tf.config.experimental.set_memory_growth(gpu, True)
     elif NAME == "torch":
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = not whole_float32
+        torch.set_float32_matmul_precision("highest" if whole_float32 else "high")
         if threads is not None:
             torch.set_num_threads(threads)
     else:
-        jax.config.update("jax_default_matmul_precision", "highest")
+        jax.config.update("jax_default_matmul_precision", "highest" if whole_float32 else None)
 
 
 def devices() -> tuple[str, ...]:

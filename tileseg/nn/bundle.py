@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ from pydantic import JsonValue, ValidationError
 
 from tileseg.card import Activation, ClassInfo, ModelCard, Scaling
 from tileseg.errors import InputError, UsageError, first_line
+from tileseg.nn.activation import contradiction, contradiction_of_outputs
 from tileseg.nn.backend import keras
 from tileseg.nn.folder import ARCHIVE, check_archive, load_card, resolve_model, save_card
 from tileseg.nn.receptive import analyse
+from tileseg.nn.sizes import with_free_size
 from tileseg.problems import first_problem
 from tileseg.storage.digest import file_sha256
 
@@ -22,30 +26,39 @@ _CODE = {"Lambda"}
 _TRUSTED = ("keras", "builtins", "tileseg.")
 
 
-def save_bundle(  # noqa: PLR0913 - a card's fields that cannot be derived
-    model: keras.Model,
-    folder: Path,
-    *,
-    name: str,
-    bands: tuple[str, ...],
-    classes: tuple[ClassInfo, ...],
-    scaling: Scaling,
-    description: str = "",
-    dtypes: tuple[str, ...] = ("uint8",),
-    ground_sample_distance: float | None = None,
-    activation: Activation = "logits",
-    credits: tuple[str, ...] = (),  # noqa: A002 - the card's word
-    training: dict[str, JsonValue] | None = None,
-) -> ModelCard:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a card says that no graph knows; the fields are those of :class:`tileseg.card.ModelCard`."""
+
+    name: str
+    bands: tuple[str, ...]
+    classes: tuple[ClassInfo, ...]
+    scaling: Scaling
+    description: str = ""
+    dtypes: tuple[str, ...] = ("uint8",)
+    ground_sample_distance: float | None = None
+    activation: Activation = "logits"
+    credits: tuple[str, ...] = ()
+    training: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+def save_bundle(model: keras.Model, folder: Path, described: Description) -> ModelCard:
     """Write a model and its card; stride, radius, locality and costs are derived from the graph.
+
+    A model that was built for images of one size is saved for any.
 
     Raises:
         InputError: If the model cannot be used for segmentation, or the description contradicts it.
     """
-    facts = analyse(model)
     _refuse_code(json.loads(model.to_json()), folder)
-    if model.inputs[0].shape[-1] != len(bands):
-        raise InputError(f"model {model.name} takes {model.inputs[0].shape[-1]} bands, but {len(bands)} are named")
+    model = with_free_size(model)
+    facts = analyse(model)
+    if model.inputs[0].shape[-1] != len(described.bands):
+        raise InputError(
+            f"model {model.name} takes {model.inputs[0].shape[-1]} bands, but {len(described.bands)} are named"
+        )
+    channels = model.outputs[0].shape[-1]
+    _check_activation(model, described.activation, facts.stride, f"model {model.name}")
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / ARCHIVE
     partial = folder / f".partial-{ARCHIVE}"
@@ -53,15 +66,8 @@ def save_bundle(  # noqa: PLR0913 - a card's fields that cannot be derived
     keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(partial)
     try:
         card = ModelCard(
-            name=name,
-            description=description,
-            bands=bands,
-            dtypes=dtypes,
-            scaling=scaling,
-            ground_sample_distance=ground_sample_distance,
-            classes=classes,
-            activation=activation,
-            output_channels=model.outputs[0].shape[-1],
+            **{field.name: getattr(described, field.name) for field in fields(described)},
+            output_channels=channels,
             stride=facts.stride,
             radius=facts.radius,
             local=facts.local,
@@ -69,8 +75,6 @@ def save_bundle(  # noqa: PLR0913 - a card's fields that cannot be derived
             flops_per_pixel=facts.flops_per_pixel,
             activation_bytes_per_pixel=facts.activation_bytes_per_pixel,
             parameters=model.count_params(),
-            credits=credits,
-            training=training or {},
             sha256=file_sha256(partial),
         )
     except ValidationError as error:
@@ -105,25 +109,21 @@ def check_card(model: keras.Model, card: ModelCard, folder: Path) -> None:
     )
     for what, said, true in pairs:
         if said != true:
-            raise InputError(f"{folder / 'card.json'}: {what} {said} in the card, {true} in the model's graph")
+            raise InputError(
+                f"{folder / 'card.json'}: {what} {said} in the card, {true} in the model's graph; pack the model again"
+            )
     if card.local and card.radius < facts.radius:
         raise InputError(
-            f"{folder / 'card.json'}: radius {card.radius} in the card, {facts.radius} in the model's graph"
+            f"{folder / 'card.json'}: radius {card.radius} in the card, {facts.radius} in the model's graph; pack the "
+            "model again"
+        )
+    if why := contradiction(model, card.activation):
+        raise InputError(
+            f"{folder / 'card.json'}: activation {card.activation} in the card, but {why} when packing again"
         )
 
 
-def pack(  # noqa: PLR0913 - as save_bundle
-    archive: Path,
-    folder: Path,
-    *,
-    name: str,
-    bands: tuple[str, ...],
-    classes: tuple[ClassInfo, ...],
-    scaling: Scaling,
-    dtypes: tuple[str, ...] = ("uint8",),
-    ground_sample_distance: float | None = None,
-    activation: Activation = "logits",
-) -> ModelCard:
+def pack(archive: Path, folder: Path, described: Description) -> ModelCard:
     """Make a model folder from a ``.keras`` file of any origin.
 
     Raises:
@@ -132,14 +132,18 @@ def pack(  # noqa: PLR0913 - as save_bundle
     """
     if (folder / "card.json").exists():
         raise UsageError(f"{folder}: already holds a model; choose another folder")
-    return save_bundle(
-        load_archive(archive), folder, name=name, bands=bands, classes=classes, scaling=scaling, dtypes=dtypes,
-        ground_sample_distance=ground_sample_distance, activation=activation,
-    )  # fmt: skip
+    return save_bundle(load_archive(archive), folder, described)
+
+
+def _check_activation(model: keras.Model, claim: Activation, stride: int, who: str) -> None:
+    """Raise InputError where the graph, or what it gives for random images, is not what is claimed."""
+    why = contradiction(model, claim) or contradiction_of_outputs(model, claim, stride)
+    if why:
+        raise InputError(f"{who} is said to give {claim}, but {why}")
 
 
 def load_archive(path: Path) -> keras.Model:
-    """Open a ``.keras`` archive that holds no code, without its training state.
+    """Open a ``.keras`` archive that holds no code, without its training state, for images of any size.
 
     Raises:
         InputError: If it is anything else.
@@ -154,10 +158,13 @@ def load_archive(path: Path) -> keras.Model:
         raise InputError(f"{path}: not a .keras archive ({error}); expected one saved by Keras 3") from error
     _refuse_code(config, path)
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        reason = first_line(error)
-        raise InputError(f"{path}: Keras cannot open it: {reason}") from error
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # layers of all versions raise what they like
+        raise InputError(f"{path}: Keras cannot open it: {first_line(error)}") from error
+    try:
+        return with_free_size(model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _refuse_code(config: Any, path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from tileseg.errors import UsageError
 from tileseg.nn.backend import keras
-from tileseg.nn.graph import Graph, Range, Reaches, flatten, trace
+from tileseg.nn.graph import Graph, flatten, trace
+from tileseg.nn.reach import Range, Reaches
 
 WORTH = 0.04
 """Crop where at least this share of a map's pixels falls away: a crop copies the map."""

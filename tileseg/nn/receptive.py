@@ -7,7 +7,8 @@ from typing import Any
 
 from tileseg.errors import InputError
 from tileseg.nn.backend import keras
-from tileseg.nn.graph import Graph, Range, Step, Trace, flatten, trace
+from tileseg.nn.graph import Graph, Step, Trace, flatten, trace
+from tileseg.nn.reach import Range
 
 LARGE = 1024
 """Pixels: costs per pixel are those of a window at least this large."""
@@ -54,7 +55,8 @@ def analyse(model: keras.Model) -> Locality:
     if len(shape) != 4 or shape[1:3] != (rows, cols):
         raise InputError(
             f"model {model.name} gives {shape[1:]} for an input of ({rows}, {cols}, {graph.bands}): "
-            "expected a map with the rows and columns of its input"
+            "expected a map with the rows and columns of its input; convolve with padding 'same', and enlarge what was "
+            "made smaller"
         )
     pixels = rows * cols
     return Locality(

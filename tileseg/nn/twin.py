@@ -24,9 +24,10 @@ _FOLDABLE = (
 def inference_twin(model: keras.Model, height: int, width: int, margin: int, precision: Precision) -> keras.Model:
     """The model for one window size and precision, giving its output without ``margin`` pixels on each side.
 
-    In float32 the layers are shared with ``model``, except where batch normalisation is folded into the convolution
-    before it. In 16 bits every layer is remade with its weights rounded once; the last layer that has weights, and
-    what follows it, stay in float32, so that logits are not rounded to three digits.
+    In float32 the layers are shared with ``model``, except those that compute in 16 bits, and where batch
+    normalisation is folded into the convolution before it. In 16 bits every layer is remade with its weights rounded
+    once; the last layer that has weights, and what follows it, stay in float32, so that logits are not rounded to
+    three digits.
 
     Returns:
         A model (n, height, width, bands) float32 -> (n, height - 2 margin, width - 2 margin, channels) float32.
@@ -42,19 +43,26 @@ def inference_twin(model: keras.Model, height: int, width: int, margin: int, pre
 
 
 @dataclass(slots=True)
-class _Twin:
-    """A layer remade: it gets its weights when it is first called, which is when it is built."""
+class LayerCopy:
+    """A layer made again: it gets its weights when it is first called, which is when it is built."""
 
     layer: Any
     weights: list[npt.NDArray[Any]]
     filled: bool = field(default=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer."""
         made = self.layer(*args, **kwargs)
         if not self.filled:
             self.layer.set_weights(self.weights)
             self.filled = True
         return made
+
+
+def copy_layer(layer: Any, **changes: Any) -> LayerCopy:
+    """A layer with the same weights and a configuration that differs by ``changes``."""
+    weights = [np.asarray(keras.ops.convert_to_numpy(weight)) for weight in layer.weights]
+    return LayerCopy(type(layer).from_config(layer.get_config() | changes), weights)
 
 
 def _prepare(graph: Graph, precision: Precision) -> tuple[Graph, dict[int, Callable[..., Any]]]:
@@ -87,22 +95,38 @@ def _prepare(graph: Graph, precision: Precision) -> tuple[Graph, dict[int, Calla
 
     head = _head(simple)
     twins: dict[int, Callable[..., Any]] = {}
-    made: dict[tuple[int, int, str], _Twin] = {}
+    made: dict[tuple[int, int, str], LayerCopy] = {}
     for before, step in zip(merged, renamed, strict=True):
         layer = step.operation
         norm = folded.get(before.outputs[0])
         dtype = "float32" if step.outputs[0] in head else precision
         if not isinstance(layer, keras.layers.Layer):
-            if dtype == "float32" and precision != "float32":
+            if dtype == "float32" and type(layer).__name__ == "Cast" and _is_half(layer.dtype):
+                twins[step.outputs[0]] = _to_float32
+            elif dtype == "float32" and precision != "float32":
                 twins[step.outputs[0]] = _in_float32(layer)
             continue
-        if norm is None and dtype == "float32" and precision == "float32":
+        if norm is None and dtype == "float32" and precision == "float32" and _computes_in_float32(layer):
             continue
         key = (id(layer), id(norm.operation) if norm else 0, dtype)
         if key not in made:
             made[key] = _remake(layer, norm.operation if norm else None, dtype)
         twins[step.outputs[0]] = made[key]
     return simple, twins
+
+
+def _to_float32(x: Any, *_: Any, **__: Any) -> Any:
+    """In place of a cast to 16 bits."""
+    return keras.ops.cast(x, "float32")
+
+
+def _computes_in_float32(layer: Any) -> bool:
+    """Not under a policy of mixed precision, with which it may have been trained."""
+    return not _is_half(layer.compute_dtype) and not any(_is_half(weight.dtype) for weight in layer.weights)
+
+
+def _is_half(dtype: Any) -> bool:
+    return keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16")
 
 
 def _in_float32(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,14 +168,14 @@ def _head(graph: Graph) -> set[int]:
     return found
 
 
-def _remake(layer: Any, norm: Any | None, dtype: str) -> _Twin:
+def _remake(layer: Any, norm: Any | None, dtype: str) -> LayerCopy:
     config = layer.get_config() | {"dtype": dtype}
     weights = [np.asarray(keras.ops.convert_to_numpy(w), dtype=np.float64) for w in layer.weights]
     if norm is not None:
         config |= {"use_bias": True}
         weights = _fold(layer, norm, weights)
     kinds = [np.float32] * len(weights) if norm is not None else [_kind(w) for w in layer.weights]
-    return _Twin(type(layer).from_config(config), [w.astype(k) for w, k in zip(weights, kinds, strict=True)])
+    return LayerCopy(type(layer).from_config(config), [w.astype(k) for w, k in zip(weights, kinds, strict=True)])
 
 
 def _kind(weight: Any) -> Any:

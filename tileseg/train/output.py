@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tileseg.dataset.patches import validation_windows
-from tileseg.nn.bundle import save_bundle
+from tileseg.nn.bundle import Description, save_bundle
 from tileseg.train.checkpoint import Progress
 from tileseg.train.pictures import write_panel
 from tileseg.train.prepare import PreparedTraining
@@ -31,9 +31,7 @@ class TrainingOutput:
     def write_model(self, progress: Progress, score: Score | None, *, done: bool) -> None:
         """Write the model folder."""
         spec, dataset = self.prepared.spec, self.prepared.dataset
-        save_bundle(
-            self.prepared.learner.plain(),
-            spec.out,
+        described = Description(
             name=spec.name or spec.out.resolve().name,
             description=f"Trained by tileseg on {spec.dataset.stem}.",
             bands=dataset.bands,
@@ -44,6 +42,7 @@ class TrainingOutput:
             credits=dataset.credits,
             training={**facts(progress, score), "finished": done, "spec": spec.for_card()},
         )
+        save_bundle(self.prepared.learner.plain(), spec.out, described)
 
     def draw_panel(self, path: Path) -> None:
         """Draw examples as image, truth and prediction."""

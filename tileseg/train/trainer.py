@@ -50,7 +50,7 @@ def train(spec: TrainSpec, listener: Listener, stop: threading.Event | None = No
         Interrupted: If it was stopped.
         TilesegError: If the loss is no number any more.
     """
-    configure()
+    configure(whole_float32=False)
     dataset = load_scenes(spec)
     folder = TrainingFolder.of(spec)
     if (finished := _finished(folder)) is not None:

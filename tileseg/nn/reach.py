@@ -1,0 +1,55 @@
+"""Which pixels of its input each pixel of a layer's output depends on: integer ranges along one axis, no framework."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+Range = tuple[int, int]
+"""First index and the one after the last, along one axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How one axis of a layer's output depends on the same axis of its input.
+
+    Output ``o`` depends on the inputs ``ceil((o * down + low) / up) ... floor((o * down + high) / up)``; an input
+    that starts at pixel ``a`` (a multiple of ``down``) of the whole makes an output that starts at ``a * up / down``.
+    """
+
+    up: int = 1
+    """Output pixels per period."""
+    down: int = 1
+    """Input pixels per period (a bilinear enlargement is counted in half pixels)."""
+    low: int = 0
+    high: int = 0
+    trim: int = 0
+    """Input pixels that give no output: the kernel's size less its stride where padding is ``valid``."""
+    extra: int = 0
+    """Output pixels beyond ``up`` per period (a transposed convolution without padding)."""
+
+    @property
+    def period(self) -> int:
+        """Input pixels at whose multiples alone a crop keeps the phase."""
+        return self.down // math.gcd(self.down, self.up)
+
+    def needs(self, out: Range) -> Range:
+        """Inputs on which the outputs ``out`` depend; it may reach past the edges."""
+        return (
+            -(-(out[0] * self.down + self.low) // self.up),
+            ((out[1] - 1) * self.down + self.high) // self.up + 1,
+        )
+
+    def supplies(self, out: Range) -> Range:
+        """Inputs that the layer must be given so that what it makes covers ``out``."""
+        return out[0] * self.down // self.up, -(-(out[1] - self.extra) * self.down // self.up) + self.trim
+
+    def gives(self, given: Range) -> Range:
+        """Outputs that the layer makes from the inputs ``given``, right or not near the ends."""
+        start = given[0] * self.up // self.down
+        return start, start + (given[1] - given[0] - self.trim) * self.up // self.down + self.extra
+
+
+Reaches = tuple[Reach, Reach]
+"""Along rows and along columns."""
+SAME: Reaches = (Reach(), Reach())
