@@ -240,9 +240,8 @@ def test_a_run_without_its_end_is_not_vectorized_without_a_word(in_process, fini
     assert told.returncode == 0
     assert "not computed counts as nodata" in told.stderr
     assert (tmp_path / "polygons.geojson").exists()
-    assert "cannot be written" in complaint(
-        in_process("vectorize", finished, "--out", tmp_path / "polygons.geojson"), 42
-    )
+    (tmp_path / "taken.txt").write_text("mine")
+    assert "cannot be written" in complaint(in_process("vectorize", finished, "--out", tmp_path / "taken.txt"), 42)
 
 
 def test_label_rasters_can_be_vectorized(in_process, finished, tmp_path) -> None:

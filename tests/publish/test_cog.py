@@ -99,6 +99,20 @@ def test_names_are_read_back(tmp_path: Path) -> None:
     assert np.array_equal(again.read_labels(again.grid.extent), labels)
 
 
+def test_a_legend_lists_the_classes_alone(tmp_path: Path) -> None:
+    """What GDAL gives QGIS for it; the file alone, without what lies beside it, has its colours too."""
+    labels = blobs(120, 90)
+    path = publish(tmp_path / "labels.tif", labels, grid_of(labels))
+    wanted = {i: (*bytes.fromhex(info.color[1:]), 255) for i, info in enumerate(CLASSES)}
+    with rasterio.open(path) as raster:
+        assert raster.colormap(1) == wanted
+    Path(f"{path}.aux.xml").unlink()
+    with rasterio.open(path) as raster:
+        alone = raster.colormap(1)
+        assert {i: alone[i] for i in wanted} == wanted
+        assert raster.dataset_mask()[labels == 255].max(initial=0) == 0
+
+
 @pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="needs gdalinfo (Debian: gdal-bin)")
 def test_gdalinfo_shows_categories(tmp_path: Path) -> None:
     labels = blobs(120, 90)

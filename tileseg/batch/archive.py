@@ -27,6 +27,7 @@ from tileseg.batch.results import Results
 from tileseg.batch.spec import BatchSpec
 from tileseg.cluster import hardware
 from tileseg.errors import InputError, Unreachable, disk_full, not_writable
+from tileseg.run.main_guard import check_main_guard
 from tileseg.run.names import STATE
 from tileseg.storage import lease
 from tileseg.storage.place import Url
@@ -42,8 +43,9 @@ def run_batch(
     flight are finished and kept. Raises UsageError where the options make no sense for any scene, InputError where
     the folder cannot be written, and what stops all: no cluster, for example.
     """
-    for entry in spec.entries:
-        spec.run_of(entry)  # a mistake in an option shows before anything begins
+    runs = [spec.run_of(entry) for entry in spec.entries]  # a mistake in an option shows before anything begins
+    if any(run.workers != 0 and run.remote is None for run in runs):
+        check_main_guard()
     _check_writable(spec)
     listener, stop = listener or SilentBatch(), stop or threading.Event()
     with ExitStack() as workers, hardware.PeakMemory() as memory:

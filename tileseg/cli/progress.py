@@ -134,27 +134,37 @@ def print_plan(prepared: PreparedRun) -> None:
         console.print(Text(f"note: {notice}", style="yellow"))
 
 
-def print_report(report: RunReport) -> None:
-    """Seconds per stage, what was found, and where the outputs are."""
-    console = Console(highlight=False)
+def print_report(report: RunReport, *, verbose: bool = False) -> None:
+    """What was found and where it is, then how it went; with ``verbose`` the seconds of each stage too."""
+    console = Console(highlight=False, soft_wrap=True)  # paths are copied from here
+    found = ", ".join(f"{count} {name}" for name, count in report.polygons.items()) or "none"
+    console.print(Text(f"{report.folder}: {_outcome(report)}"))
+    console.print(Text(f"polygons: {found}"))
+    width = max(len(name) for name in report.outputs)
+    for name, path in report.outputs.items():
+        console.print(Text(f"  {name:<{width}}  {path}"))
     if report.finished_before:
-        console.print(f"{report.folder}: finished already, nothing to do (--overwrite starts anew)")
-    else:
+        return
+    if not report.only_polygons:
+        console.print(
+            f"{report.computed} of {_count(report.blocks, 'block')} computed now, {_empty(report.empty)}"
+            f"{report.megapixels_per_second:.2f} MPix/s, peak memory {_gib(report.peak_memory)}"
+        )
+    if verbose:
         table = Table("stage", "seconds", title_justify="left")
         table.columns[1].justify = "right"
         for stage, spent in report.seconds.items():
             table.add_row(stage, f"{spent:.2f}")
         table.add_row("whole run (wall clock)", f"{report.wall_seconds:.2f}", style="bold")
         console.print(table)
-        console.print(
-            f"{report.computed} of {_count(report.blocks, 'block')} computed now, {_empty(report.empty)}"
-            f"{report.megapixels_per_second:.2f} MPix/s, peak memory {_gib(report.peak_memory)}"
-        )
-    found = ", ".join(f"{count} {name}" for name, count in report.polygons.items()) or "none"
-    console.print(f"polygons: {found}")
-    width = max(len(name) for name in report.outputs)
-    for name, path in report.outputs.items():
-        console.print(Text(f"  {name:<{width}}  {path}"))
+
+
+def _outcome(report: RunReport) -> str:
+    if report.finished_before:
+        return "finished already, nothing to do (--overwrite starts anew)"
+    if report.only_polygons:
+        return f"was finished; polygons made anew from its mosaic in {report.wall_seconds:.1f} s"
+    return f"done in {report.wall_seconds:.1f} s"
 
 
 def _ground(facts: dict[str, Any]) -> str:

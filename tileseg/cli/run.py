@@ -78,4 +78,4 @@ def command(
     if control.as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
     elif not control.quiet:
-        print_report(report)
+        print_report(report, verbose=control.verbose)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,11 @@ from tileseg.cli.option import chosen, expand
 
 if TYPE_CHECKING:
     from tileseg.run.vectorize import Classes, LabelSource
+    from tileseg.spec import VectorFormat
     from tileseg.storage.place import Url
+
+_OTHER_FORMATS = {".shp", ".json", ".kml", ".kmz", ".gml", ".gdb", ".tab", ".dxf", ".csv", ".sqlite", ".zip"}
+"""Endings of vector files that tileseg does not write: a folder of such a name is not what anybody means."""
 
 _SHOWN = 10
 """Classes at most whose polygons are counted in a line; an image, taken by mistake, has hundreds."""
@@ -25,8 +29,14 @@ class PolygonOptions:
     """Which polygons: fields of :class:`tileseg.run.vectorize.VectorOptions`."""
 
     formats: Annotated[
-        str, typer.Option("--format", help="geojson, geojsonseq, gpkg, parquet, fgb.", metavar="LIST")
-    ] = "geojson"
+        str | None,
+        typer.Option(
+            "--format",
+            help="geojson (default), geojsonseq, gpkg, parquet, fgb.",
+            metavar="LIST",
+            show_default=False,
+        ),
+    ] = None
     classes: Annotated[
         str | None,
         typer.Option(help="Names or ids to vectorise; default all but background.", metavar="LIST", show_default=False),
@@ -81,9 +91,17 @@ def command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Output folder; default: the current folder.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Output folder, or a file such as buildings.gpkg; default: the run's folder, for a raster the current "
+            "one.",
+            show_default=False,
+        ),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the files, without suffix.")] = "polygons",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the files, without suffix; default polygons.", show_default=False)
+    ] = None,
     *,
     polygons: PolygonOptions,
     sizes: SizeOptions,
@@ -91,7 +109,7 @@ def command(
 ) -> None:
     """Make polygons of LABELS without running a network: of a mosaic (with thresholds of your own) or any raster."""
     from tileseg.errors import UsageError
-    from tileseg.run.vectorize import VectorOptions, vector_paths, vectorize
+    from tileseg.run.vectorize import VectorOptions, vectorize
     from tileseg.storage.place import parse_place
 
     options = VectorOptions.parse({key: value for key, value in chosen(polygons).items() if key != "threshold"})
@@ -105,7 +123,7 @@ def command(
     for notice in notices:
         if not control.quiet:
             typer.echo(f"note: {notice}", err=True)
-    outputs = vector_paths(out or Path(), options.formats, name)
+    outputs = _outputs(out, name, options.formats if polygons.formats else None, _folder_of(place))
     for path in outputs.values():
         if path.exists() and not control.overwrite:
             raise UsageError(f"{path}: exists; choose another --out or --name, or --overwrite it")
@@ -121,6 +139,50 @@ def command(
         typer.echo(f"polygons: {_listed(report.counts, set(meaning.names.values()))}")
         for form, path in report.paths.items():
             typer.echo(f"  {form:<10}  {path}")
+
+
+def _folder_of(labels: Path | Url) -> Path:
+    """Where polygons go unless the user says otherwise: the run's folder, or the current one for any raster."""
+    from tileseg.run.names import MOSAIC
+
+    if not isinstance(labels, Path):
+        return Path()
+    if _is_folder(labels / MOSAIC):
+        return labels
+    return labels.parent if labels.name == MOSAIC else Path()
+
+
+def _outputs(
+    out: Path | None, name: str | None, formats: Sequence[VectorFormat] | None, usual: Path
+) -> dict[VectorFormat, Path]:
+    """The file of each format. ``formats``: as asked for, or None; ``usual``: folder where none is given.
+
+    Raises UsageError where ``out`` is the name of a file that does not go with the rest.
+    """
+    from tileseg.errors import UsageError
+    from tileseg.publish.table import SUFFIXES
+    from tileseg.run.vectorize import vector_paths
+
+    wanted = formats or ("geojson",)
+    if out is None or out.is_dir():
+        return vector_paths(out or usual, wanted, name or "polygons")
+    by_suffix = {suffix: form for form, suffix in SUFFIXES.items()}
+    form = by_suffix.get(out.suffix.lower())
+    if form is None:
+        if out.suffix.lower() in _OTHER_FORMATS:
+            raise UsageError(
+                f"--out {out}: {out.suffix} is no format that tileseg writes; expected a folder, or a file ending in "
+                + ", ".join(by_suffix)
+            )
+        return vector_paths(out, wanted, name or "polygons")
+    if name is not None:
+        raise UsageError(f"--out {out} is the name of a file already; leave out --name, or give a folder")
+    if formats is not None and tuple(formats) != (form,):
+        raise UsageError(
+            f"--out {out} is a file of the format {form}, but --format says {','.join(formats)}; leave out --format, "
+            "or give a folder"
+        )
+    return {form: out}
 
 
 def _listed(counts: Mapping[str, int], names: Container[str]) -> str:

@@ -71,6 +71,7 @@ def write_label_cog(
                 OVERVIEWS="FORCE_USE_EXISTING" if len(levels) > 1 else "NONE",
             )
             _check(done, grid)
+        _limit_legend(Path(f"{done}.aux.xml"), classes)
         for suffix in (".aux.xml", ""):
             Path(f"{done}{suffix}").replace(f"{path}{suffix}")
     except (RasterioError, CPLE_BaseError, OSError) as error:
@@ -125,16 +126,36 @@ def _describe(grid: Grid, classes: Sequence[ClassInfo], levels: Sequence[Grid]) 
     ET.SubElement(tags, "MDI", key=BACKGROUND).text = ",".join(str(i) for i, c in enumerate(classes) if c.background)
     ET.SubElement(band, "NoDataValue").text = str(NODATA)
     ET.SubElement(band, "ColorInterp").text = "Palette"
-    names, table = ET.SubElement(band, "CategoryNames"), ET.SubElement(band, "ColorTable")
+    names = ET.SubElement(band, "CategoryNames")
     for info in classes:
         ET.SubElement(names, "Category").text = info.name
-        red, green, blue = bytes.fromhex(info.color.removeprefix("#"))
-        ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4="255")
+    band.append(_color_table(classes))
     for level in range(len(levels)):
         source = ET.SubElement(band, "Overview" if level else "SimpleSource")
         ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = f"{level}.tif"
         ET.SubElement(source, "SourceBand").text = "1"
     return ET.tostring(root)
+
+
+def _limit_legend(sidecar: Path, classes: Sequence[ClassInfo]) -> None:
+    """Put a colour table of the classes alone beside the file, where GDAL looks first.
+
+    TIFF's own has an entry for each of 256 values, and QGIS would list them all in its legend.
+    """
+    tree = ET.parse(sidecar)  # noqa: S314 - GDAL has just written it
+    band = tree.getroot().find("PAMRasterBand")
+    assert band is not None
+    ET.SubElement(band, "ColorInterp").text = "Palette"
+    band.append(_color_table(classes))
+    tree.write(sidecar, encoding="utf-8")
+
+
+def _color_table(classes: Sequence[ClassInfo]) -> ET.Element:
+    table = ET.Element("ColorTable")
+    for info in classes:
+        red, green, blue = bytes.fromhex(info.color.removeprefix("#"))
+        ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4="255")
+    return table
 
 
 def _check(file: Path, grid: Grid) -> None:

@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING
 
 from tileseg.card import Scaling
 from tileseg.cluster import hardware
-from tileseg.errors import (
-    BlocksFailed,
-    Interrupted,
-)
+from tileseg.errors import BlocksFailed, Interrupted, TilesegError, first_line, root_of
 from tileseg.run.finish import Stopwatch
 from tileseg.run.folder import OpenRun
 from tileseg.run.ledger import BlockRecord
@@ -74,7 +71,14 @@ def connected(
             gpus = hardware.detect().gpus if hardware.backend_has_cuda() else ()
             devices = [gpu.uuid or str(gpu.index) for gpu in gpus] if len(gpus) > 1 else []
             count = min(plan.workers, blocks)
-            client = stack.enter_context(local_cluster(count, plan.threads, compute_threads(prepared) or 1, devices))
+            try:
+                client = stack.enter_context(
+                    local_cluster(count, plan.threads, compute_threads(prepared) or 1, devices)
+                )
+            except RuntimeError as error:
+                raise TilesegError(
+                    f"the worker processes did not start: {first_line(root_of(error))}; --workers 0 needs none"
+                ) from error
         else:
             state = (prepared.folder / STATE).resolve()
             scenes, model = (prepared.scene, *others), prepared.model.resolve()

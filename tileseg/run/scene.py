@@ -10,6 +10,7 @@ from tileseg.cluster import hardware
 from tileseg.run.compute import compute
 from tileseg.run.finish import Stopwatch, write_outputs
 from tileseg.run.folder import begin, finished, hold
+from tileseg.run.main_guard import check_main_guard
 from tileseg.run.prepare import prepare
 from tileseg.run.report import Listener, RunReport, Silent
 from tileseg.spec import RunSpec
@@ -25,6 +26,8 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
     listener = listener or Silent()
     stop = stop or threading.Event()
     prepared = prepare(spec)
+    if prepared.plan.workers > 0 and spec.remote is None:
+        check_main_guard()
     if not spec.overwrite and (before := finished(prepared)):
         return before
     with hold(prepared, stop.set) as held, hardware.PeakMemory() as memory:

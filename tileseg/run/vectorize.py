@@ -6,7 +6,6 @@ process, each saved as a fragment) and :func:`write_polygons` (join, shape, writ
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from affine import Affine
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tileseg.card import ClassInfo
+from tileseg.cluster import hardware
 from tileseg.errors import UsageError, disk_full, not_writable
 from tileseg.grid import Grid
 from tileseg.polygons.batch import split
@@ -316,7 +316,7 @@ def _trace_all(
     threads: int | None,
 ) -> Iterator[tuple[int, bool]]:
     """Trace and save every block: its index, and whether there is a fragment, in order. A bounded number waits."""
-    threads = threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    threads = threads or min(8, hardware.cpu().cores)
 
     def work(index: int) -> tuple[int, bool]:
         fragment = trace(source, cores[index], classes, options)
