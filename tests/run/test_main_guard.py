@@ -14,8 +14,8 @@ SCRIPTS = {
         "from tileseg import RunSpec, run\nSPEC = RunSpec(scene='scene.tif', out='out', model='{model}')\nrun(SPEC)\n"
     ),
     "batch": (
-        "from pathlib import Path\nfrom tileseg.batch.archive import run_batch\nfrom tileseg.batch.spec import BatchSpec\n"
-        "from tileseg.batch.sources import read_sources\n"
+        "from pathlib import Path\nfrom tileseg.batch.archive import run_batch\n"
+        "from tileseg.batch.spec import BatchSpec\nfrom tileseg.batch.sources import read_sources\n"
         "def main():\n    run_batch(BatchSpec(read_sources(['scene.tif']), Path('out'), {{'model': '{model}'}}))\n"
         "main()\n"
     ),
