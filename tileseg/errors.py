@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 
 
 class TilesegError(Exception):
@@ -49,6 +50,15 @@ class BlocksFailed(TilesegError):
     def __init__(self, message: str, *, hopeless: bool) -> None:
         super().__init__(message)
         self.exit_code = InputError.exit_code if hopeless else TilesegError.exit_code
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean ...?)`` with the known word that is most like this one, case apart; empty where none is."""
+    from difflib import get_close_matches
+
+    by_fold = {name.casefold(): name for name in known if name != word}
+    close = get_close_matches(word.casefold(), by_fold, 1)
+    return f" (did you mean {by_fold[close[0]]}?)" if close else ""
 
 
 def disk_full(error: BaseException) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+from tileseg.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -25,22 +26,25 @@ def first_problem(error: ValidationError | UnicodeDecodeError, model: type[BaseM
     match first["type"]:
         case "missing" if isinstance(place[-1], int):  # the values of a list that is too short, one complaint each
             given, place = place[-1], place[:-1]
-            told = f"has {given} value{'s' * (given != 1)}; expected {given + _absent(problems, place)}"
+            said = f"has {given} value{'s' * (given != 1)}; expected {given + _absent(problems, place)}"
         case "missing":
-            told = "is missing"
+            said = "is missing"
         case "extra_forbidden":
             known = _keys(model, place[:-1])
-            close = get_close_matches(str(place[-1]), known, 1)
-            meant = f" (did you mean {close[0]}?)" if close else ""
-            told = f"is not known{meant}" + (f"; expected one of {', '.join(known)}" if known else "")
+            choice = f"; expected one of {', '.join(known)}" if known else ""
+            said = f"is not known{did_you_mean(str(place[-1]), known)}{choice}"
         case "model_type":
-            told = f"expected a table of {', '.join(_keys(model, place))}, not {reprlib.repr(first['input'])}"
+            said = f"expected a table of {', '.join(_keys(model, place))}, not {reprlib.repr(first['input'])}"
         case "tuple_type":
-            told = f"expected a list, not {reprlib.repr(first['input'])}"
+            said = f"expected a list, not {reprlib.repr(first['input'])}"
+        case "literal_error":
+            expected = first["ctx"]["expected"]  # 'a', 'b' or 'c'
+            known = expected.replace("'", "").replace(" or ", ", ").split(", ")
+            said = f"{reprlib.repr(first['input'])}: expected {expected}{did_you_mean(str(first['input']), known)}"
         case _:
-            told = first["msg"].removeprefix("Value error, ")
+            said = first["msg"].removeprefix("Value error, ")
     where = ".".join(str(part) for part in place)
-    return f"{where}: {told}" if where else told
+    return f"{where}: {said}" if where else said
 
 
 def _absent(problems: Sequence[ErrorDetails], place: tuple[int | str, ...]) -> int:

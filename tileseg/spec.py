@@ -155,7 +155,7 @@ class ClusterSpec(BaseModel):
         import yaml
 
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror or error}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -323,7 +323,7 @@ def option_name(text: str) -> str:
 def read_config(path: Path) -> dict[str, Any]:
     """Options of a TOML file, unchecked: as on the command line, or with underscores. Raises UsageError."""
     try:
-        options = tomllib.loads(path.read_text(encoding="utf-8"))
+        options = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

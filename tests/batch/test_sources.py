@@ -182,3 +182,22 @@ def test_storages_are_file_systems_servers_and_buckets(archive) -> None:
     assert storage("s3://one/a/x.tif") == storage("s3://one/b/y.tif") != storage("s3://two/a/x.tif")
     assert storage("https://host.example/x.tif") != storage("https://other.example/x.tif")
     assert storage("/vsis3/one/x.tif") == storage("/vsis3/one/a/y.tif") != storage("/vsis3/two/x.tif")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_table_of_any_spreadsheet(tmp_path, mark) -> None:
+    rows = [["scene", "flips", "min-area"], ["a.tif", "d4", "3px"], ["b;1,2.tif", "", "25"]]
+    (tmp_path / "a.csv").write_text(
+        "\N{ZERO WIDTH NO-BREAK SPACE}" + "\r\n".join(mark.join(f'"{cell}"' for cell in row) for row in rows) + "\r\n",
+        encoding="utf-8",
+        newline="",
+    )
+    first, second = read_sources([tmp_path / "a.csv"])
+    assert (Path(first.scene).name, first.options) == ("a.tif", {"flips": "d4", "min_area": "3px"})
+    assert (Path(second.scene).name, second.options) == ("b;1,2.tif", {"min_area": "25"})
+
+
+def test_a_table_without_scenes_shows_its_header(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("name;flips\na.tif;d4\n")
+    with pytest.raises(UsageError, match=r"in its header 'name;flips': expected one of scene, path, file, and commas"):
+        read_sources([tmp_path / "a.csv"])

@@ -14,7 +14,7 @@ from tileseg.batch.search import files_below, is_index, is_raster, is_raster_nam
 from tileseg.batch.stac import read_stac
 from tileseg.batch.table import read_list, read_table
 from tileseg.errors import UsageError
-from tileseg.storage.place import Url, file_of, is_address
+from tileseg.storage.place import Url, file_of, is_address, similar_name
 
 
 def read_sources(sources: Sequence[str | Path], asset: str | None = None) -> tuple[Entry, ...]:
@@ -62,7 +62,7 @@ def _entries(source: str, asset: str | None) -> Iterator[Entry]:
         matches = map(Path, sorted(glob.glob(source, recursive=True)))  # noqa: PTH207 - pathlib's takes no absolute ones
         yield from plain_entries(m for m in matches if m.is_file() and not is_written(m.parents) and not is_index(m))
     else:
-        raise UsageError(f"{source}: no such file, folder or pattern")
+        raise UsageError(f"{source}: no such file, folder or pattern{similar_name(Path(source))}")
 
 
 def _far(source: str, asset: str | None) -> Iterator[Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import posixpath
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from tileseg.batch.entry import Entry, plain_entries
-from tileseg.errors import InputError, Unreachable, UsageError
+from tileseg.errors import InputError, Unreachable, UsageError, did_you_mean
 from tileseg.spec import RunSpec, option_name
 from tileseg.storage.place import Url, is_address, with_file
 from tileseg.storage.store import at
@@ -29,6 +30,8 @@ _NOT_PER_SCENE = {
 
 _NAMES = ("scene", "path", "file")
 """What a table may call its column of scenes."""
+_MARKS = (",", ";", "\t")
+"""What may stand between columns: spreadsheets of half of Europe write semicolons."""
 
 
 def read_list(path: Path | Url) -> Iterator[Entry]:
@@ -58,15 +61,24 @@ def read_table(path: Path | Url) -> Iterator[Entry]:
 
     Raises UsageError, naming the line, where a value makes no sense.
     """
-    rows = csv.DictReader(_text(path).splitlines())
+    text = _text(path)
+    header = text.partition("\n")[0]
+    between = next((mark for mark in _MARKS if any(n.strip(' "\r') in _NAMES for n in header.split(mark))), ",")
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=between)
     names = [name.strip() for name in rows.fieldnames or ()]
     column = next((name for name in _NAMES if name in names), None)
     if column is None:
-        raise UsageError(f"{path}: no column of scenes: expected a header with {', '.join(_NAMES)}")
+        raise UsageError(
+            f"{path}: no column of scenes in its header {header.strip()[:80]!r}: expected one of {', '.join(_NAMES)}, "
+            "and commas, semicolons or tabs between columns"
+        )
     options = {name: option_name(name) for name in names if name not in (column, "datetime")}
     for name, option in options.items():
         if option not in RunSpec.model_fields or option in _NOT_PER_SCENE:
-            raise UsageError(f"{path}: column {name!r} is no option of a scene; expected some of {_columns()}")
+            raise UsageError(
+                f"{path}: column {name!r} is no option of a scene{did_you_mean(name, _columns())}; expected some of "
+                f"{', '.join(_columns())}"
+            )
     for row in rows:
         values = {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
         if values.get(column):
@@ -93,9 +105,9 @@ def moment(text: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _columns() -> str:
+def _columns() -> list[str]:
     known = {name: field.alias or name for name, field in RunSpec.model_fields.items()}
-    return ", ".join(sorted(shown for name, shown in known.items() if name not in _NOT_PER_SCENE))
+    return sorted(shown for name, shown in known.items() if name not in _NOT_PER_SCENE)
 
 
 def _text(path: Path | Url) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tileseg.cli import batch, dataset, doctor, evaluate, merge, model, run, train, vectorize, worker
-from tileseg.errors import Interrupted, TilesegError, disk_full
+from tileseg.errors import Interrupted, TilesegError, disk_full, root_of
 
 app = typer.Typer(
     name="tileseg",
@@ -19,7 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.command)
+# More than one scene is refused by the command itself, which says what to do.
+app.command("run", context_settings={"allow_extra_args": True})(run.command)
 app.command("worker")(worker.command)
 app.command("batch")(batch.command)
 app.command("merge")(merge.command)
@@ -53,9 +55,9 @@ def main() -> None:
     try:
         app()
     except TilesegError as error:
-        sys.exit(_tell(error, str(error), error.exit_code))
+        sys.exit(_report(error, f"{error}{_meant(error)}", error.exit_code))
     except KeyboardInterrupt as error:
-        sys.exit(_tell(error, "stopped", Interrupted.exit_code))
+        sys.exit(_report(error, "stopped", Interrupted.exit_code))
     except BrokenPipeError:
         # The reader of our output has gone (`tileseg ... | head`): nothing to tell, nobody to tell it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,10 +66,20 @@ def main() -> None:
         if not disk_full(error):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_tell(error, f"{where}the disk is full; make space and run the same command again to go on", 1))
+        sys.exit(_report(error, f"{where}the disk is full; make space and run the same command again to go on", 1))
 
 
-def _tell(error: BaseException, message: str, code: int) -> int:
+def _meant(error: TilesegError) -> str:
+    """The file that the user may have meant, where one is not there."""
+    missing = root_of(error)
+    if not isinstance(missing, FileNotFoundError) or not missing.filename or "did you mean" in str(error):
+        return ""
+    from tileseg.storage.place import similar_name
+
+    return similar_name(Path(os.fsdecode(missing.filename)))
+
+
+def _report(error: BaseException, message: str, code: int) -> int:
     if code != Interrupted.exit_code and any(arg in ("-v", "--verbose") for arg in sys.argv[1:]):  # it was meant
         traceback.print_exception(error)
     typer.echo(f"tileseg: {message}", err=True)

@@ -24,13 +24,13 @@ def command(
     from tileseg.batch.merge import merge
     from tileseg.errors import UsageError
     from tileseg.run.names import SUMMARY
-    from tileseg.storage.place import is_address
+    from tileseg.storage.place import is_address, similar_name
 
     if is_address(folder):
         raise UsageError(f"{folder}: merge reads folders of this machine only; copy the results here first")
     place = Path(folder)
     if not place.is_dir():
-        what = "a file" if place.exists() else "not there"
+        what = "a file" if place.exists() else f"not there{similar_name(place)}"
         raise UsageError(f"{folder}: is {what}; expected the folder of a batch, with a folder for each scene")
     if (place / SUMMARY).exists():
         raise UsageError(f"{folder}: is the folder of one scene; expected the one that it lies in, with its neighbours")

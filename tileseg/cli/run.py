@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +33,7 @@ class Control:
 
 @expand
 def command(
+    context: typer.Context,
     scene: Annotated[
         str | None,
         typer.Argument(help="Any raster that GDAL reads; or s3://, gs://, az://, https://.", show_default=False),
@@ -52,6 +55,8 @@ def command(
     from tileseg.errors import UsageError
     from tileseg.spec import RunSpec, read_config
 
+    if scene is not None and (context.args or Path(scene).is_dir()):
+        raise UsageError(_one_scene(scene, context.args))
     given = {"scene": scene, "out": out, **chosen(options), "overwrite": control.overwrite}
     asked = {
         **(read_config(control.config) if control.config else {}),
@@ -79,3 +84,16 @@ def command(
         typer.echo(json.dumps(report.to_json(), indent=2))
     elif not control.quiet:
         print_report(report, verbose=control.verbose)
+
+
+def _one_scene(scene: str, more: Sequence[str]) -> str:
+    """What to do with a folder, or with the names that the shell made of a pattern."""
+    what = f"{scene}: is a folder"
+    names, pattern = shlex.quote(scene), f"{shlex.quote(scene.rstrip('/'))}/*.tif"
+    if more:
+        what = f"{scene} and {len(more)} more: these are {len(more) + 1} scenes"
+        names = pattern = " ".join(map(shlex.quote, (scene, *more))) if len(more) < 3 else f"{shlex.quote(scene)} ..."
+    return (
+        f"{what}, and a run takes one. Scenes of their own: tileseg batch {names} --out FOLDER. "
+        f"Tiles of one image: gdalbuildvrt scene.vrt {pattern}, and tileseg run scene.vrt, which has no seams"
+    )

@@ -195,7 +195,7 @@ _ENTRIES = ("scenes", "folders", "voc")
 def read_spec(path: Path) -> DatasetSpec:
     """Read ``DATASET.toml``. Raises InputError in one line."""
     try:
-        return DatasetSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return DatasetSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

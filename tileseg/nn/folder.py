@@ -8,9 +8,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tileseg.card import ModelCard
-from tileseg.errors import InputError
+from tileseg.errors import InputError, did_you_mean
 from tileseg.problems import first_problem
 from tileseg.storage.digest import file_sha256
+from tileseg.storage.place import similar_name
 
 ARCHIVE = "model.keras"
 
@@ -39,7 +40,10 @@ def resolve_model(name: str | Path) -> Path:
             f"that: tileseg model pack {path.with_suffix('.keras')} FOLDER ..."
         )
     if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib"):
-        raise InputError(f"{path}: pickles can run code when opened and are refused; expected a model folder")
+        raise InputError(
+            f"{path}: pickles can run code when opened and are refused; build the network in Keras 3, load its "
+            "weights, save it as .keras and pack that: tileseg model pack MODEL.keras FOLDER ..."
+        )
     if (path / "saved_model.pb").is_file():
         raise InputError(
             f"{path}: a SavedModel cannot be checked and is refused; save it as .keras with Keras 3 and pack that: "
@@ -47,7 +51,13 @@ def resolve_model(name: str | Path) -> Path:
         )
     if path.is_dir():
         raise InputError(f"{path}: not a model: no card.json in it; expected a folder with card.json and {ARCHIVE}")
-    raise InputError(f"{path}: no such model; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}")
+    if path.is_file():
+        raise InputError(
+            f"{path}: not a model folder; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}, which "
+            "`tileseg model pack` makes from a .keras file; build the network in Keras 3 and save it as .keras first"
+        )
+    meant = did_you_mean(str(name), [EMBEDDED]) or similar_name(path)
+    raise InputError(f"{path}: no such model{meant}; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}")
 
 
 def load_card(folder: Path) -> ModelCard:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tileseg.card import ClassInfo
 from tileseg.cluster import hardware
-from tileseg.errors import UsageError, disk_full, not_writable
+from tileseg.errors import UsageError, did_you_mean, disk_full, not_writable
 from tileseg.grid import Grid
 from tileseg.polygons.batch import split
 from tileseg.polygons.fragment import Array, Fragment, PolygonBatch
@@ -152,7 +152,8 @@ def _ids(names: Mapping[int, str], wanted: Sequence[str], *, known: bool) -> fro
             number = int(text) if text.lstrip("-").isdigit() else None
             if number is None or (known and number not in names):
                 choice = ", ".join(f"{name} ({i})" for i, name in names.items()) or "ids only: there are no names"
-                raise UsageError(f"--classes {text}: no such class; expected some of {choice}")
+                meant = did_you_mean(text, names.values())
+                raise UsageError(f"--classes {text}: no such class{meant}; expected some of {choice}")
         found.add(number)
     return frozenset(found)
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import urlsplit
 
-from tileseg.errors import UsageError
+from tileseg.errors import UsageError, did_you_mean
 
 BUCKETS = ("s3", "gs", "az")
 """Schemes of object stores, which are read and written."""
@@ -162,6 +162,15 @@ def printable(text: str) -> str:
     Python keeps such bytes of file names as lone surrogates, which neither JSON readers nor terminals take.
     """
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def similar_name(path: Path) -> str:
+    """`` (did you mean ...?)`` with the name in a path's folder that is most like its own; empty where none is."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    return did_you_mean(path.name, names)
 
 
 def parse_place(value: str | Path | Url) -> Path | Url:
