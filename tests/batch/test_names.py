@@ -21,9 +21,10 @@ from tileseg.cli.batch import _Lines
 from tileseg.cli.main import app
 
 WEIRD = (
-    "bang!.tif", "tab\there.tif", "new\nline.tif", "-dash.tif", "h#ash%41.tif", "trail .tif", "q?x*[1].tif",
-    "emoji\N{GRINNING FACE}.tif", "x" * 251 + ".tif", "\N{LATIN SMALL LETTER E WITH ACUTE}" * 125 + ".tif",
-)  # fmt: skip
+    "-bang!\ttab\nline #%41?*[1] .tif",
+    "emoji\N{GRINNING FACE}.tif",
+    "x" * 251 + ".tif",
+)
 NOT_UTF8 = os.fsdecode(b"bad\xff.tif")
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

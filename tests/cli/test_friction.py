@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
         (["batch", "tilse", "--out", "o"], 2, "tilse: no such file, folder or pattern", "(did you mean tiles?)"),
         (["merge", "tilse", "--out", "o.gpkg"], 2, "tilse: is not there (did you mean tiles?)", "for each scene"),
         (["vectorize", "tiles/god.tif"], 42, "tiles/god.tif: ", "(did you mean good.tif?)"),
-        (["train", "x.toml", "--out", "o"], 2, "x.toml: ", "No such file or directory"),
+        (["train", "x.toml", "--out", "o"], 42, "x.toml: ", "No such file or directory"),
     ],
 )
 def test_one_line_says_what_was_meant(folder, in_process, arguments, code, begin, end) -> None:
