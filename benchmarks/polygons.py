@@ -23,12 +23,13 @@ import shapely
 from scipy import ndimage
 from setup import DATA
 
+from tileseg.formats import vector_paths
 from tileseg.grid import Grid
 from tileseg.polygons.fragment import PolygonBatch
 from tileseg.polygons.join import join
 from tileseg.polygons.shape import Shaper
 from tileseg.polygons.trace import trace_block, warm_up
-from tileseg.run.vectorize import Classes, VectorOptions, vector_paths, vectorize
+from tileseg.run.vectorize import Classes, VectorOptions, vectorize
 from tileseg.source.label_raster import open_labels
 from tileseg.window import tile
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from tileseg.errors import UsageError
+from tileseg.formats import DEFAULT, known_format
 from tileseg.plan import Keep, Stitch
 from tileseg.problems import first_problem
 from tileseg.storage.place import Url, parse_place, stem_of
@@ -43,7 +45,8 @@ Place = Annotated[
 ]
 """A path or an address: made of text."""
 
-VectorFormat = Literal["geojson", "geojsonseq", "gpkg", "parquet", "fgb"]
+FormatName = Annotated[str, AfterValidator(known_format)]
+"""A name of :data:`tileseg.formats.FORMATS`."""
 
 
 def _split(value: Any) -> Any:
@@ -219,8 +222,8 @@ class RunSpec(BaseModel):
 
     classes: Annotated[tuple[Text, ...], BeforeValidator(_split)] | None = None
     """Names or ids of the classes to vectorise; by default all that the card does not call background."""
-    formats: Annotated[tuple[VectorFormat, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
-        default=("geojson",), alias="format"
+    formats: Annotated[tuple[FormatName, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
+        default=(DEFAULT,), alias="format"
     )
     """Vector files to write; ``format`` is the same, as on the command line."""
     min_area: Text | None = None

@@ -15,9 +15,9 @@ from pyproj import CRS
 
 from tileseg.batch.merge import merge
 from tileseg.errors import InputError, UsageError
+from tileseg.formats import FORMATS as KNOWN
 from tileseg.grid import Grid
 from tileseg.mosaic import create_mosaic
-from tileseg.publish.table import SUFFIXES
 from tileseg.run.vectorize import Classes, VectorOptions, vectorize
 from tileseg.window import Window
 
@@ -40,7 +40,7 @@ def make_run(folder: Path, labels: np.ndarray, window: Window, form: str = "parq
     part = np.ascontiguousarray(labels[window.slices])
     mosaic = create_mosaic(folder / "mosaic.zarr", grid, (256, 256), CLASSES, "labels", {})
     mosaic.write_block(grid.extent, None, part)
-    path = folder / f"polygons{SUFFIXES[form]}"
+    path = folder / f"polygons{KNOWN[form].suffix}"
     report = vectorize(mosaic, {form: path}, Classes.of_card(CLASSES), VectorOptions())
     pixels = {info.name: int((part == i).sum()) for i, info in enumerate(CLASSES)}
     found = {"polygons": report.counts, "pixels": pixels, "blocks": 1, "outputs": {form: str(path)}}
@@ -131,7 +131,7 @@ def test_disagreement_leaves_no_ground_twice(tmp_path) -> None:
     assert merged.geometry.is_valid.all()
 
 
-@pytest.mark.parametrize("form", SUFFIXES)
+@pytest.mark.parametrize("form", KNOWN)
 def test_scenes_without_polygons_claim_their_ground_and_no_more(tmp_path, whole, form) -> None:
     nothing = np.zeros((HEIGHT, WIDTH), np.uint8)
     make_run(tmp_path / "empty.tileseg", nothing, Window(0, 0, HEIGHT, 100), form)

@@ -16,18 +16,19 @@ from affine import Affine
 from pyproj import CRS
 
 from tileseg.errors import TilesegError
+from tileseg.formats import FORMATS as KNOWN
 from tileseg.grid import Grid
 from tileseg.polygons.join import join
 from tileseg.polygons.shape import Shaper, Shapes
 from tileseg.polygons.trace import trace_block
-from tileseg.publish.table import SUFFIXES, Table
+from tileseg.publish.table import Table
 from tileseg.publish.vectors import write_vectors
 from tileseg.window import tile
 
 SHAPE = (37, 52)
 NAMES = {0: 'back"ground', 1: "bâtiment, «toit»", 2: "eau"}
 UTM = Grid(*SHAPE, Affine(3.1, 0, 500_000.3, 0, -3.1, 5_600_000.9), CRS.from_epsg(32632).to_wkt())
-FORMATS = tuple(SUFFIXES)
+FORMATS = tuple(KNOWN)
 
 
 def labels_of(shape: tuple[int, int] = SHAPE, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -52,7 +53,7 @@ def read(path: Path) -> geopandas.GeoDataFrame:
 
 
 def write(folder: Path, grid: Grid, shapes: list[Shapes], *formats: str, confidence: bool = True) -> dict[str, Path]:
-    outputs = {form: folder / f"polygons{SUFFIXES[form]}" for form in formats}
+    outputs = {form: folder / f"polygons{KNOWN[form].suffix}" for form in formats}
     write_vectors(shapes, outputs, Table(grid, NAMES, confidence))
     assert sorted(folder.iterdir()) == sorted(outputs.values())
     return outputs
@@ -216,7 +217,7 @@ def test_failure_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
         yield shapes_of(UTM, labels_of())[0]
         raise TilesegError("a block has gone")
 
-    outputs = {form: tmp_path / f"polygons{SUFFIXES[form]}" for form in FORMATS}
+    outputs = {form: tmp_path / f"polygons{KNOWN[form].suffix}" for form in FORMATS}
     outputs["geojson"].write_text("what was there before")
     with pytest.raises(TilesegError, match="a block has gone"):
         write_vectors(broken(), outputs, Table(UTM, NAMES, has_confidence=True))
@@ -227,6 +228,6 @@ def test_failure_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, form: str) -> None:
     (tmp_path / "file").write_text("not a folder")
-    path = tmp_path / "file" / f"polygons{SUFFIXES[form]}"
+    path = tmp_path / "file" / f"polygons{KNOWN[form].suffix}"
     with pytest.raises(TilesegError, match=f"{path}: cannot be written"):
         write_vectors(shapes_of(UTM, labels_of()), {form: path}, Table(UTM, NAMES, has_confidence=True))

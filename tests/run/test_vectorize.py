@@ -18,11 +18,12 @@ from pyproj import CRS
 
 from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
+from tileseg.formats import vector_paths
 from tileseg.grid import Grid
 from tileseg.polygons.fragment import Fragment
 from tileseg.polygons.quantity import Quantity
 from tileseg.polygons.trace import trace_block
-from tileseg.run.vectorize import Classes, VectorOptions, ignored_classes, vector_paths, vectorize, write_polygons
+from tileseg.run.vectorize import Classes, VectorOptions, ignored_classes, vectorize, write_polygons
 from tileseg.window import Window, tile
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tileseg.batch.outputs import FinishedRun, finished_in, write_frame
 from tileseg.batch.table import moment
 from tileseg.errors import InputError, UsageError
+from tileseg.formats import FORMATS
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
 
@@ -32,11 +33,7 @@ _KINDS = {
     "labels": (_GEOTIFF, "Labels", ["data", "classification"]),
     "quicklook": ("image/png", "Quicklook", ["thumbnail"]),
     "summary": ("application/json", "Summary of the run", ["metadata"]),
-    "geojson": ("application/geo+json", "Polygons", ["data"]),
-    "geojsonseq": ("application/geo+json-seq", "Polygons", ["data"]),
-    "gpkg": ("application/geopackage+sqlite3", "Polygons", ["data"]),
-    "parquet": ("application/vnd.apache.parquet", "Polygons", ["data"]),
-    "fgb": ("application/vnd.flatgeobuf", "Polygons", ["data"]),
+    **{form.name: (form.media_type, "Polygons", ["data"]) for form in FORMATS.values()},
 }
 """Output -> media type, title, roles."""
 _ROUNDS = 3

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyogrio  # before TensorFlow: see tileseg.publish.vectors
 import shapely
 from shapely import Polygon
 
 from tileseg.batch.outputs import FinishedRun, finished_in, write_frame
 from tileseg.errors import InputError, UsageError
+from tileseg.formats import FORMATS, Format
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
 from tileseg.publish.table import Table
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from pyproj import CRS
 
 ENDINGS = (".parquet", ".gpkg", ".fgb")
-_FORMATS = ("parquet", "gpkg", "fgb", "geojsonseq", "geojson")
-"""Best first: GeoJSON's coordinates are rounded to about a centimetre."""
 _EXACT, _ROUNDED = 1 / 100, 1 / 10
 """Share of a pixel by which borders of neighbours may differ and still be one."""
 
@@ -136,7 +134,7 @@ def _place(run: FinishedRun, crs: str) -> _Placed:
     outline = run.outline(crs)
     assert outline is not None
     pixel = float(np.sqrt(outline.area / (run.grid.height * run.grid.width)))
-    rounded = _source(run)[0].startswith("geojson")
+    rounded = _source(run)[0].in_degrees
     full = sum(run.summary["report"]["pixels"].values()) == run.grid.height * run.grid.width
     area = outline if full else _valid_area(run, crs)
     centre = np.array([outline.centroid.x, outline.centroid.y])
@@ -175,11 +173,12 @@ def _valid_area(run: FinishedRun, crs: str) -> Any:
     return shapely.make_valid(shapely.union_all(frame.to_crs(crs).geometry.to_numpy()))
 
 
-def _source(run: FinishedRun) -> tuple[str, Path]:
+def _source(run: FinishedRun) -> tuple[Format, Path]:
+    """The file of polygons to read: with the scene's own coordinates if there is one, else in degrees."""
     outputs = {name: path for name, path in run.outputs.items() if isinstance(path, Path)}
-    for form in _FORMATS:
-        if form in outputs:
-            return form, outputs[form]
+    for form in sorted(FORMATS.values(), key=lambda form: form.in_degrees):
+        if form.name in outputs and form.reader is not None:
+            return form, outputs[form.name]
     raise InputError(f"{run.folder}: no polygons there")
 
 
@@ -193,7 +192,7 @@ def _read(run: FinishedRun, crs: CRS) -> GeoDataFrame:
         empty = {name: np.empty(0, kind.to_pandas_dtype()) for name, kind in kinds.items()}
         frame = geopandas.GeoDataFrame(empty, geometry=[], crs=crs)
     else:
-        frame = geopandas.read_parquet(path) if form == "parquet" else pyogrio.read_dataframe(path)
+        frame = form.read(path)
     frame = frame.to_crs(crs).astype({"id": "int64", "class": "int32", "pixels": "int64"})
     frame["_open"] = frame["touches_edge"] | frame["touches_nodata"]
     frame["_changed"] = False

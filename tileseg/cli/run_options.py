@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from tileseg.cli.option import option
+from tileseg.formats import DEFAULT, FORMATS
 
 MODEL, VIEWS, SIZES = "Model", "Views and stitching", "Sizes and resources"
 SCENE, VECTORS, CONTROL = "Scene", "Polygons", "Control"
@@ -115,7 +116,7 @@ class PolygonOptions:
     ] = None
     formats: Annotated[
         str | None,
-        option(VECTORS, "geojson (default), geojsonseq, gpkg, parquet, fgb.", "--format", metavar="LIST"),
+        option(VECTORS, f"Some of {', '.join(FORMATS)}; default {DEFAULT}.", "--format", metavar="LIST"),
     ] = None
     min_area: Annotated[
         str | None, option(VECTORS, "Drop smaller polygons: 25 (square metres) or 50px.", metavar="AREA")

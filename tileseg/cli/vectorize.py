@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tileseg.cli.option import chosen, expand
+from tileseg.formats import DEFAULT, FORMATS, vector_paths
 
 if TYPE_CHECKING:
     from tileseg.run.vectorize import Classes, LabelSource
-    from tileseg.spec import VectorFormat
     from tileseg.storage.place import Url
 
 _OTHER_FORMATS = {".shp", ".json", ".kml", ".kmz", ".gml", ".gdb", ".tab", ".dxf", ".csv", ".sqlite", ".zip"}
@@ -32,7 +32,7 @@ class PolygonOptions:
         str | None,
         typer.Option(
             "--format",
-            help="geojson (default), geojsonseq, gpkg, parquet, fgb.",
+            help=f"Some of {', '.join(FORMATS)}; default {DEFAULT}.",
             metavar="LIST",
             show_default=False,
         ),
@@ -152,21 +152,17 @@ def _folder_of(labels: Path | Url) -> Path:
     return labels.parent if labels.name == MOSAIC else Path()
 
 
-def _outputs(
-    out: Path | None, name: str | None, formats: Sequence[VectorFormat] | None, usual: Path
-) -> dict[VectorFormat, Path]:
+def _outputs(out: Path | None, name: str | None, formats: Sequence[str] | None, usual: Path) -> dict[str, Path]:
     """The file of each format. ``formats``: as asked for, or None; ``usual``: folder where none is given.
 
     Raises UsageError where ``out`` is the name of a file that does not go with the rest.
     """
     from tileseg.errors import UsageError
-    from tileseg.publish.table import SUFFIXES
-    from tileseg.run.vectorize import vector_paths
 
-    wanted = formats or ("geojson",)
+    wanted = formats or (DEFAULT,)
     if out is None or out.is_dir():
         return vector_paths(out or usual, wanted, name or "polygons")
-    by_suffix = {suffix: form for form, suffix in SUFFIXES.items()}
+    by_suffix = {kind.suffix: kind.name for kind in FORMATS.values()}
     form = by_suffix.get(out.suffix.lower())
     if form is None:
         if out.suffix.lower() in _OTHER_FORMATS:

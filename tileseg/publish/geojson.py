@@ -59,6 +59,16 @@ class GeoJson:
         os.fsync(self._file.fileno())
 
 
+def collection(path: Path, table: Table) -> GeoJson:
+    """A file that is one FeatureCollection."""
+    return GeoJson(path, table, lines=False)
+
+
+def lines(path: Path, table: Table) -> GeoJson:
+    """A file of features, one a line."""
+    return GeoJson(path, table, lines=True)
+
+
 _NO_CRS = (
     "The scene has no coordinate reference system: coordinates are those of its own grid (x = column, y = row "
     "unless it has a transform), not longitude and latitude."

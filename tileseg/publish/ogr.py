@@ -95,6 +95,16 @@ class Ogr:
             self._problem = error
 
 
+def geopackage(path: Path, table: Table) -> Ogr:
+    """A GeoPackage."""
+    return Ogr(path, table, "GPKG")
+
+
+def flatgeobuf(path: Path, table: Table) -> Ogr:
+    """A FlatGeobuf file."""
+    return Ogr(path, table, "FlatGeobuf")
+
+
 _DATE = threading.Lock()
 
 _date_users = 0

@@ -14,16 +14,6 @@ from tileseg.grid import Grid
 from tileseg.polygons.ground import digits_of_areas
 from tileseg.polygons.rings import Array
 from tileseg.polygons.shape import Shapes
-from tileseg.spec import VectorFormat
-
-SUFFIXES: dict[VectorFormat, str] = {
-    "geojson": ".geojson",
-    "geojsonseq": ".geojsonl",
-    "gpkg": ".gpkg",
-    "parquet": ".parquet",
-    "fgb": ".fgb",
-}
-"""File name endings."""
 
 LAYER = "polygons"
 """Name of the layer in formats that have layers."""

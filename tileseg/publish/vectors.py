@@ -9,19 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from tileseg.errors import TilesegError
+from tileseg.formats import FORMATS
 from tileseg.polygons.shape import Shapes
-from tileseg.publish.geojson import GeoJson
-from tileseg.publish.ogr import Ogr
-from tileseg.publish.parquet import Parquet
 from tileseg.publish.table import Rows, Table, Writer
-from tileseg.spec import VectorFormat
 
 
-def write_vectors(shapes: Iterable[Shapes], outputs: Mapping[VectorFormat, Path], table: Table) -> dict[int, int]:
+def write_vectors(shapes: Iterable[Shapes], outputs: Mapping[str, Path], table: Table) -> dict[int, int]:
     """Write one stream of shapes to several files; they appear complete or not at all.
 
-    GeoJSON needs shapes with ``lonlat`` where the grid has a CRS. Returns the number of polygons of each class id.
-    Raises TilesegError where a file cannot be written.
+    Formats in degrees need shapes with ``lonlat`` where the grid has a CRS. Returns the number of polygons of each
+    class id. Raises TilesegError where a file cannot be written.
     """
     counts: dict[int, int] = {}
     with ExitStack() as stack:
@@ -42,20 +39,14 @@ def write_vectors(shapes: Iterable[Shapes], outputs: Mapping[VectorFormat, Path]
 
 
 @contextmanager
-def _writer(form: VectorFormat, path: Path, table: Table) -> Iterator[Writer]:
+def _writer(form: str, path: Path, table: Table) -> Iterator[Writer]:
     """A writer to a temporary name, renamed at the end if nothing went wrong."""
     # With the ending, by which GDAL goes; absolute, because it takes colons in a relative path for notation of its own.
     partial = path.absolute().with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)
-        writer: GeoJson | Parquet | Ogr
-        if form in ("geojson", "geojsonseq"):
-            writer = GeoJson(partial, table, lines=form == "geojsonseq")
-        elif form == "parquet":
-            writer = Parquet(partial, table)
-        else:
-            writer = Ogr(partial, table, "GPKG" if form == "gpkg" else "FlatGeobuf")
+        writer = FORMATS[form].open(partial, table)
         with writer:
             yield writer
         partial.replace(path)

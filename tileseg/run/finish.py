@@ -10,18 +10,18 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tileseg.cluster import hardware
 from tileseg.errors import InputError, TilesegError, disk_full
+from tileseg.formats import FORMATS, vector_paths
 from tileseg.run.folder import OpenRun, T, pictured
 from tileseg.run.ledger import Ledger, fragment_name
 from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, SUMMARY
 from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import Listener, RunReport, summary_of
-from tileseg.spec import VectorFormat
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
 from tileseg.window import Window
@@ -133,7 +133,7 @@ def _write_polygons_anew(
         _let_outputs_in(begun)
     outputs = _outputs(prepared, quicklook="quicklook" in before.outputs)
     for name, place in before.outputs.items():
-        if name not in outputs and name in get_args(VectorFormat):
+        if name not in outputs and name in FORMATS:
             at(place).remove()  # its polygons are those of the options before
     clock.lap("finish")
     report = replace(
@@ -174,14 +174,12 @@ def _write_summary(begun: OpenRun, report: RunReport) -> None:
 
 def _outputs(prepared: PreparedRun, *, quicklook: bool) -> dict[str, Path | Url]:
     """Name -> place of what a run writes."""
-    from tileseg.run.vectorize import vector_paths
-
     folder = prepared.folder
     return {
         "mosaic": folder / MOSAIC,
         "labels": folder / LABELS,
         **({"quicklook": folder / QUICKLOOK} if quicklook else {}),
-        **{str(form): folder / path.name for form, path in vector_paths(Path(), prepared.spec.formats).items()},
+        **{form: folder / path.name for form, path in vector_paths(Path(), prepared.spec.formats).items()},
         "summary": folder / SUMMARY,
     }
 
@@ -189,7 +187,7 @@ def _outputs(prepared: PreparedRun, *, quicklook: bool) -> dict[str, Path | Url]
 def _vectors(prepared: PreparedRun, ledger: Ledger, desk: Path, empty: Container[int]) -> dict[str, int]:
     """Polygons of all blocks, joined and written; how many of each class. ``empty``: blocks without any."""
     from tileseg.polygons.fragment import Fragment
-    from tileseg.run.vectorize import vector_paths, write_polygons
+    from tileseg.run.vectorize import write_polygons
 
     with at(ledger.fragments).copied() as fragments:
 

@@ -12,16 +12,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tileseg.cluster import hardware
 from tileseg.errors import InputError, OutputsGone, TilesegError, UsageError, disk_full, not_writable
+from tileseg.formats import FORMATS, vector_paths
 from tileseg.run.identity import Record, foreign, polygons_differ, refuse_other, resumed, tracing_differs
 from tileseg.run.ledger import BlockRecord, Ledger
 from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, STATE, SUMMARY
 from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import RunReport
-from tileseg.spec import VectorFormat
 from tileseg.storage.lease import Hold
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
@@ -217,7 +217,7 @@ def _go_on(prepared: PreparedRun, ledger: Ledger, record: Record, now: Record) -
     if not anew or summary is None:
         return None
     files, folders = at(prepared.folder).listed()
-    vectors = {str(form) for form in get_args(VectorFormat)}
+    vectors = set(FORMATS)
     there = {*files, *folders}
     return (
         summary.report
@@ -275,9 +275,7 @@ def _check_writable(folder: Path | Url) -> None:
 
 def _output_names() -> tuple[str, ...]:
     """Files and folders that a run writes, beside its state."""
-    from tileseg.run.vectorize import vector_paths
-
-    vectors = (path.name for path in vector_paths(Path(), get_args(VectorFormat)).values())
+    vectors = (path.name for path in vector_paths(Path(), FORMATS).values())
     return (SUMMARY, LABELS, f"{LABELS}.aux.xml", QUICKLOOK, *vectors, MOSAIC)
 
 

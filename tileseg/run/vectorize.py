@@ -22,6 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tileseg.card import ClassInfo
 from tileseg.cluster import hardware
 from tileseg.errors import UsageError, did_you_mean, disk_full, not_writable
+from tileseg.formats import DEFAULT, FORMATS
 from tileseg.grid import Grid
 from tileseg.polygons.batch import split
 from tileseg.polygons.fragment import Array, Fragment, PolygonBatch
@@ -31,9 +32,9 @@ from tileseg.polygons.shape import Shaper, Shapes
 from tileseg.polygons.trace import trace_block
 from tileseg.polygons.trace import warm_up as warm_up_trace
 from tileseg.publish.geojson import geojson_features
-from tileseg.publish.table import SUFFIXES, Table
+from tileseg.publish.table import Table
 from tileseg.publish.vectors import write_vectors
-from tileseg.spec import VectorFormat, option_problem
+from tileseg.spec import FormatName, option_problem
 from tileseg.window import Window, tile
 
 BLOCK = 2048
@@ -84,7 +85,7 @@ class VectorOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    formats: Annotated[tuple[VectorFormat, ...], BeforeValidator(_split), Field(min_length=1)] = ("geojson",)
+    formats: Annotated[tuple[FormatName, ...], BeforeValidator(_split), Field(min_length=1)] = (DEFAULT,)
     min_area: Size = None
     """Smaller polygons are left out: square metres (``"25"``) or pixels (``"50px"``)."""
     fill_holes: Size = None
@@ -169,14 +170,14 @@ class VectorReport:
 
     counts: dict[str, int]
     """Class name -> polygons, by class id."""
-    paths: dict[VectorFormat, Path]
+    paths: dict[str, Path]
     seconds: dict[str, float]
     """``trace`` (reading included), ``finish``."""
 
 
 def vectorize(
     source: LabelSource,
-    outputs: Mapping[VectorFormat, Path],
+    outputs: Mapping[str, Path],
     classes: Classes,
     options: VectorOptions | None = None,
     *,
@@ -188,7 +189,7 @@ def vectorize(
 
     Args:
         source: the labels.
-        outputs: where each format goes; :func:`vector_paths` gives the usual names.
+        outputs: where each format goes; :func:`tileseg.formats.vector_paths` gives the usual names.
         classes: what the labels mean, and which are wanted.
         options: filters and connectivity. (``formats`` and ``classes`` have been resolved into the arguments above.)
         block: side of the blocks in pixels; the polygons do not depend on it, their order and ids do.
@@ -246,7 +247,7 @@ def write_polygons(
     grid: Grid,
     class_names: Mapping[int, str],
     options: VectorOptions,
-    outputs: Mapping[VectorFormat, Path],
+    outputs: Mapping[str, Path],
 ) -> VectorReport:
     """Join the fragments of all blocks, filter, place and write.
 
@@ -261,7 +262,7 @@ def write_polygons(
         min_area=options.min_area,
         fill_holes=options.fill_holes,
         has_confidence=has_confidence,
-        lonlat=any(form.startswith("geojson") for form in outputs),
+        lonlat=any(FORMATS[form].in_degrees for form in outputs),
     )
     shapes = _shapes(join(cores, load, options.connectivity), shaper, options.simplify)
     counts = write_vectors(shapes, outputs, Table(grid, class_names, has_confidence))
@@ -285,11 +286,6 @@ def warm_up() -> None:
         shapes = shaper.shape(batch)
         for _ in geojson_features(shapes, table.values(shapes, 1), table, b"\n"):
             pass
-
-
-def vector_paths(folder: Path, formats: Sequence[VectorFormat], stem: str = "polygons") -> dict[VectorFormat, Path]:
-    """The usual file of each format: ``folder/polygons.geojson`` ..."""
-    return {form: folder / f"{stem}{SUFFIXES[form]}" for form in formats}
 
 
 def _shapes(batches: Iterator[PolygonBatch], shaper: Shaper, simplify: Quantity | None) -> Iterator[Shapes]:
