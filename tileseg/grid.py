@@ -72,8 +72,14 @@ class Grid:
         """Metres on the ground from one pixel to the next along the middle row, and along the middle column.
 
         Measured on the ellipsoid, so right for degrees and for Web Mercator too (whose metres are longer than those on
-        the ground). None without a CRS, or with one that does not lie on the Earth.
+        the ground); a local engineering system is flat. None without a CRS, or with one of no known unit.
         """
+        if self.crs is not None and self.crs.is_engineering:
+            axis = self.crs.axis_info[0] if self.crs.axis_info else None
+            if axis is None or axis.unit_name in ("unknown", "degree", "") or not axis.unit_conversion_factor > 0:
+                return None
+            along, across = (self.transform.a, self.transform.d), (self.transform.b, self.transform.e)
+            return math.hypot(*along) * axis.unit_conversion_factor, math.hypot(*across) * axis.unit_conversion_factor
         if self.crs is None or self.geod is None or self.crs.geodetic_crs is None:
             return None
         from pyproj import Transformer

@@ -215,6 +215,8 @@ class RunSpec(BaseModel):
     """Bands of the scene in the order that the model expects: numbers from 1, or names such as red or B4."""
     warp: bool = False
     """Warp a scene that has only ground control points or RPCs onto a grid, instead of refusing it."""
+    pixel_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Metres per pixel of a scene that does not say it: without a coordinate reference system."""
     trust_vrt: bool = False
     """Let a virtual raster (VRT) refer to files of this machine outside its own folder."""
     aoi: Path | None = None

@@ -164,9 +164,26 @@ def test_a_scene_of_unknown_size_stays_as_it_is(model, tmp_path) -> None:
     path = write_scene(tmp_path / "scene.tif", smooth_noise(60, 90, 3), crs=None)
     prepared = prepare(spec(path, model, tmp_path / "run"))
     assert prepared.base == 1
-    assert any("no known size on the ground; the model was trained on 2 m" in notice for notice in prepared.notices)
-    with pytest.raises(UsageError, match=r"--gsd 2: the scene's pixels have no known size.*--scales"):
+    about_ground = [notice for notice in prepared.notices if "ground" in notice]
+    assert len(about_ground) == 1
+    assert "picture without a place on the ground" in about_ground[0]
+    assert "--pixel-size METRES" in about_ground[0]
+    with pytest.raises(UsageError, match=r"--gsd 2: the scene's pixels have no known size.*--pixel-size"):
         prepare(spec(path, model, tmp_path / "run", gsd=2))
+
+
+def test_or_has_the_size_that_the_user_says(model, tmp_path) -> None:
+    path = write_scene(tmp_path / "scene.tif", smooth_noise(60, 90, 3), crs=None)
+    prepared = prepare(spec(path, model, tmp_path / "run", pixel_size=0.5))
+    assert prepared.base == Fraction(1, 4)
+    assert any("the scene's pixels are 0.5 m on the ground" in notice for notice in prepared.notices)
+    assert not any("--pixel-size" in notice for notice in prepared.notices)
+
+
+def test_which_is_told_where_the_scene_says_its_own(scene, model, tmp_path) -> None:
+    prepared = prepare(spec(scene, model, tmp_path / "run", pixel_size=9))
+    assert prepared.base == Fraction(1, 4)
+    assert any("--pixel-size is not used" in notice for notice in prepared.notices)
 
 
 @pytest.mark.parametrize(

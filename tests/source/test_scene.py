@@ -354,6 +354,7 @@ class TestGeoreference:
     def test_control_points_only_are_refused_with_the_remedy(self, gcps: Path) -> None:
         message = refusal(gcps)
         assert "ground control points" in message
+        assert "--warp reads it" in message
         assert "gdalwarp -tps" in message
 
     def test_or_warped_when_asked(self, gcps: Path) -> None:

@@ -102,6 +102,10 @@ class SceneOptions:
     ] = None
     aoi: Annotated[Path | None, option(SCENE, "Vector file: compute only what it touches, clip to it.")] = None
     warp: Annotated[bool | None, option(SCENE, "Warp a scene that has only control points or RPCs.", "--warp")] = None
+    pixel_size: Annotated[
+        float | None,
+        option(SCENE, "Metres per pixel, of a scene without a coordinate reference system.", metavar="METRES"),
+    ] = None
     trust_vrt: Annotated[
         bool | None, option(SCENE, "Let a virtual raster refer to files outside its own folder.", "--trust-vrt")
     ] = None

@@ -196,6 +196,7 @@ def open_image(pair: Pair, spec: DatasetSpec) -> PixelSource:
     words = Words(
         option="image_bands",
         taker="the dataset has",
+        warp=None,
         remedy="list under bands what all images have, or say which bands to take with image_bands",
         repeat='a dataset of grey images needs bands = ["grey"] at its top (image_bands = [{once}] repeats the one '
         "band)",

@@ -97,9 +97,11 @@ def prepare(spec: RunSpec) -> PreparedRun:
         warp=spec.warp,
         trust_vrt=spec.trust_vrt,
     )
-    notices = [*scene.notes, *_scene_notices(scene, card)]
+    notices = [*scene.notes, *_scene_notices(spec, scene, card)]
     base, lines = _base_scale(spec, card, scene.grid)
     notices += lines
+    if spec.pixel_size is not None and scene.grid.pixel_metres is not None:
+        notices.append("--pixel-size is not used: the scene says itself how large its pixels are")
     stitch, lines = _stitch_of(spec, card)
     notices += lines
     machine, lines = _machine()
@@ -139,7 +141,7 @@ def prepare(spec: RunSpec) -> PreparedRun:
     )
 
 
-def _scene_notices(scene: PixelSource, card: ModelCard) -> list[str]:
+def _scene_notices(spec: RunSpec, scene: PixelSource, card: ModelCard) -> list[str]:
     """What to say about a scene that is not as the model expects it."""
     lines = []
     if scene.dtype not in card.dtypes:
@@ -147,9 +149,15 @@ def _scene_notices(scene: PixelSource, card: ModelCard) -> list[str]:
             f"pixels are {scene.dtype}, the model was trained on {' or '.join(card.dtypes)}: "
             "they are standardised by the scene's own mean and standard deviation"
         )
-    if scene.grid.crs_wkt is None:
-        where = "pixel coordinates" if scene.grid.transform.is_identity else "the file's own coordinates"
-        lines.append(f"the scene has no coordinate reference system: polygons are in {where}, areas in pixels")
+    if scene.grid.crs_wkt is None and scene.grid.transform.is_identity:
+        line = "the scene is a picture without a place on the ground: polygons and areas are in pixels"
+        if card.ground_sample_distance is not None and spec.pixel_size is None:
+            line += f" (seen from above? the model knows {card.ground_sample_distance:g} m: --pixel-size METRES)"
+        lines.append(line)
+    elif scene.grid.crs_wkt is None:
+        lines.append(
+            "the scene has no coordinate reference system: polygons are in the file's own coordinates, areas in pixels"
+        )
     return lines
 
 
@@ -186,11 +194,19 @@ def _base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, l
     target = wanted_distance(spec, card)
     if spec.gsd == "native" or target is None:
         return native, []
-    if have is None or grid.pixel_metres is None:
+    metres = grid.pixel_metres
+    if metres is None and spec.pixel_size is not None:
+        have, metres = spec.pixel_size, (spec.pixel_size, spec.pixel_size)
+    if have is None or metres is None:
+        remedy = "say it with --pixel-size METRES"
         if spec.gsd != "auto":
-            raise UsageError(f"--gsd {target:g}: the scene's pixels have no known size on the ground; see --scales")
-        return native, [f"the scene's pixels have no known size on the ground; the model was trained on {target:g} m"]
-    wide, high = grid.pixel_metres
+            raise UsageError(f"--gsd {target:g}: the scene's pixels have no known size on the ground; {remedy}")
+        if grid.crs_wkt is None and grid.transform.is_identity:
+            return native, []  # a photograph: it is said already that it lies nowhere
+        return native, [
+            f"the scene's pixels have no known size on the ground, and the model was trained on {target:g} m: {remedy}"
+        ]
+    wide, high = metres
     size = f"{_metres(have)} m"
     if max(wide, high) > _SAME_SIZE * min(wide, high):
         size = f"{_metres(wide)} x {_metres(high)} m (geometric mean {_metres(have)} m)"

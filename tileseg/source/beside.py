@@ -66,8 +66,15 @@ def _check_tables(file: Path, shown: str) -> None:
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
             found = database.execute(question).fetchone()
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     except sqlite3.Error as error:
         raise InputError(f"{shown}: cannot be read as a GeoPackage: {error}") from error
+    if "gpkg_contents" not in tables:
+        what = "MBTiles" if {"tiles", "metadata"} <= tables else "an SQLite database without rasters"
+        raise InputError(
+            f"{shown}: is {what}, expected a GeoPackage with rasters; convert it: gdal_translate -of COG {shown} "
+            "copy.tif"
+        )
     if found is not None:
         raise InputError(f"{shown}: its table {found[0]!r} is a virtual one, which may read other files; remove it")
 

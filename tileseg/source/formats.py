@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tileseg.errors import InputError, Unreachable
+from tileseg.source.others import unread
 from tileseg.source.vrt import rebuild
 from tileseg.storage.local import is_file
 from tileseg.storage.place import SubDataset, Url, is_address
@@ -152,7 +153,8 @@ def _inspect(file: Path, shown: str, parents: tuple[Path, ...], trust: bool) -> 
     head = _head(file, shown)
     driver = _signature(file, head)
     if driver is None:
-        raise InputError(f"{shown}: is not a raster that tileseg reads ({_FORMATS}); convert it with gdal_translate")
+        what, remedy = unread(head, file.suffix)
+        raise InputError(f"{shown}: {what}not a raster that tileseg reads ({_FORMATS}); {remedy}")
     if driver != "VRT":
         from tileseg.source.beside import check_beside, check_references
 

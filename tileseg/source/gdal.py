@@ -15,6 +15,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,9 @@ import numpy.typing as npt
 import rasterio
 import rasterio.windows
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.session import DummySession
 from rasterio.vrt import WarpedVRT
 
@@ -32,9 +34,11 @@ from tileseg.errors import InputError, Unreachable, first_line, root_of
 from tileseg.grid import Grid
 from tileseg.source.bands import alpha_bands
 from tileseg.source.formats import RasterFile
+from tileseg.source.messages import listen, take_failure
 from tileseg.source.orientation import UPRIGHT, stored_window, turn, turned_size
 from tileseg.source.protocol import Mask, Pixels
 from tileseg.storage.environment import is_yes, s3_endpoint, silent_seconds
+from tileseg.storage.local import is_file
 from tileseg.storage.patience import patiently
 from tileseg.storage.place import SubDataset
 from tileseg.window import Window
@@ -219,10 +223,16 @@ def complaints(
     options: Mapping[str, Any] = MappingProxyType({**_GDAL, **_CLOSED}),
 ) -> Iterator[None]:
     """Turn GDAL's complaints about a file into one line for the user, under these options of GDAL."""
+    listen()
+    take_failure()
     try:
         with rasterio.Env(session=DummySession(), **options):
             yield
-    except (RasterioError, rasterio._err.CPLE_BaseError, UnicodeDecodeError) as error:  # noqa: SLF001
+        if (failure := take_failure()) is not None:
+            raise InputError(f"{path}: cannot be read{where}: {failure[:300]}")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: cannot be read{where}: its header has text that is not UTF-8") from None
+    except (RasterioError, rasterio._err.CPLE_BaseError) as error:  # noqa: SLF001
         complaint = _complaint(error)
         if remote and _SERVER_TROUBLE.search(complaint):
             raise Unreachable(f"{path}: the server fails{where}: {complaint}") from None
@@ -261,9 +271,25 @@ def warped(dataset: DatasetReader, target: str) -> WarpedVRT:
     return WarpedVRT(dataset, crs=target, resampling=Resampling.bilinear, add_alpha=not alpha_bands(dataset))
 
 
-def grid_of(dataset: DatasetReader) -> Grid:
+def crs_of(source: RasterFile, dataset: DatasetReader) -> CRS | None:
+    """A file's coordinate reference system; where only a world file places it, that of the ``.prj`` beside it."""
+    if dataset.crs or source.remote or dataset.transform.is_identity:
+        return dataset.crs
+    beside = Path(str(source.files[0])).with_suffix(".prj")
+    if not is_file(beside):
+        return None
+    try:
+        return CRS.from_wkt(beside.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, CRSError) as error:
+        raise InputError(
+            f"{beside}: holds no coordinate reference system (WKT) that can be read ({first_line(error)}); correct or "
+            "remove it"
+        ) from error
+
+
+def grid_of(source: RasterFile, dataset: DatasetReader) -> Grid:
     """Where a file's pixels lie."""
-    crs = dataset.crs
+    crs = crs_of(source, dataset)
     wkt = crs.to_wkt(version="WKT2_2019") if crs else None
     return Grid(dataset.height, dataset.width, Affine(*tuple(dataset.transform)[:6]), wkt)
 
@@ -289,7 +315,7 @@ def identity_of(source: RasterFile, dataset: DatasetReader) -> str:
     facts = [
         *source.stamps().values(),
         (dataset.height, dataset.width, dataset.count, dataset.dtypes, tuple(dataset.transform)[:6]),
-        dataset.crs.to_wkt() if dataset.crs else None,
+        crs.to_wkt() if (crs := crs_of(source, dataset)) else None,
     ]
     if part := SubDataset.parse(source.name):  # the pages of a stack are mostly alike
         facts.append(part.part)

@@ -73,19 +73,23 @@ def _numpy_name(dtype: str) -> str:
     return "complex64" if dtype.startswith("complex") else dtype
 
 
-def georeference(text: str, dataset: DatasetReader, warp: bool) -> str | None:
-    """Check that pixels lie on a regular grid; otherwise say how to get one, or the system to warp into."""
+def georeference(text: str, dataset: DatasetReader, warp: bool, option: str | None) -> str | None:
+    """Check that pixels lie on a regular grid; otherwise say how to get one, or the system to warp into.
+
+    ``option``: what the user can say to have it warped, if anything.
+    """
     points, points_crs = dataset.gcps
     has_grid = dataset.transform != Affine.identity()
     geolocation = bool(dataset.tags(ns="GEOLOCATION"))
     if not has_grid and (points or dataset.rpcs is not None or geolocation):
-        kind, option = ("RPCs", "-rpc") if not points and dataset.rpcs else ("ground control points", "-tps")
+        kind, way = ("RPCs", "-rpc") if not points and dataset.rpcs else ("ground control points", "-tps")
         if geolocation and not points:
-            kind, option = "a geolocation array", "-geoloc"
-        if not warp or option == "-geoloc":
+            kind, way = "a geolocation array", "-geoloc"
+        if not warp or way == "-geoloc":
+            here = f"{option} reads it through a warp into UTM, or " if option and way != "-geoloc" else ""
             raise InputError(
                 f"{text}: is tied to the ground by {kind} only, so its pixels lie on no grid; "
-                f"warp it first: gdalwarp {option} -r bilinear -t_srs EPSG:<code> {text} warped.tif"
+                f"{here}warp it first: gdalwarp {way} -r bilinear -t_srs EPSG:<code> {text} warped.tif"
             )
         if points and points_crs is not None and points_crs.is_projected:
             return str(points_crs.to_wkt())

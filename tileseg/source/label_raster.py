@@ -108,7 +108,7 @@ def open_labels(path: str | Path | Url, *, trust_vrt: bool = False) -> LabelRast
 def _describe_labels(text: str, source: RasterFile) -> LabelRaster:
     with reading(text, source, None), open_dataset(source) as dataset:
         check_header(text, source, dataset)
-        georeference(text, dataset, warp=False)
+        georeference(text, dataset, warp=False, option=None)
         data = [i for i in dataset.indexes if i not in alpha_bands(dataset)]
         if len(data) != 1:
             raise InputError(f"{text}: has {len(data)} bands; expected one band of class ids")

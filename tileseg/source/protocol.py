@@ -82,6 +82,8 @@ class Words:
     """Who wants so many bands."""
     remedy: str = "choose a scene or a model that fit, or say which bands to take with --bands"
     """What to do where there are too few."""
+    warp: str | None = "--warp"
+    """What has a scene warped as it is read; None: nothing does."""
     repeat: str = "--bands {once} repeats a band"
     """What to do where there is one band; ``once``: so many ones, with commas."""
 

@@ -104,7 +104,7 @@ def open_raster(path: str | Path | Url, wanted: Wanted) -> RasterScene:
     def look() -> RasterScene:
         with reading(text, file, None), open_dataset(file) as dataset:
             check_header(text, file, dataset)
-            target = georeference(text, dataset, wanted.warp)
+            target = georeference(text, dataset, wanted.warp, wanted.words.warp)
             if target is None:
                 return describe(text, file, dataset, wanted)
             hiding = set(choose_bands(text, dataset, wanted).bands) & set(alpha_bands(dataset))
@@ -144,9 +144,11 @@ def describe(
     if alpha is not None and warp_to is None and (share := hidden_share(dataset, alpha)) >= _MUCH:
         data = f"; if it is data, choose it with {wanted.words.option}" if dataset.count > 2 else ""
         notes = (*notes, f"its band {alpha}, which it calls alpha, hides about {round(share * 20) * 5} % of it{data}")
+    if dataset.crs is None and grid_of(file, dataset).crs_wkt is not None:
+        notes = (*notes, "its coordinate reference system is that of the .prj beside it")
     on_disk = file.files[0] if isinstance(file.files[0], Path) else None
     orientation = UPRIGHT if warp_to else orientation_of(on_disk, dataset)
-    grid = grid_of(dataset)
+    grid = grid_of(file, dataset)
     if orientation != UPRIGHT:
         notes = (*notes, f"turned as it is to be shown (its orientation is {orientation})")
         grid = Grid(*turned_size(orientation, grid.height, grid.width), Affine.identity())
