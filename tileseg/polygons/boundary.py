@@ -21,7 +21,12 @@ def link_corners(
     """
     height = len(row_runs) - 2
     outside = row_runs[height]
-    capacity = 8 * len(starts) + 4 * (width + height) + 16
+    vertices = 2 * (width + height) + 4
+    for y in range(height + 1):
+        above = row_runs[y] - row_runs[y - 1] if y > 0 else 1
+        below = row_runs[y + 1] - row_runs[y] if y < height else 1
+        vertices += min(width + 1, above + below)
+    capacity = 4 * vertices
     following = np.empty(capacity, np.int32)
     corner = np.empty((capacity, 2), np.int32)
     component = np.empty(capacity, np.int32)

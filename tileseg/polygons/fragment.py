@@ -1,13 +1,14 @@
-"""What tracing hands to joining: finished polygons of a block, and what of it crosses its seams."""
+"""What tracing hands to joining: finished polygons of a band of rows of a block, and what of it crosses its seams."""
 
 from __future__ import annotations
 
 import json
 import math
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +85,10 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A traced block. Everything is an array; sizes follow what the block holds, not its pixels."""
+    """A traced band: a block's rows, or some of them. Sizes of arrays follow what it holds, not its pixels.
+
+    Below, "inner border" is a side that other blocks or bands lie beyond.
+    """
 
     finished: PolygonBatch
     """Polygons that no other block can change, by first pixel."""
@@ -116,48 +120,76 @@ class Fragment:
     """(S,) int32: component of each run, -1 where the pixels are ignored, -2 where they are nodata."""
     has_confidence: bool
     """Whether the sums mean anything."""
+    row_off: int
+    """First row in the scene ..."""
+    rows: int
+    """... and how many."""
 
-    def save(self, path: Path) -> None:
-        """Write to a temporary name and rename. The same fragment gives the same bytes. Raises OSError."""
+    def _write(self, file: BinaryIO) -> None:
         arrays = {".".join(key): np.ascontiguousarray(value) for key, value in _flatten(self)}
         header: list[tuple[str, str, tuple[int, ...], int]] = []
         position = 0
         for name, array in arrays.items():
             header.append((name, array.dtype.str, array.shape, position))
             position += -(-array.nbytes // _ALIGN) * _ALIGN
-        text = json.dumps({"arrays": header, "has_confidence": self.has_confidence}).encode()
+        facts = {"has_confidence": self.has_confidence, "row_off": self.row_off, "rows": self.rows}
+        text = json.dumps({"arrays": header, "bytes": position, **facts}).encode()
         text += b" " * (-(len(_MAGIC) + 8 + len(text)) % _ALIGN)
-        with until_whole(path) as partial, partial.open("wb") as file:
-            file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
-            for array in arrays.values():
-                file.write(array.data)
-                file.write(b"\0" * (-array.nbytes % _ALIGN))
+        file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            file.write(array.data)
+            file.write(b"\0" * (-array.nbytes % _ALIGN))
 
     @staticmethod
-    def load(path: Path) -> Fragment:
-        """Open a saved fragment. Arrays are mapped from the file, read when touched. Raises TilesegError."""
-        problem = f"{path}: not the polygons of a block (damaged?); remove the file and run the same command again"
-        try:
-            with path.open("rb") as file:
-                # Copy-on-write: what is compiled for arrays that may be written to need not be compiled for others.
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            start = len(_MAGIC) + 8
-            if data[: len(_MAGIC)] != _MAGIC:
-                raise TilesegError(problem)
-            start += int.from_bytes(data[len(_MAGIC) : start], "little")
-            header = json.loads(data[len(_MAGIC) + 8 : start])
-            arrays: dict[str, Array] = {
-                name: np.frombuffer(data, dtype, math.prod(shape), start + position).reshape(shape)
-                for name, dtype, shape, position in header["arrays"]
-            }
-        except (OSError, ValueError) as error:
-            raise TilesegError(problem) from error
-        return Fragment(
+    def _read(data: mmap.mmap, start: int) -> tuple[Fragment, int]:
+        """The fragment that begins at a byte, and where the next one begins. Raises ValueError, KeyError."""
+        if data[start : start + len(_MAGIC)] != _MAGIC:
+            raise ValueError
+        start += len(_MAGIC) + 8
+        length = int.from_bytes(data[start - 8 : start], "little")
+        header = json.loads(data[start : start + length])
+        start += length
+        arrays: dict[str, Array] = {
+            name: np.frombuffer(data, dtype, math.prod(shape), start + position).reshape(shape)
+            for name, dtype, shape, position in header["arrays"]
+        }
+        fragment = Fragment(
             finished=PolygonBatch(**_group(arrays, "finished")),
             components=Components(**_group(arrays, "components")),
             has_confidence=bool(header["has_confidence"]),
+            row_off=int(header["row_off"]),
+            rows=int(header["rows"]),
             **{name: array for name, array in arrays.items() if "." not in name},
         )
+        return fragment, start + int(header["bytes"])
+
+
+def save_fragments(path: Path, fragments: Iterable[Fragment]) -> None:
+    """Write the fragments of a block, each as it comes, to a temporary name and rename.
+
+    The same fragments give the same bytes. Raises OSError.
+    """
+    with until_whole(path) as partial, partial.open("wb") as file:
+        for fragment in fragments:
+            fragment._write(file)
+
+
+def load_fragments(path: Path) -> tuple[Fragment, ...]:
+    """Open the saved fragments of a block. Arrays are mapped from the file, read when touched. Raises TilesegError."""
+    fragments = []
+    try:
+        with path.open("rb") as file:
+            # Copy-on-write: what is compiled for arrays that may be written to need not be compiled for others.
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        start = 0
+        while start < len(data):
+            fragment, start = Fragment._read(data, start)
+            fragments.append(fragment)
+    except (OSError, ValueError, KeyError) as error:
+        raise TilesegError(
+            f"{path}: not the polygons of a block (damaged?); remove the file and run the same command again"
+        ) from error
+    return tuple(fragments)
 
 
 def _flatten(fragment: Fragment) -> list[tuple[tuple[str, ...], Array]]:
@@ -166,7 +198,7 @@ def _flatten(fragment: Fragment) -> list[tuple[tuple[str, ...], Array]]:
         value = getattr(fragment, field.name)
         if isinstance(value, np.ndarray):
             flat.append(((field.name,), value))
-        elif not isinstance(value, bool):
+        elif not isinstance(value, int):
             flat.extend(((field.name, inner.name), getattr(value, inner.name)) for inner in fields(value))
     return flat
 

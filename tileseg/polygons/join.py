@@ -8,29 +8,29 @@ block by block, its finished polygons, then the joined ones whose first pixel it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from tileseg.polygons.assemble import JoinedPolygons, assemble
-from tileseg.polygons.fragment import Fragment, PolygonBatch
-from tileseg.polygons.seams import BlockLattice, link_seams
+from tileseg.polygons.fragment import PolygonBatch
+from tileseg.polygons.seams import BlockLattice, Load, link_seams
 from tileseg.polygons.trace import Connectivity
 from tileseg.window import Window
 
 _AT_HAND = 8
-"""Fragments kept open: a block's polygons mostly reach into the next ones."""
+"""Blocks whose fragments are kept open: a block's polygons mostly reach into the next ones."""
 
 
 def join(
-    blocks: Sequence[Window], load: Callable[[int], Fragment | None], connectivity: Connectivity
+    blocks: Sequence[Window], load: Load, connectivity: Connectivity
 ) -> Iterator[PolygonBatch]:
     """Join the fragments of a scene's blocks into whole polygons.
 
     Args:
         blocks: the cores of all blocks in row-major order; together they cover the scene.
-        load: gives the fragment of a block by its position in ``blocks`` (best with arrays mapped from a file: it is
+        load: gives the fragments of a block by its position in ``blocks`` (best with arrays mapped from a file: it is
             called more than once), or None where the block is wholly nodata.
         connectivity: as in tracing.
 
@@ -43,9 +43,9 @@ def join(
     seams = link_seams(lattice, load, connectivity == 8)
     plan = JoinedPolygons.of(lattice, seams)
     for block in range(len(blocks)):
-        fragment = load(block)
-        if fragment is not None and len(fragment.finished):
-            yield fragment.finished
+        for fragment in load(block) or ():
+            if len(fragment.finished):
+                yield fragment.finished
         low, high = (int(p) for p in np.searchsorted(plan.block, (block, block + 1)))
         if high > low:
             yield assemble(seams, plan, low, high, load)

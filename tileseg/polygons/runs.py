@@ -13,15 +13,48 @@ from tileseg.polygons.rings import IGNORED, NODATA, OUTSIDE, Array, root, unite,
 
 
 @compiled
-def runs_of(labels: Array, ignore: Array, nodata: int, has_nodata: bool) -> tuple[Array, Array, Array, bool]:
+def band_edges(labels: Array, most: int) -> tuple[Array, Array]:
+    """Rows at which to cut a block, from 0 to its height, so that a band has few changes; and the runs of each band.
+
+    What counts is what the tracer visits: the places in two neighbouring rows where a label changes. A band has at
+    most ``most`` of them, or is one row.
+    """
+    height, width = labels.shape
+    edges, runs = np.empty(height + 1, np.int64), np.empty(height, np.int64)
+    edges[0] = 0
+    bands = changes = found = before = 0
+    for y in range(height):
+        row = labels[y]
+        here = 1
+        for x in range(1, width):
+            here += row[x] != row[x - 1]
+        more = min(width, before + here)
+        if found > 0 and changes + more > most:
+            runs[bands] = found
+            bands += 1
+            edges[bands] = y
+            changes = found = 0
+        changes += more
+        found += here
+        before = here
+    if height > 0:
+        runs[bands] = found
+        bands += 1
+        edges[bands] = height
+    return edges[: bands + 1].copy(), runs[:bands].copy()
+
+
+@compiled
+def runs_of(labels: Array, most: int, ignore: Array, nodata: int, has_nodata: bool) -> tuple[Array, Array, Array, bool]:
     """Cut rows into runs of equal keys.
 
     Row y has the runs ``row_runs[y]:row_runs[y + 1]``; after the last row comes one run that stands for the outside.
+    ``most``: at least as many as there are runs of equal labels.
     """
     height, width = labels.shape
     row_runs = np.empty(height + 2, np.int64)
-    starts = np.empty(height * width + 1, np.int32)
-    keys = np.empty(height * width + 1, np.int64)
+    starts = np.empty(most + 2, np.int32)  # the loop without a branch writes one place ahead
+    keys = np.empty(most + 2, np.int64)
     any_nodata = False
     count = 0
     for y in range(height):
@@ -53,7 +86,7 @@ def runs_of(labels: Array, ignore: Array, nodata: int, has_nodata: bool) -> tupl
     row_runs[height + 1] = count + 1
     starts[count] = 0
     keys[count] = OUTSIDE
-    return row_runs, starts[: count + 1].copy(), keys[: count + 1].copy(), any_nodata
+    return row_runs, starts[: count + 1], keys[: count + 1], any_nodata
 
 
 @compiled

@@ -77,7 +77,10 @@ def growing_array(dtype: type, *shape: int) -> GrowingArray:
 
 @dataclass(slots=True)
 class Seams:
-    """Everything that touches a seam. Components and entries (arcs, corners on seams) are numbered over all blocks."""
+    """Everything that touches a seam.
+
+    Fragments, components and entries (arcs, corners on seams) are numbered over all blocks.
+    """
 
     columns: dict[str, GrowingArray] = field(
         default_factory=lambda: {
@@ -92,16 +95,19 @@ class Seams:
     )
     parent: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
     home: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
-    """(block, position in its table) of each component."""
+    """(fragment, position in its table) of each component."""
     closed: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
     """Number of its rings that are closed already."""
     following: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
     """The entry after each entry."""
     component: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
-    block: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
-    """The block of an arc, -1 for a corner on a seam."""
+    fragment: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
+    """The fragment of an arc, -1 for a corner on a seam, -2 for an arc without corners where a seam between the bands
+    of a block meets the block's side."""
     place: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
     """A corner's (x, y), or an arc's (position in the fragment, number of corners)."""
+    first_fragment: list[int] = field(default_factory=lambda: [0])
+    """Of each block, and how many there are in all."""
     pinches: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
     """Entries that are to swap what follows them if they are of one component."""
 
@@ -120,7 +126,11 @@ class _Side:
     """(n, 2) int32: where arcs end."""
 
 
-def link_seams(lattice: BlockLattice, load: Callable[[int], Fragment | None], diagonal: bool) -> Seams:
+Load = Callable[[int], Sequence[Fragment] | None]
+"""The fragments of a block, by its position in the scene; None where it is wholly nodata."""
+
+
+def link_seams(lattice: BlockLattice, load: Load, diagonal: bool) -> Seams:
     """Register all blocks, row by row, and link what meets on the seams between them."""
     seams = Seams()
     n_rows, n_cols = len(lattice.rows) - 1, len(lattice.cols) - 1
@@ -128,32 +138,116 @@ def link_seams(lattice: BlockLattice, load: Callable[[int], Fragment | None], di
     up = np.full(n_cols + 1, -1, np.int32)
     above: list[list[_Side]] = []
     for r in range(n_rows):
-        row = [_register(seams, lattice, r * n_cols + c, load(r * n_cols + c)) for c in range(n_cols)]
+        row = [_register_block(seams, lattice, r * n_cols + c, load(r * n_cols + c), diagonal) for c in range(n_cols)]
         if r > 0:
+            seam = _Seam(False, int(lattice.rows[r]), int(lattice.cols[0]), int(lattice.cols[-1]), True, True)
             first, second = _along([s[BOTTOM] for s in above]), _along([s[TOP] for s in row])
-            x_start, x_stop = int(lattice.cols[0]), int(lattice.cols[-1])
-            _scan(
-                seams, first, second, diagonal, vertical=False, at=int(lattice.rows[r]), start=x_start, stop=x_stop,
-                first=True, last=True, corners=lattice.cols[1:-1].astype(np.int32), down=down, up=up,
-            )  # fmt: skip
+            _scan(seams, first, second, diagonal, seam, lattice.cols[1:-1].astype(np.int32), down, up)
         for c in range(1, n_cols):
+            start, stop = int(lattice.rows[r]), int(lattice.rows[r + 1])
+            seam = _Seam(True, int(lattice.cols[c]), start, stop, r == 0, r == n_rows - 1)
             _scan(
-                seams, row[c - 1][RIGHT], row[c][LEFT], diagonal, vertical=True, at=int(lattice.cols[c]),
-                start=int(lattice.rows[r]), stop=int(lattice.rows[r + 1]), first=r == 0, last=r == n_rows - 1,
-                corners=np.empty(0, np.int32), down=down[c - 1 : c], up=up[c - 1 : c],
+                seams, row[c - 1][RIGHT], row[c][LEFT], diagonal, seam,
+                _NO_CORNERS, down[c - 1 : c], up[c - 1 : c],
             )  # fmt: skip
         above = row
     return seams
 
 
-def _register(seams: Seams, lattice: BlockLattice, block: int, fragment: Fragment | None) -> list[_Side]:
-    """Take a block's tables into those of the scene; return its four sides."""
+_NO_CORNERS = np.empty(0, np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seam:
+    """A straight line between blocks or bands, in scene coordinates."""
+
+    vertical: bool
+    at: int
+    """Its column, or row."""
+    start: int
+    """Its first row, or column."""
+    stop: int
+    first: bool
+    """Whether it begins at the scene's edge ..."""
+    last: bool
+    """... and ends there."""
+
+
+def _register_block(
+    seams: Seams, lattice: BlockLattice, block: int, fragments: Sequence[Fragment] | None, diagonal: bool
+) -> list[_Side]:
+    """Take a block's tables into those of the scene, link its bands; return its four sides."""
     r, c = divmod(block, len(lattice.cols) - 1)
-    offsets = {TOP: lattice.cols[c], BOTTOM: lattice.cols[c], LEFT: lattice.rows[r], RIGHT: lattice.rows[r]}
-    if fragment is None:
+    x_start, x_stop, y_start, y_stop = (
+        int(v) for v in (lattice.cols[c], lattice.cols[c + 1], lattice.rows[r], lattice.rows[r + 1])
+    )
+    if not fragments:
+        seams.first_fragment.append(seams.first_fragment[-1])
         nothing = np.empty((0, 2), np.int32)
         missing = np.array([-2], np.int32)
+        offsets = {TOP: x_start, BOTTOM: x_start, LEFT: y_start, RIGHT: y_start}
         return [_Side(np.array([offsets[side]], np.int32), missing, nothing, nothing) for side in range(4)]
+    if [f.row_off for f in fragments] + [y_stop] != [y_start, *(f.row_off + f.rows for f in fragments)]:
+        raise ValueError(f"the fragments of block {block} do not cover its rows {y_start} to {y_stop}")
+    bands = [
+        _register(seams, seams.first_fragment[-1] + k, fragment, x_start) for k, fragment in enumerate(fragments)
+    ]
+    seams.first_fragment.append(seams.first_fragment[-1] + len(bands))
+    if len(bands) == 1:
+        return bands[0]
+    left, right = [bands[0][LEFT]], [bands[0][RIGHT]]
+    for above, below, fragment in zip(bands, bands[1:], fragments[1:], strict=False):
+        seam = _Seam(False, fragment.row_off, x_start, x_stop, c == 0, c == len(lattice.cols) - 2)
+        at_left, at_right = _link_bands(seams, above[BOTTOM], below[TOP], diagonal, seam)
+        left += [at_left, below[LEFT]]
+        right += [at_right, below[RIGHT]]
+    return [bands[0][TOP], bands[-1][BOTTOM], _along(left), _along(right)]
+
+
+def _link_bands(seams: Seams, above: _Side, below: _Side, diagonal: bool, seam: _Seam) -> tuple[_Side, _Side]:
+    """Link two bands of a block; what the seam between them shows on the block's left and right side.
+
+    An edge on the seam goes on in the next block: so there it is the end, or the beginning, of an arc.
+    """
+    label = seams.columns["label"]
+
+    def key(component: int) -> int:
+        return int(label.array[component]) if component >= 0 else component - (1 << 40)
+
+    def arc(component: int) -> int:
+        """An arc without corners."""
+        entry = seams.following.size
+        seams.following.extend(np.array([-1], np.int32))
+        seams.component.extend(np.array([component], np.int32))
+        seams.fragment.extend(np.array([-2], np.int32))
+        seams.place.extend(np.zeros((1, 2), np.int32))
+        return entry
+
+    def shown(begin: int, end: int) -> _Side:
+        ends = (np.array([[seam.at, entry]] if entry >= 0 else np.empty((0, 2)), np.int32) for entry in (begin, end))
+        return _Side(np.empty(0, np.int32), np.empty(0, np.int32), *ends)
+
+    forth = back = -1
+    if not seam.first and key(above.component[0]) != key(below.component[0]):
+        if below.component[0] >= 0:
+            forth = arc(int(below.component[0]))
+        if above.component[0] >= 0:
+            back = arc(int(above.component[0]))
+    at_left = shown(forth, back)
+    down, up = np.array([forth], np.int32), np.array([back], np.int32)
+    _scan(seams, above, below, diagonal, seam, _NO_CORNERS, down, up, carried=True)
+    forth = back = -1
+    if not seam.last and key(above.component[-1]) != key(below.component[-1]):
+        if below.component[-1] >= 0:
+            forth = int(down[0])
+        if above.component[-1] >= 0:
+            back = int(up[0])
+    return at_left, shown(back, forth)
+
+
+def _register(seams: Seams, number: int, fragment: Fragment, col_off: int) -> list[_Side]:
+    """Take a fragment's tables into those of the scene; return its four sides."""
+    offsets = {TOP: col_off, BOTTOM: col_off, LEFT: fragment.row_off, RIGHT: fragment.row_off}
     first_component, first_entry = seams.parent.size, seams.following.size
     amount, arcs = len(fragment.components.label), len(fragment.arc_component)
     if first_component + amount >= 2**31 - 2**20 or first_entry + arcs >= 2**31 - 2**28:
@@ -161,11 +255,11 @@ def _register(seams: Seams, lattice: BlockLattice, block: int, fragment: Fragmen
     for column in fields(Components):
         seams.columns[column.name].extend(getattr(fragment.components, column.name))
     seams.parent.extend(np.arange(first_component, first_component + amount, dtype=np.int32))
-    seams.home.extend(np.column_stack([np.full(amount, block), np.arange(amount)]))
+    seams.home.extend(np.column_stack([np.full(amount, number), np.arange(amount)]))
     seams.closed.extend(np.diff(fragment.component_offsets))
     seams.following.extend(np.full(arcs, -1, np.int32))
     seams.component.extend(fragment.arc_component + np.int32(first_component))
-    seams.block.extend(np.full(arcs, block, np.int32))
+    seams.fragment.extend(np.full(arcs, number, np.int32))
     seams.place.extend(np.column_stack([np.arange(arcs), np.diff(fragment.arc_offsets)]))
 
     starts_open, ends_open = np.asarray(fragment.arc_start), np.asarray(fragment.arc_end)
@@ -212,13 +306,16 @@ def _along(sides: Sequence[_Side]) -> _Side:
 
 
 def _scan(
-    seams: Seams, one: _Side, other: _Side, diagonal: bool, *, vertical: bool, at: int, start: int, stop: int,
-    first: bool, last: bool, corners: Array, down: Array, up: Array,
+    seams: Seams, one: _Side, other: _Side, diagonal: bool, seam: _Seam, corners: Array, down: Array, up: Array,
+    *, carried: bool = False,
 ) -> None:  # fmt: skip
-    """Unite components across one seam and add the corners that lie on it."""
+    """Unite components across one seam and add the corners that lie on it.
+
+    ``carried``: ``down`` and ``up`` hold the edges that come along the seam itself, as they do on vertical seams.
+    """
     label = seams.columns["label"].filled
     _unite_across(
-        one.starts, one.component, other.starts, other.component, stop, diagonal, label, seams.parent.filled,
+        one.starts, one.component, other.starts, other.component, seam.stop, diagonal, label, seams.parent.filled,
         seams.columns["touches_nodata"].filled,
     )  # fmt: skip
     room = 4 * (len(one.starts) + len(other.starts) + 2)
@@ -227,10 +324,10 @@ def _scan(
     place, pinches = seams.place.reserve(room), seams.pinches.reserve(room)
     count, pinched = _scan_seam(
         one.starts, one.component, one.begin, one.end, other.starts, other.component, other.begin, other.end,
-        vertical, at, start, stop, first, last, corners, down, up, label, following, place, component, size,
-        pinches, seams.pinches.size,
+        seam.vertical, carried or seam.vertical, seam.at, seam.start, seam.stop, seam.first, seam.last,
+        corners, down, up, label, following, place, component, size, pinches, seams.pinches.size,
     )  # fmt: skip
-    seams.block.extend(np.full(count - size, -1, np.int32))
+    seams.fragment.extend(np.full(count - size, -1, np.int32))
     seams.following.size = seams.component.size = seams.place.size = count
     seams.pinches.size = pinched
 
@@ -271,7 +368,8 @@ def _unite_across(
 def _scan_seam(
     starts: Array, component: Array, begin: Array, end: Array,
     other_starts: Array, other_component: Array, other_begin: Array, other_end: Array,
-    vertical: bool, at: int, start: int, stop: int, first: bool, last: bool, corners: Array, down: Array, up: Array,
+    vertical: bool, carried: bool, at: int, start: int, stop: int, first: bool, last: bool,
+    corners: Array, down: Array, up: Array,
     label: Array, following: Array, place: Array, owner: Array, count: int, pinches: Array, pinched: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Walk along a seam, with one block (or row of blocks) above or to the left and the other below or to the right.
@@ -283,7 +381,7 @@ def _scan_seam(
     in_p = in_q = -1
     key_p = key_q = OUTSIDE
     forth, back = wide(-1), wide(-1)
-    if vertical:
+    if carried:
         forth, back = wide(down[0]), wide(up[0])
     while True:
         next_i = starts[i + 1] if i + 1 < len(starts) else stop
@@ -340,6 +438,6 @@ def _scan_seam(
                 q_end += 1
         if x == stop and key_p == OUTSIDE:
             break
-    if vertical:
+    if carried:
         down[0], up[0] = forth, back
     return count, pinched

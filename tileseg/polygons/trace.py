@@ -3,11 +3,16 @@
 One scan over the runs of equal labels does it: components by union-find of overlapping runs (two-pass labelling,
 Rosenfeld & Pfaltz 1966), and boundaries by linking each corner to the next one as the scan meets them, so that
 straight stretches cost nothing. All inner loops are compiled and release the GIL.
+
+What that takes follows from how often labels change, not from pixels alone: a smooth block of 2048 x 2048 pixels has a
+hundred thousand changes, noise has four million. A block of many is therefore cut into bands of rows, traced one after
+the other as if they were blocks; joining puts them together again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 import numpy as np
@@ -16,10 +21,13 @@ from tileseg.errors import InputError
 from tileseg.polygons.boundary import group_rings, link_corners, walk_corners
 from tileseg.polygons.fragment import Components, Fragment, PolygonBatch
 from tileseg.polygons.rings import IGNORED, Array, gather_rings
-from tileseg.polygons.runs import components_of, mark_beside_nodata, measure_components, runs_of, strips_of
+from tileseg.polygons.runs import band_edges, components_of, mark_beside_nodata, measure_components, runs_of, strips_of
 from tileseg.window import Window
 
 Connectivity = Literal[4, 8]
+
+BAND_CHANGES = 1 << 19
+"""Places in two neighbouring rows where a label changes, at most in one band (or the band is one row)."""
 
 
 def trace_block(
@@ -31,8 +39,8 @@ def trace_block(
     connectivity: Connectivity = 4,
     ignore: Collection[int] = (),
     nodata: int | None = None,
-) -> Fragment:
-    """Trace the labels of one block of a scene.
+) -> Iterator[Fragment]:
+    """Trace the labels of one block of a scene, a band of rows at a time, from the top.
 
     Args:
         labels: (height, width) integers: the block's core. Types other than uint8 are cast to int32.
@@ -41,16 +49,37 @@ def trace_block(
         extent: the whole scene. Sides of the core on its edge are not seams.
         connectivity: 4, or 8 where diagonal pixels are neighbours too.
         ignore: labels that are not made into polygons (background, say).
-        nodata: the label of pixels without data: not made into polygons, but their neighbours are told.
+        nodata: the label of pixels without data: not made into polygons, but noted of their neighbours.
+
+    Yields:
+        A fragment for each band: mostly one. To keep memory bounded, save each before asking for the next
+        (:func:`tileseg.polygons.fragment.save_fragments`).
 
     Raises:
         InputError: labels that are no integers or do not fit int32.
     """
     if labels.shape != (core.height, core.width) or (confidence is not None and confidence.shape != labels.shape):
         raise ValueError(f"labels {labels.shape} and confidence must have the core's shape: {core}")
-    has_confidence = confidence is not None
-    weights = np.ascontiguousarray(confidence, np.uint16) if confidence is not None else np.empty((0, 0), np.uint16)
+    labels = _narrow(labels)
     skipped = np.array(sorted({*ignore} - {nodata}), np.int64)
+    edges, runs = band_edges(labels, BAND_CHANGES)
+    for (low, high), amount in zip(itertools.pairwise(edges.tolist()), runs.tolist(), strict=True):
+        weights = None if confidence is None else np.ascontiguousarray(confidence[low:high], np.uint16)
+        band = Window(core.row_off + low, core.col_off, high - low, core.width)
+        yield _trace_band(labels[low:high], amount, weights, band, extent, connectivity, skipped, nodata)
+
+
+def _trace_band(
+    labels: Array,
+    runs: int,
+    confidence: Array | None,
+    core: Window,
+    extent: Window,
+    connectivity: Connectivity,
+    skipped: Array,
+    nodata: int | None,
+) -> Fragment:
+    weights = np.empty((0, 0), np.uint16) if confidence is None else confidence
     missing = IGNORED if nodata is None else int(nodata)
     inner = np.array(
         [
@@ -60,7 +89,7 @@ def trace_block(
             core.col_stop < extent.col_stop,
         ]
     )
-    row_runs, starts, keys, any_nodata = runs_of(_narrow(labels), skipped, missing, nodata is not None)
+    row_runs, starts, keys, any_nodata = runs_of(labels, runs, skipped, missing, nodata is not None)
     in_component, amount = components_of(row_runs, starts, keys, core.width, connectivity == 8)
     label, first, pixels, total, least, edge, is_open = measure_components(
         row_runs, starts, keys, in_component, core.width, inner, weights, amount
@@ -119,7 +148,9 @@ def trace_block(
         strip_offsets=strip_offsets,
         strip_starts=strip_starts,
         strip_component=strip_component,
-        has_confidence=has_confidence,
+        has_confidence=confidence is not None,
+        row_off=core.row_off,
+        rows=core.height,
     )
 
 
@@ -129,7 +160,7 @@ def warm_up() -> None:
     core = Window(0, 0, 2, 2)
     for dtype in (np.uint8, np.int32):
         labels = np.array([[3, 1], [1, 0]], dtype)
-        trace_block(labels, labels.astype(np.uint16), core, extent, ignore={0}, nodata=3)
+        tuple(trace_block(labels, labels.astype(np.uint16), core, extent, ignore={0}, nodata=3))
 
 
 def _narrow(labels: Array) -> Array:
