@@ -54,6 +54,7 @@ from tileseg.cluster.client import Workers
 from tileseg.cluster.local import local_cluster
 from tileseg.cluster.settings import SETTINGS
 from tileseg.labels import NODATA
+from tileseg.polygons.fragment import save_fragments
 from tileseg.polygons.trace import trace_block
 from tileseg.run.block import Job
 from tileseg.run.compute import make_job
@@ -219,13 +220,13 @@ def _drawn(job: Job, blocks: Sequence[int]) -> None:
         if index % 2 == 0:
             labels[10:30, :5] = 1
         confidence = np.full(labels.shape, 50_000, np.uint16)
-        fragment = trace_block(
+        fragments = trace_block(
             labels, confidence, core, Window(0, 0, *job.plan.scene), connectivity=4, ignore=job.ignore, nodata=NODATA
         )
         job.mosaic.write_block(core, None, labels)
         path = job.ledger.fragment(index)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fragment.save(path)
+        save_fragments(path, fragments)
         recorded(job, index)
 
 

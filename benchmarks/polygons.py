@@ -51,8 +51,15 @@ def ours(
     fragments = [
         None
         if nodata is not None and (labels[core.slices] == nodata).all()
-        else trace_block(
-            labels[core.slices], confidence[core.slices], core, grid.extent, connectivity=connectivity, nodata=nodata
+        else tuple(
+            trace_block(
+                labels[core.slices],
+                confidence[core.slices],
+                core,
+                grid.extent,
+                connectivity=connectivity,
+                nodata=nodata,
+            )
         )
         for core in cores
     ]

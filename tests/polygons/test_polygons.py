@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +20,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+import tileseg.polygons.join
+import tileseg.polygons.trace
 from tileseg.errors import InputError, TilesegError
-from tileseg.polygons.fragment import Components, Fragment, PolygonBatch
+from tileseg.polygons.fragment import Components, Fragment, PolygonBatch, load_fragments, save_fragments
 from tileseg.polygons.join import join
-from tileseg.polygons.trace import trace_block
+from tileseg.polygons.scratch import Scratch
+from tileseg.polygons.trace import BAND_CHANGES, trace_block
 from tileseg.window import Window, tile
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 NODATA = 9
 
 
@@ -35,18 +40,22 @@ def polygons_of(
     ignore: frozenset[int] = frozenset(),
     nodata: int | None = None,
     confidence: npt.NDArray[np.uint16] | None = None,
+    *,
+    changes: int = BAND_CHANGES,
 ) -> list[PolygonBatch]:
+    """``changes``: how many changes of label a band of a block may have."""
     extent = Window(0, 0, *labels.shape)
     cores = tile(extent, *block)
 
-    def trace(core: Window) -> Fragment | None:
+    def trace(core: Window) -> tuple[Fragment, ...] | None:
         part = labels[core.slices]
         if nodata is not None and (part == nodata).all():
             return None
         weights = None if confidence is None else confidence[core.slices]
-        return trace_block(part, weights, core, extent, connectivity=connectivity, ignore=ignore, nodata=nodata)
+        return tuple(trace_block(part, weights, core, extent, connectivity=connectivity, ignore=ignore, nodata=nodata))
 
-    parts = [trace(core) for core in cores]
+    with mock.patch.object(tileseg.polygons.trace, "BAND_CHANGES", changes):
+        parts = [trace(core) for core in cores]
     return list(join(cores, parts.__getitem__, connectivity))
 
 
@@ -108,12 +117,23 @@ def rasters(draw: st.DrawFn) -> npt.NDArray[np.uint8]:
     block=st.tuples(st.integers(1, 16), st.integers(1, 16)),
     connectivity=st.sampled_from([4, 8]),
     ignore=st.sampled_from([frozenset(), frozenset({0}), frozenset({1, 2})]),
+    changes=st.sampled_from([1, 20, BAND_CHANGES]),
 )
 def test_equals_gdal(
-    labels: npt.NDArray[np.uint8], block: tuple[int, int], connectivity: int, ignore: frozenset[int]
+    labels: npt.NDArray[np.uint8], block: tuple[int, int], connectivity: int, ignore: frozenset[int], changes: int
 ) -> None:
-    found = multiset(polygons_of(labels, block, connectivity, ignore, NODATA))
+    found = multiset(polygons_of(labels, block, connectivity, ignore, NODATA, changes=changes))
     assert found == gdal(labels, connectivity, ignore | {NODATA})
+
+
+@settings(max_examples=60)
+@given(labels=rasters(), block=st.tuples(st.integers(1, 16), st.integers(1, 16)), connectivity=st.sampled_from([4, 8]))
+def test_polygons_that_wait_on_disk_are_the_same(
+    labels: npt.NDArray[np.uint8], block: tuple[int, int], connectivity: int
+) -> None:
+    expected = by_first_pixel(polygons_of(labels, block, connectivity))
+    with mock.patch.object(tileseg.polygons.join, "Scratch", partial(Scratch, in_memory=3)):
+        assert by_first_pixel(polygons_of(labels, block, connectivity)) == expected
 
 
 @settings(max_examples=150)
@@ -122,9 +142,10 @@ def test_equals_gdal(
     block=st.tuples(st.integers(1, 16), st.integers(1, 16)),
     connectivity=st.sampled_from([4, 8]),
     seed=st.integers(0, 2**32 - 1),
+    changes=st.sampled_from([1, 20, BAND_CHANGES]),
 )
 def test_attributes_equal_those_of_whole_components(
-    labels: npt.NDArray[np.uint8], block: tuple[int, int], connectivity: int, seed: int
+    labels: npt.NDArray[np.uint8], block: tuple[int, int], connectivity: int, seed: int, changes: int
 ) -> None:
     confidence = np.random.default_rng(seed).integers(0, 65536, labels.shape).astype(np.uint16)
     expected = {}
@@ -139,7 +160,7 @@ def test_attributes_equal_those_of_whole_components(
                 label, int(where.sum()), int(confidence[where].sum(dtype=np.int64)), int(confidence[where].min()),
                 bool(on_edge[where].any()), bool(beside_nodata[where].any()),
             )  # fmt: skip
-    batches = polygons_of(labels, block, connectivity, nodata=NODATA, confidence=confidence)
+    batches = polygons_of(labels, block, connectivity, nodata=NODATA, confidence=confidence, changes=changes)
     found = {
         first: values
         for b in batches
@@ -157,12 +178,17 @@ def test_attributes_equal_those_of_whole_components(
 
 
 @settings(max_examples=100)
-@given(labels=rasters(), block=st.tuples(st.integers(1, 16), st.integers(1, 16)), connectivity=st.sampled_from([4, 8]))
+@given(
+    labels=rasters(),
+    block=st.tuples(st.integers(1, 16), st.integers(1, 16)),
+    connectivity=st.sampled_from([4, 8]),
+    changes=st.sampled_from([1, 20, BAND_CHANGES]),
+)
 def test_vertices_do_not_depend_on_the_blocks(
-    labels: npt.NDArray[np.uint8], block: tuple[int, int], connectivity: int
+    labels: npt.NDArray[np.uint8], block: tuple[int, int], connectivity: int, changes: int
 ) -> None:
     """Not only after normalising: each ring starts at the same vertex, and rings come in the same order."""
-    in_blocks = by_first_pixel(polygons_of(labels, block, connectivity))
+    in_blocks = by_first_pixel(polygons_of(labels, block, connectivity, changes=changes))
     assert in_blocks == by_first_pixel(polygons_of(labels, labels.shape, connectivity))
 
 
@@ -222,13 +248,13 @@ def test_fragment_survives_a_round_trip(tmp_path: Path) -> None:
     labels[rng.random(labels.shape) < 0.1] = NODATA
     confidence = rng.integers(0, 65536, labels.shape).astype(np.uint16)
     core, extent = Window(20, 15, 20, 15), Window(0, 0, 60, 45)
-    fragment = trace_block(labels[core.slices], confidence[core.slices], core, extent, nodata=NODATA)
-    fragment.save(tmp_path / "one")
+    (fragment,) = trace_block(labels[core.slices], confidence[core.slices], core, extent, nodata=NODATA)
+    save_fragments(tmp_path / "one", [fragment])
     again = trace_block(labels[core.slices], confidence[core.slices], core, extent, nodata=NODATA)
-    again.save(tmp_path / "two")
+    save_fragments(tmp_path / "two", again)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
-    loaded = Fragment.load(tmp_path / "one")
+    (loaded,) = load_fragments(tmp_path / "one")
     assert loaded.has_confidence
     for part in (fragment, fragment.finished, fragment.components):
         other = {Fragment: loaded, PolygonBatch: loaded.finished, Components: loaded.components}[type(part)]
@@ -245,20 +271,20 @@ def test_fragment_survives_a_round_trip(tmp_path: Path) -> None:
 def test_damaged_fragment_is_named(tmp_path: Path, keep: int) -> None:
     labels = np.random.default_rng(3).integers(0, 3, (20, 25)).astype(np.uint8)
     path = tmp_path / "part"
-    trace_block(labels, None, Window(0, 0, 20, 25), Window(0, 0, 20, 50)).save(path)
+    save_fragments(path, trace_block(labels, None, Window(0, 0, 20, 25), Window(0, 0, 20, 50)))
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(TilesegError, match=f"{path}: .*damaged"):
-        Fragment.load(path)
+        load_fragments(path)
 
 
 def test_fragment_without_a_place_is_named(tmp_path: Path) -> None:
-    fragment = trace_block(np.zeros((2, 3), np.uint8), None, Window(0, 0, 2, 3), Window(0, 0, 2, 3))
+    fragments = trace_block(np.zeros((2, 3), np.uint8), None, Window(0, 0, 2, 3), Window(0, 0, 2, 3))
     with pytest.raises(FileNotFoundError, match="missing/"):
-        fragment.save(tmp_path / "missing" / "part")
+        save_fragments(tmp_path / "missing" / "part", fragments)
 
 
 def test_fragment_is_small_where_little_touches_the_seams() -> None:
-    fragment = trace_block(np.ones((512, 768), np.uint8), None, Window(512, 768, 512, 768), Window(0, 0, 4096, 4096))
+    (fragment,) = trace_block(np.ones((512, 768), np.uint8), None, Window(512, 768, 512, 768), Window(0, 0, 4096, 4096))
     arrays = [getattr(fragment, field.name) for field in fields(fragment) if field.name not in _NESTED]
     assert sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) < 200
 
@@ -300,7 +326,7 @@ _MEMORY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from tileseg.polygons.fragment import Fragment
+from tileseg.polygons.fragment import load_fragments, save_fragments
 from tileseg.polygons.join import join
 from tileseg.polygons.trace import trace_block, warm_up
 from tileseg.run.vectorize import warm_up
@@ -315,10 +341,10 @@ labels[1::5, 2::4] = 1
 labels[1::5, 3::4] = 1
 labels[::97, ::3] = 2
 for i, core in enumerate(cores):
-    trace_block(labels, None, core, extent, ignore=ignore).save(folder / str(i))
+    save_fragments(folder / str(i), trace_block(labels, None, core, extent, ignore=ignore))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 polygons = rings = corners = 0
-for batch in join(cores, lambda i: Fragment.load(folder / str(i)), 4):
+for batch in join(cores, lambda i: load_fragments(folder / str(i)), 4):
     polygons += len(batch)
     rings += len(batch.ring_offsets) - 1
     corners += len(batch.coordinates)

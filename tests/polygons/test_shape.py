@@ -64,7 +64,9 @@ def batches_of(labels: npt.NDArray[np.uint8], connectivity: int = 4, block: int 
     extent = Window(0, 0, *labels.shape)
     cores = tile(extent, block, block)
     confidence = (labels.astype(np.uint16) + 1) * np.uint16(13_107)
-    parts = [trace_block(labels[c.slices], confidence[c.slices], c, extent, connectivity=connectivity) for c in cores]
+    parts = [
+        tuple(trace_block(labels[c.slices], confidence[c.slices], c, extent, connectivity=connectivity)) for c in cores
+    ]
     return list(join(cores, parts.__getitem__, connectivity))
 
 

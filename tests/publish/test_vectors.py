@@ -43,7 +43,7 @@ def shapes_of(grid: Grid, labels: npt.NDArray[np.uint8], *, confidence: bool = T
     extent = grid.extent
     cores = tile(extent, 16, 16)
     weights = np.random.default_rng(1).integers(0, 65536, labels.shape).astype(np.uint16)
-    parts = [trace_block(labels[c.slices], weights[c.slices] if confidence else None, c, extent) for c in cores]
+    parts = [tuple(trace_block(labels[c.slices], weights[c.slices] if confidence else None, c, extent)) for c in cores]
     shaper = Shaper(grid, has_confidence=confidence)
     return [shaper.shape(batch) for batch in join(cores, parts.__getitem__, 4)]
 

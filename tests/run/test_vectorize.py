@@ -20,7 +20,7 @@ from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
 from tileseg.formats import vector_paths
 from tileseg.grid import Grid
-from tileseg.polygons.fragment import Fragment
+from tileseg.polygons.fragment import load_fragments, save_fragments
 from tileseg.polygons.quantity import Quantity
 from tileseg.polygons.trace import trace_block
 from tileseg.run.vectorize import Classes, VectorOptions, ignored_classes, vectorize, write_polygons
@@ -146,12 +146,12 @@ def test_finish_serves_blocks_that_were_traced_elsewhere(tmp_path: Path) -> None
     for i, core in enumerate(cores):
         part = labels.array[core.slices]
         confidence = np.full(part.shape, 32_768, np.uint16)
-        fragment = trace_block(part, confidence, core, labels.grid.extent, ignore={0}, nodata=255)
-        fragment.save(tmp_path / f"{i}.fragment")
+        fragments = trace_block(part, confidence, core, labels.grid.extent, ignore={0}, nodata=255)
+        save_fragments(tmp_path / f"{i}.fragment", fragments)
     outputs = vector_paths(tmp_path / "out", ["geojson", "gpkg"])
     names = {i: info.name for i, info in enumerate(CARD)}
     report = write_polygons(
-        cores, lambda i: Fragment.load(tmp_path / f"{i}.fragment"), labels.grid, names, VectorOptions(), outputs
+        cores, lambda i: load_fragments(tmp_path / f"{i}.fragment"), labels.grid, names, VectorOptions(), outputs
     )
     assert report.paths == outputs
     frames = [geopandas.read_file(path) for path in outputs.values()]

@@ -29,7 +29,7 @@ from tileseg.evaluate.distances import NO_DISTANCES, PREDICTION, TRUTH, Contours
 from tileseg.evaluate.objects import NO_MATCHING, Matching, Objects, match
 from tileseg.grid import Grid
 from tileseg.labels import Labels
-from tileseg.polygons.fragment import Fragment
+from tileseg.polygons.fragment import Fragment, load_fragments, save_fragments
 from tileseg.polygons.join import join
 from tileseg.polygons.quantity import Quantity
 from tileseg.polygons.shape import Shaper
@@ -360,8 +360,8 @@ class _Work:
             if (values == IGNORE).all() or (kind == "unknown" and not values.any()):
                 continue
             nodata = None if kind == "unknown" else IGNORE
-            fragment = trace_block(values, None, core, extent, connectivity=4, ignore=ignore, nodata=nodata)
-            fragment.save(self._fragment(kind, index))
+            fragments = trace_block(values, None, core, extent, connectivity=4, ignore=ignore, nodata=nodata)
+            save_fragments(self._fragment(kind, index), fragments)
             there[index] = True
 
     def _fragment(self, kind: str, index: int) -> Path:
@@ -409,8 +409,8 @@ class _Work:
     def _joined(self, kind: str, least: float) -> Objects:
         there = self.traced[kind]
 
-        def load(index: int) -> Fragment | None:
-            return Fragment.load(self._fragment(kind, index)) if there[index] else None
+        def load(index: int) -> tuple[Fragment, ...] | None:
+            return load_fragments(self._fragment(kind, index)) if there[index] else None
 
         # A grid whose coordinates are its pixels, so that shapes are in columns and rows.
         plain = Grid(self.pair.grid.height, self.pair.grid.width, Affine.identity())

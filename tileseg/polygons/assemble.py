@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import bisect
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from tileseg.compiled import compiled
 from tileseg.polygons.fragment import Fragment, PolygonBatch
-from tileseg.polygons.rings import Array, gather_rings
-from tileseg.polygons.seams import BlockLattice, Seams
+from tileseg.polygons.rings import Array
+from tileseg.polygons.scratch import Scratch, release
+from tileseg.polygons.seams import BlockLattice, Load, Seams
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,59 +140,141 @@ def _pick(values: Array, offsets: Array, order: Array) -> Array:
     return out
 
 
-def assemble(
-    seams: Seams, plan: JoinedPolygons, low: int, high: int, load: Callable[[int], Fragment | None]
-) -> PolygonBatch:
-    """Polygons ``low`` to ``high`` of the plan, with the coordinates read from the fragments."""
-    ring_low, ring_high = plan.ring_offsets[low], plan.ring_offsets[high]
-    ring_entries = plan.ring_entries[ring_low : ring_high + 1]
-    entries = plan.entries[ring_entries[0] : ring_entries[-1]]
-    block, place = seams.block.filled[entries], seams.place.filled[entries]
-    position = np.concatenate([[0], np.cumsum(np.where(block >= 0, place[:, 1], 1))])
-    joined = np.empty((position[-1], 2), np.int32)
-    on_seam = block < 0
-    joined[position[:-1][on_seam]] = place[on_seam]
+def assemble(seams: Seams, joined: JoinedPolygons, low: int, high: int, load: Load, scratch: Scratch) -> PolygonBatch:
+    """Joined polygons ``low`` to ``high``, with the coordinates read from the fragments."""
+    ring_low, ring_high = joined.ring_offsets[low], joined.ring_offsets[high]
+    ring_entries = joined.ring_entries[ring_low : ring_high + 1]
+    linked = _LinkedRings.of(seams, joined.entries[ring_entries[0] : ring_entries[-1]], ring_entries)
+    polygon_of_linked = np.repeat(np.arange(high - low), np.diff(joined.ring_offsets[low : high + 1]))
 
-    members = plan.members[plan.member_offsets[low] : plan.member_offsets[high]]
-    member_polygon = np.repeat(np.arange(low, high), np.diff(plan.member_offsets[low : high + 1]))
+    members = joined.members[joined.member_offsets[low] : joined.member_offsets[high]]
+    of_polygon = np.repeat(np.arange(high - low), np.diff(joined.member_offsets[low : high + 1]))
     with_rings = seams.closed.filled[members] > 0
-    members, member_polygon = members[with_rings], member_polygon[with_rings]
+    members, of_polygon = members[with_rings], of_polygon[with_rings]
     home = seams.home.filled[members]
 
-    coordinates = [joined]
-    lengths = [np.diff(position[ring_entries - ring_entries[0]])]
-    polygon = [np.repeat(np.arange(low, high), np.diff(plan.ring_offsets[low : high + 1]))]
-    for source in np.union1d(block[place[:, 1] * ~on_seam > 0], home[:, 0]):
-        fragment = load(int(source))
-        if fragment is None:
-            raise AssertionError(f"the fragment of block {source} has gone")
-        here = np.flatnonzero(block == source)
-        _place_arcs(joined, position[here], fragment.arc_coordinates, fragment.arc_offsets, place[here, 0])
-        mine = home[:, 0] == source
-        if mine.any():
-            local = home[mine, 1].astype(np.int64)
-            counts = fragment.component_offsets[local + 1] - fragment.component_offsets[local]
-            total = int(counts.sum())
-            rings = np.repeat(fragment.component_offsets[local] - np.cumsum(counts) + counts, counts)
-            rings += np.arange(total)
-            closed, offsets = gather_rings(fragment.ring_coordinates, fragment.ring_offsets, rings, 0, 0)
-            coordinates.append(closed)
-            lengths.append(np.diff(offsets))
-            polygon.append(np.repeat(member_polygon[mine], counts))
-    _start_topmost(joined, position[ring_entries - ring_entries[0]])
-
-    xy = np.concatenate(coordinates)
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    of_polygon = np.concatenate(polygon)
-    first = xy[offsets[:-1]]
-    order = np.lexsort((first[:, 0], first[:, 1], of_polygon))
-    xy, offsets = gather_rings(xy, offsets, order, 0, 0)
+    corners = linked.corners + int(seams.closed_corners.filled[members].sum())
+    rings = len(linked.offsets) - 1 + int(seams.closed.filled[members].sum())
+    coordinates = scratch.corners(corners)
+    offsets, polygon = np.empty(rings + 1, np.int64), np.empty(rings, np.int64)
+    offsets[: len(linked.offsets)] = linked.offsets
+    polygon[: len(polygon_of_linked)] = polygon_of_linked
+    linked.place_seam_corners(coordinates)
+    ring, entries_by_fragment, members_by_fragment = len(polygon_of_linked), linked.by_fragment, _by(home[:, 0])
+    for number in sorted({*entries_by_fragment, *members_by_fragment}):
+        fragment = _fragment(seams, load, number)
+        if number in entries_by_fragment:
+            linked.place_arcs(coordinates, entries_by_fragment[number], fragment)
+        if number in members_by_fragment:
+            mine = members_by_fragment[number]
+            chosen, counts = _closed_rings(fragment, home[mine, 1])
+            stop = ring + len(chosen)
+            polygon[ring:stop] = np.repeat(of_polygon[mine], counts)
+            lengths = np.diff(fragment.ring_offsets)[chosen]
+            offsets[ring + 1 : stop + 1] = offsets[ring] + np.cumsum(lengths)
+            _copy_rings(
+                fragment.ring_coordinates, fragment.ring_offsets[chosen], np.zeros(len(chosen), np.int64),
+                coordinates, offsets[ring : stop + 1],
+            )  # fmt: skip
+            ring = stop
+        release(coordinates)
+        release(fragment.strip_offsets)
+    coordinates, offsets, order = _sorted_rings(coordinates, offsets, polygon, scratch)
     return PolygonBatch(
-        coordinates=xy,
+        coordinates=coordinates,
         ring_offsets=offsets,
-        polygon_offsets=_offsets(of_polygon - low, high - low),
-        **{name: column[low:high] for name, column in plan.columns.items()},
+        polygon_offsets=_offsets(polygon[order], high - low),
+        **{name: column[low:high] for name, column in joined.columns.items()},
     )
+
+
+def _fragment(seams: Seams, load: Load, number: int) -> Fragment:
+    block = bisect.bisect_right(seams.first_fragment, number) - 1
+    fragments = load(block)
+    if fragments is None:
+        raise AssertionError(f"the fragments of block {block} have gone")
+    return fragments[number - seams.first_fragment[block]]
+
+
+def _by(key: Array) -> dict[int, Array]:
+    """Positions of each value."""
+    order = np.argsort(key, kind="stable")
+    values, starts = np.unique(key[order], return_index=True)
+    return dict(zip(values.tolist(), np.split(order, starts[1:]), strict=False))
+
+
+def _closed_rings(fragment: Fragment, components: Array) -> tuple[Array, Array]:
+    """The rings of a fragment's components, one component after the other, and how many each has."""
+    first = fragment.component_offsets[components]
+    counts = fragment.component_offsets[components + 1] - first
+    rings = np.repeat(first - np.cumsum(counts) + counts, counts)
+    return rings + np.arange(len(rings)), counts
+
+
+@dataclass(frozen=True, slots=True)
+class _LinkedRings:
+    """Rings made of arcs and corners on seams."""
+
+    fragment: Array
+    """(n,) int32: of each entry, as in Seams."""
+    place: Array
+    """(n, 2) int32, as in Seams."""
+    position: Array
+    """(n + 1,) int64: the corner at which each entry begins."""
+    offsets: Array
+    """(rings + 1,) int64: the corner at which each ring begins."""
+
+    @staticmethod
+    def of(seams: Seams, entries: Array, ring_entries: Array) -> _LinkedRings:
+        fragment, place = seams.fragment.filled[entries], seams.place.filled[entries]
+        position = np.concatenate([[0], np.cumsum(np.where(fragment == -1, 1, place[:, 1]))])
+        return _LinkedRings(fragment, place, position, position[ring_entries - ring_entries[0]])
+
+    @property
+    def corners(self) -> int:
+        return int(self.position[-1])
+
+    @property
+    def by_fragment(self) -> dict[int, Array]:
+        """The arcs of each fragment that have corners."""
+        arcs = np.flatnonzero((self.fragment >= 0) & (self.place[:, 1] > 0))
+        return {number: arcs[mine] for number, mine in _by(self.fragment[arcs]).items()}
+
+    def place_seam_corners(self, coordinates: Array) -> None:
+        on_seam = self.fragment == -1
+        coordinates[self.position[:-1][on_seam]] = self.place[on_seam]
+
+    def place_arcs(self, coordinates: Array, arcs: Array, fragment: Fragment) -> None:
+        _place_arcs(
+            coordinates, self.position[arcs], fragment.arc_coordinates, fragment.arc_offsets, self.place[arcs, 0]
+        )
+
+
+def _sorted_rings(coordinates: Array, offsets: Array, polygon: Array, scratch: Scratch) -> tuple[Array, Array, Array]:
+    """Rings by polygon, then first corner, each from its topmost, then leftmost corner on; and their order before."""
+    start = np.zeros(len(polygon), np.int64)
+    for low, high in _pieces(offsets, scratch.in_memory):
+        _find_topmost(coordinates, offsets[low : high + 1], start[low:high])
+        release(coordinates)
+    first = coordinates[offsets[:-1] + start]
+    release(coordinates)
+    order = np.lexsort((first[:, 0], first[:, 1], polygon))
+    sorted_offsets = np.concatenate([[0], np.cumsum(np.diff(offsets)[order])])
+    out = scratch.corners(len(coordinates))
+    for low, high in _pieces(sorted_offsets, scratch.in_memory):
+        _copy_rings(coordinates, offsets[order[low:high]], start[order[low:high]], out, sorted_offsets[low : high + 1])
+        release(coordinates)
+        release(out)
+    return out, sorted_offsets, order
+
+
+def _pieces(offsets: Array, corners: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rings of so many corners in all at most, or of one ring."""
+    low = 0
+    while low < len(offsets) - 1:
+        high = max(low + 1, int(np.searchsorted(offsets, offsets[low] + corners, "right")) - 1)
+        yield low, high
+        low = high
 
 
 @compiled
@@ -203,21 +287,28 @@ def _place_arcs(out: Array, position: Array, coordinates: Array, offsets: Array,
 
 
 @compiled
-def _start_topmost(coordinates: Array, offsets: Array) -> None:
-    """Turn each ring so that it starts at its topmost, then leftmost corner."""
+def _find_topmost(coordinates: Array, offsets: Array, start: Array) -> None:
+    """The topmost, then leftmost corner of each ring, counted from its first."""
     for ring in range(len(offsets) - 1):
-        low, high = offsets[ring], offsets[ring + 1]
+        low = offsets[ring]
         best = low
-        for i in range(low + 1, high):
+        for i in range(low + 1, offsets[ring + 1]):
             if coordinates[i, 1] < coordinates[best, 1] or (
                 coordinates[i, 1] == coordinates[best, 1] and coordinates[i, 0] < coordinates[best, 0]
             ):
                 best = i
-        if best > low:
-            turned = coordinates[low:high].copy()
-            for i in range(high - low):
-                k = best - low + i
-                if k >= high - low:
-                    k -= high - low
-                coordinates[low + i, 0] = turned[k, 0]
-                coordinates[low + i, 1] = turned[k, 1]
+        start[ring] = best - low
+
+
+@compiled
+def _copy_rings(coordinates: Array, first: Array, start: Array, out: Array, offsets: Array) -> None:
+    """Copy rings that begin at corners ``first`` to ``offsets``, each from its corner ``start`` on, round to it."""
+    for ring in range(len(first)):
+        low, length = offsets[ring], offsets[ring + 1] - offsets[ring]
+        k = first[ring] + start[ring]
+        for i in range(length):
+            if i == length - start[ring]:
+                k = first[ring]
+            out[low + i, 0] = coordinates[k, 0]
+            out[low + i, 1] = coordinates[k, 1]
+            k += 1

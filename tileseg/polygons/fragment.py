@@ -125,7 +125,8 @@ class Fragment:
     rows: int
     """... and how many."""
 
-    def _write(self, file: BinaryIO) -> None:
+    def write_to(self, file: BinaryIO) -> None:
+        """Append to a file. Raises OSError."""
         arrays = {".".join(key): np.ascontiguousarray(value) for key, value in _flatten(self)}
         header: list[tuple[str, str, tuple[int, ...], int]] = []
         position = 0
@@ -141,7 +142,7 @@ class Fragment:
             file.write(b"\0" * (-array.nbytes % _ALIGN))
 
     @staticmethod
-    def _read(data: mmap.mmap, start: int) -> tuple[Fragment, int]:
+    def read_from(data: mmap.mmap, start: int) -> tuple[Fragment, int]:
         """The fragment that begins at a byte, and where the next one begins. Raises ValueError, KeyError."""
         if data[start : start + len(_MAGIC)] != _MAGIC:
             raise ValueError
@@ -171,7 +172,8 @@ def save_fragments(path: Path, fragments: Iterable[Fragment]) -> None:
     """
     with until_whole(path) as partial, partial.open("wb") as file:
         for fragment in fragments:
-            fragment._write(file)
+            fragment.write_to(file)
+            del fragment  # before the next is traced
 
 
 def load_fragments(path: Path) -> tuple[Fragment, ...]:
@@ -183,7 +185,7 @@ def load_fragments(path: Path) -> tuple[Fragment, ...]:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         start = 0
         while start < len(data):
-            fragment, start = Fragment._read(data, start)
+            fragment, start = Fragment.read_from(data, start)
             fragments.append(fragment)
     except (OSError, ValueError, KeyError) as error:
         raise TilesegError(

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from tileseg.polygons.assemble import JoinedPolygons, assemble
 from tileseg.polygons.fragment import PolygonBatch
+from tileseg.polygons.scratch import Scratch, release
 from tileseg.polygons.seams import BlockLattice, Load, link_seams
 from tileseg.polygons.trace import Connectivity
 from tileseg.window import Window
@@ -24,7 +26,7 @@ _AT_HAND = 8
 
 
 def join(
-    blocks: Sequence[Window], load: Load, connectivity: Connectivity
+    blocks: Sequence[Window], load: Load, connectivity: Connectivity, *, scratch: Path | None = None
 ) -> Iterator[PolygonBatch]:
     """Join the fragments of a scene's blocks into whole polygons.
 
@@ -33,6 +35,8 @@ def join(
         load: gives the fragments of a block by its position in ``blocks`` (best with arrays mapped from a file: it is
             called more than once), or None where the block is wholly nodata.
         connectivity: as in tracing.
+        scratch: a folder on a disk for the corners of polygons too large for memory: 16 bytes each, as long as their
+            batch is in use. None: the system's folder for temporary files.
 
     Yields:
         Batches in a fixed order: of each block its finished polygons, then the joined ones whose first pixel it
@@ -41,11 +45,12 @@ def join(
     lattice = BlockLattice.of(blocks)
     load = lru_cache(maxsize=_AT_HAND)(load)
     seams = link_seams(lattice, load, connectivity == 8)
-    plan = JoinedPolygons.of(lattice, seams)
+    joined = JoinedPolygons.of(lattice, seams)
     for block in range(len(blocks)):
         for fragment in load(block) or ():
             if len(fragment.finished):
                 yield fragment.finished
-        low, high = (int(p) for p in np.searchsorted(plan.block, (block, block + 1)))
+                release(fragment.finished.coordinates)
+        low, high = (int(p) for p in np.searchsorted(joined.block, (block, block + 1)))
         if high > low:
-            yield assemble(seams, plan, low, high, load)
+            yield assemble(seams, joined, low, high, load, Scratch(scratch))

@@ -11,6 +11,7 @@ import numpy as np
 from tileseg.compiled import compiled
 from tileseg.polygons.fragment import BOTTOM, LEFT, PINCH, RIGHT, SIDE_BITS, TOP, Components, Fragment
 from tileseg.polygons.rings import IGNORED, NODATA, OUTSIDE, Array, root, turn, unite, wide
+from tileseg.polygons.scratch import release
 from tileseg.window import Window
 
 
@@ -97,7 +98,9 @@ class Seams:
     home: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
     """(fragment, position in its table) of each component."""
     closed: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
-    """Number of its rings that are closed already."""
+    """Number of its rings that are closed already ..."""
+    closed_corners: GrowingArray = field(default_factory=lambda: growing_array(np.int64))
+    """... and of their corners."""
     following: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
     """The entry after each entry."""
     component: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
@@ -189,10 +192,10 @@ def _register_block(
         return [_Side(np.array([offsets[side]], np.int32), missing, nothing, nothing) for side in range(4)]
     if [f.row_off for f in fragments] + [y_stop] != [y_start, *(f.row_off + f.rows for f in fragments)]:
         raise ValueError(f"the fragments of block {block} do not cover its rows {y_start} to {y_stop}")
-    bands = [
-        _register(seams, seams.first_fragment[-1] + k, fragment, x_start) for k, fragment in enumerate(fragments)
-    ]
+    bands = [_register(seams, seams.first_fragment[-1] + k, fragment, x_start) for k, fragment in enumerate(fragments)]
     seams.first_fragment.append(seams.first_fragment[-1] + len(bands))
+    for fragment in fragments:
+        release(fragment.strip_offsets)
     if len(bands) == 1:
         return bands[0]
     left, right = [bands[0][LEFT]], [bands[0][RIGHT]]
@@ -212,7 +215,7 @@ def _link_bands(seams: Seams, above: _Side, below: _Side, diagonal: bool, seam: 
     label = seams.columns["label"]
 
     def key(component: int) -> int:
-        return int(label.array[component]) if component >= 0 else component - (1 << 40)
+        return int(label.array[component]) if component >= 0 else int(component) - (1 << 40)
 
     def arc(component: int) -> int:
         """An arc without corners."""
@@ -257,6 +260,7 @@ def _register(seams: Seams, number: int, fragment: Fragment, col_off: int) -> li
     seams.parent.extend(np.arange(first_component, first_component + amount, dtype=np.int32))
     seams.home.extend(np.column_stack([np.full(amount, number), np.arange(amount)]))
     seams.closed.extend(np.diff(fragment.component_offsets))
+    seams.closed_corners.extend(np.diff(fragment.ring_offsets[fragment.component_offsets]))
     seams.following.extend(np.full(arcs, -1, np.int32))
     seams.component.extend(fragment.arc_component + np.int32(first_component))
     seams.fragment.extend(np.full(arcs, number, np.int32))

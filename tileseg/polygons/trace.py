@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -79,18 +80,12 @@ def _trace_band(
     skipped: Array,
     nodata: int | None,
 ) -> Fragment:
-    weights = np.empty((0, 0), np.uint16) if confidence is None else confidence
+    """Trace one band; ``runs``: at least as many as it has, ``skipped``: sorted labels to ignore."""
+    inner = _inner_borders(core, extent)
     missing = IGNORED if nodata is None else int(nodata)
-    inner = np.array(
-        [
-            core.row_off > extent.row_off,
-            core.row_stop < extent.row_stop,
-            core.col_off > extent.col_off,
-            core.col_stop < extent.col_stop,
-        ]
-    )
     row_runs, starts, keys, any_nodata = runs_of(labels, runs, skipped, missing, nodata is not None)
     in_component, amount = components_of(row_runs, starts, keys, core.width, connectivity == 8)
+    weights = np.empty((0, 0), np.uint16) if confidence is None else confidence
     label, first, pixels, total, least, edge, is_open = measure_components(
         row_runs, starts, keys, in_component, core.width, inner, weights, amount
     )
@@ -99,25 +94,6 @@ def _trace_band(
         mark_beside_nodata(row_runs, starts, keys, in_component, core.width, beside_nodata)
     first = (first // core.width + core.row_off - extent.row_off) * extent.width + (
         first % core.width + core.col_off - extent.col_off
-    )
-
-    finished, waiting = np.flatnonzero(~is_open), np.flatnonzero(is_open)
-    rank = np.empty(amount, np.int32)
-    rank[finished] = np.arange(len(finished))
-    rank[waiting] = np.arange(len(waiting)) + len(finished)
-
-    following, corner, component, stubs, pinches = link_corners(row_runs, starts, keys, in_component, core.width, inner)
-    xy, offsets, owner, arcs, arc_ends, open_pinches = walk_corners(
-        following, corner, component, stubs, pinches, is_open
-    )
-    order, polygon_offsets = group_rings(rank, owner[arcs:], amount)
-    ring_xy, ring_offsets = gather_rings(xy, offsets[arcs:], order, core.col_off, core.row_off)
-    arc_xy = xy[: offsets[arcs]] + np.array([core.col_off, core.row_off], np.int32)
-
-    done = int(polygon_offsets[len(finished)])
-    done_corners = int(ring_offsets[done])
-    strip_offsets, strip_starts, strip_component = strips_of(
-        row_runs, starts, keys, in_component, core.width, inner, rank - np.int32(len(finished))
     )
     columns = {
         "label": label,
@@ -128,30 +104,96 @@ def _trace_band(
         "touches_nodata": beside_nodata,
         "first_pixel": first,
     }
+    finished, waiting = np.flatnonzero(~is_open), np.flatnonzero(is_open)
+    number = _numbers(finished, waiting)
+    strips = strips_of(row_runs, starts, keys, in_component, core.width, inner, number - np.int32(len(finished)))
+    corners = link_corners(row_runs, starts, keys, in_component, core.width, inner)
+    walked = walk_corners(*corners, is_open)
+    del row_runs, starts, keys, in_component, corners  # noise has as many runs as pixels, and four corners for each
+    boundaries = _Boundaries.of(walked, number, core)
+    done, done_corners = boundaries.split(len(finished))
     return Fragment(
         finished=PolygonBatch(
-            coordinates=ring_xy[:done_corners],
-            ring_offsets=ring_offsets[: done + 1],
-            polygon_offsets=polygon_offsets[: len(finished) + 1],
+            coordinates=boundaries.ring_xy[:done_corners],
+            ring_offsets=boundaries.ring_offsets[: done + 1],
+            polygon_offsets=boundaries.component_offsets[: len(finished) + 1],
             **{name: column[finished] for name, column in columns.items()},
         ),
         components=Components(**{name: column[waiting] for name, column in columns.items()}),
-        ring_coordinates=ring_xy[done_corners:],
-        ring_offsets=ring_offsets[done:] - done_corners,
-        component_offsets=polygon_offsets[len(finished) :] - done,
-        arc_coordinates=arc_xy,
-        arc_offsets=offsets[: arcs + 1],
-        arc_component=rank[owner[:arcs]] - np.int32(len(finished)),
-        arc_start=arc_ends[:, 0].copy(),
-        arc_end=arc_ends[:, 1].copy(),
-        pinch_component=rank[open_pinches] - np.int32(len(finished)),
-        strip_offsets=strip_offsets,
-        strip_starts=strip_starts,
-        strip_component=strip_component,
+        ring_coordinates=boundaries.ring_xy[done_corners:],
+        ring_offsets=boundaries.ring_offsets[done:] - done_corners,
+        component_offsets=boundaries.component_offsets[len(finished) :] - done,
+        arc_coordinates=boundaries.arc_xy,
+        arc_offsets=boundaries.arc_offsets,
+        arc_component=boundaries.arc_component - np.int32(len(finished)),
+        arc_start=boundaries.arc_ends[:, 0].copy(),
+        arc_end=boundaries.arc_ends[:, 1].copy(),
+        pinch_component=boundaries.pinch_component - np.int32(len(finished)),
+        strip_offsets=strips[0],
+        strip_starts=strips[1],
+        strip_component=strips[2],
         has_confidence=confidence is not None,
         row_off=core.row_off,
         rows=core.height,
     )
+
+
+def _inner_borders(core: Window, extent: Window) -> Array:
+    """(4,) bool: whether there is more of the scene beyond the top, bottom, left and right side."""
+    return np.array(
+        [
+            core.row_off > extent.row_off,
+            core.row_stop < extent.row_stop,
+            core.col_off > extent.col_off,
+            core.col_stop < extent.col_stop,
+        ]
+    )
+
+
+def _numbers(finished: Array, waiting: Array) -> Array:
+    """The position of each component where the finished come first."""
+    number = np.empty(len(finished) + len(waiting), np.int32)
+    number[finished] = np.arange(len(finished))
+    number[waiting] = np.arange(len(waiting)) + len(finished)
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class _Boundaries:
+    """Rings and arcs of a band in scene coordinates. Components are numbered as in :func:`_numbers`."""
+
+    ring_xy: Array
+    ring_offsets: Array
+    component_offsets: Array
+    """(components + 1,): the rings of each."""
+    arc_xy: Array
+    arc_offsets: Array
+    arc_component: Array
+    arc_ends: Array
+    """(A, 2): where each begins and ends."""
+    pinch_component: Array
+
+    @staticmethod
+    def of(walked: tuple[Array, Array, Array, int, Array, Array], number: Array, core: Window) -> _Boundaries:
+        """Sort what ``walk_corners`` gave."""
+        xy, offsets, owner, arcs, arc_ends, open_pinches = walked
+        order, component_offsets = group_rings(number, owner[arcs:], len(number))
+        ring_xy, ring_offsets = gather_rings(xy, offsets[arcs:], order, core.col_off, core.row_off)
+        return _Boundaries(
+            ring_xy=ring_xy,
+            ring_offsets=ring_offsets,
+            component_offsets=component_offsets,
+            arc_xy=xy[: offsets[arcs]] + np.array([core.col_off, core.row_off], np.int32),
+            arc_offsets=offsets[: arcs + 1],
+            arc_component=number[owner[:arcs]],
+            arc_ends=arc_ends,
+            pinch_component=number[open_pinches],
+        )
+
+    def split(self, finished: int) -> tuple[int, int]:
+        """(rings, corners) of the first components."""
+        rings = int(self.component_offsets[finished])
+        return rings, int(self.ring_offsets[rings])
 
 
 def warm_up() -> None:

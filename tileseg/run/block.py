@@ -25,6 +25,7 @@ from tileseg.errors import TilesegError
 from tileseg.labels import NODATA, Logits, decide
 from tileseg.mosaic import Mosaic
 from tileseg.plan import Plan
+from tileseg.polygons.fragment import save_fragments
 from tileseg.polygons.trace import trace_block
 from tileseg.run.ledger import BlockRecord, Ledger
 from tileseg.source.aoi import Aoi
@@ -126,15 +127,20 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
         if count < core.pixels:
             logits[:, ~valid] = np.nan
         labels, confidence = decide(logits, valid)
-    with clock("polygons"):
-        fragment = trace_block(
-            labels, confidence, core, Window(0, 0, *plan.scene),
-            connectivity=job.connectivity, ignore=job.ignore | {NODATA}, nodata=NODATA,
-        )  # fmt: skip
     with clock("write"):
         job.ledger.check()
         job.mosaic.write_block(core, None if plan.keep == "labels" else logits, labels)
-        at(job.ledger.fragment(index)).deliver(fragment.save)
+    del logits
+
+    def trace(path: Path) -> None:
+        fragments = trace_block(
+            labels, confidence, core, Window(0, 0, *plan.scene),
+            connectivity=job.connectivity, ignore=job.ignore | {NODATA}, nodata=NODATA,
+        )  # fmt: skip
+        save_fragments(path, fragments)
+
+    with clock("polygons"):
+        at(job.ledger.fragment(index)).deliver(trace)
     return count, notes
 
 

@@ -186,13 +186,13 @@ def _outputs(prepared: PreparedRun, *, quicklook: bool) -> dict[str, Path | Url]
 
 def _vectors(prepared: PreparedRun, ledger: Ledger, desk: Path, empty: Container[int]) -> dict[str, int]:
     """Polygons of all blocks, joined and written; how many of each class. ``empty``: blocks without any."""
-    from tileseg.polygons.fragment import Fragment
+    from tileseg.polygons.fragment import Fragment, load_fragments
     from tileseg.run.vectorize import write_polygons
 
     with at(ledger.fragments).copied() as fragments:
 
-        def load(index: int) -> Fragment | None:
-            return None if index in empty else Fragment.load(fragments / fragment_name(index))
+        def load(index: int) -> tuple[Fragment, ...] | None:
+            return None if index in empty else load_fragments(fragments / fragment_name(index))
 
         return write_polygons(
             [block.core for block in prepared.plan],

@@ -229,16 +229,17 @@ def _go_on(prepared: PreparedRun, ledger: Ledger, record: Record, now: Record) -
 def _trace_again(prepared: PreparedRun, ledger: Ledger, records: Sequence[BlockRecord]) -> None:
     """Make the polygons of finished blocks again from the mosaic, as the blocks made them."""
     from tileseg.mosaic import Mosaic
+    from tileseg.polygons.fragment import save_fragments
     from tileseg.run.vectorize import Classes, trace
 
     mosaic, classes = Mosaic(prepared.folder / MOSAIC), Classes({}, prepared.ignore)
 
     def work(record: BlockRecord) -> None:
-        fragment = trace(mosaic, prepared.plan[record.index].core, classes, prepared.vectors)
-        if fragment is not None:
+        fragments = trace(mosaic, prepared.plan[record.index].core, classes, prepared.vectors)
+        if fragments is not None:
             place = ledger.fragment(record.index)
             at(place.parent).make_folder()
-            at(place).deliver(fragment.save)
+            at(place).deliver(partial(save_fragments, fragments=fragments))
 
     threads = min(8, hardware.cpu().cores)
     waiting: deque[Future[None]] = deque()

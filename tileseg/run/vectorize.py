@@ -25,9 +25,10 @@ from tileseg.errors import UsageError, did_you_mean, disk_full, not_writable
 from tileseg.formats import DEFAULT, FORMATS
 from tileseg.grid import Grid
 from tileseg.polygons.batch import split
-from tileseg.polygons.fragment import Array, Fragment, PolygonBatch
+from tileseg.polygons.fragment import Array, Fragment, PolygonBatch, load_fragments, save_fragments
 from tileseg.polygons.join import join
 from tileseg.polygons.quantity import Quantity
+from tileseg.polygons.seams import Load
 from tileseg.polygons.shape import Shaper, Shapes
 from tileseg.polygons.trace import trace_block
 from tileseg.polygons.trace import warm_up as warm_up_trace
@@ -218,15 +219,15 @@ def vectorize(
                 progress(done, len(cores))
         traced = time.perf_counter() - start
 
-        def load(index: int) -> Fragment | None:
-            return Fragment.load(_fragment(folder, index)) if there[index] else None
+        def load(index: int) -> tuple[Fragment, ...] | None:
+            return load_fragments(_fragment(folder, index)) if there[index] else None
 
         report = write_polygons(cores, load, source.grid, classes.names, options, outputs)
     return VectorReport(report.counts, report.paths, {"trace": traced, **report.seconds})
 
 
-def trace(source: LabelSource, core: Window, classes: Classes, options: VectorOptions) -> Fragment | None:
-    """Read and trace one block; None where it is wholly nodata."""
+def trace(source: LabelSource, core: Window, classes: Classes, options: VectorOptions) -> Iterator[Fragment] | None:
+    """Read one block, to be traced band by band; None where it is wholly nodata."""
     labels = source.read_labels(core)
     nodata = source.nodata
     if nodata is not None and (labels == nodata).all():
@@ -243,7 +244,7 @@ def trace(source: LabelSource, core: Window, classes: Classes, options: VectorOp
 
 def write_polygons(
     cores: Sequence[Window],
-    load: Callable[[int], Fragment | None],
+    load: Load,
     grid: Grid,
     class_names: Mapping[int, str],
     options: VectorOptions,
@@ -251,12 +252,12 @@ def write_polygons(
 ) -> VectorReport:
     """Join the fragments of all blocks, filter, place and write.
 
-    ``cores``: the scene's blocks in row-major order; ``load``: the fragment of one, or None (wholly nodata).
+    ``cores``: the scene's blocks in row-major order; ``load``: the fragments of one, or None (wholly nodata).
     Memory is bounded by what crosses seams plus a few blocks, unless polygons are simplified.
     """
     start = time.perf_counter()
     first = next((f for f in map(load, range(len(cores))) if f is not None), None)
-    has_confidence = first is None or first.has_confidence
+    has_confidence = first is None or first[0].has_confidence
     shaper = Shaper(
         grid,
         min_area=options.min_area,
@@ -278,7 +279,7 @@ def warm_up() -> None:
     extent = Window(0, 0, 2, 4)
     cores = tile(extent, 2, 2)
     labels = np.array([[0, 1, 1, 2], [1, 0, 2, 1]], np.uint8)
-    parts = [trace_block(labels[core.slices], None, core, extent) for core in cores]
+    parts = [tuple(trace_block(labels[core.slices], None, core, extent)) for core in cores]
     grid = Grid(2, 4, Affine(1e4, 0, 5e5, 0, -1e4, 0), CRS.from_epsg(32633).to_wkt())
     shaper = Shaper(grid, min_area=Quantity(1, in_pixels=True), fill_holes=Quantity(1))
     table = Table(grid, {}, shaper.has_confidence)
@@ -316,12 +317,12 @@ def _trace_all(
     threads = threads or min(8, hardware.cpu().cores)
 
     def work(index: int) -> tuple[int, bool]:
-        fragment = trace(source, cores[index], classes, options)
-        if fragment is None:
+        fragments = trace(source, cores[index], classes, options)
+        if fragments is None:
             return index, False
         path = _fragment(folder, index)
         path.parent.mkdir(exist_ok=True)
-        fragment.save(path)
+        save_fragments(path, fragments)
         return index, True
 
     waiting: deque[Future[tuple[int, bool]]] = deque()
