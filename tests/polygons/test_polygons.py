@@ -25,8 +25,9 @@ import tileseg.polygons.trace
 from tileseg.errors import InputError, TilesegError
 from tileseg.polygons.fragment import Components, Fragment, PolygonBatch, load_fragments, save_fragments
 from tileseg.polygons.join import join
+from tileseg.polygons.memory import BAND_CHANGES
 from tileseg.polygons.scratch import Scratch
-from tileseg.polygons.trace import BAND_CHANGES, trace_block
+from tileseg.polygons.trace import trace_block
 from tileseg.window import Window, tile
 
 REPOSITORY = Path(__file__).resolve().parents[2]

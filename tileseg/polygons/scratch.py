@@ -10,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tileseg.polygons.memory import JOIN_CORNERS
 from tileseg.polygons.rings import Array
-
-IN_MEMORY = 1 << 22
-"""Corners, of 8 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +20,7 @@ class Scratch:
 
     folder: Path | None
     """Where the files lie; None: where the system keeps temporary files, which may be in memory."""
-    in_memory: int = IN_MEMORY
+    in_memory: int = JOIN_CORNERS
     """Corners up to which memory will do, and worked on before what is mapped is given back."""
 
     def corners(self, amount: int) -> Array:

@@ -21,14 +21,12 @@ import numpy as np
 from tileseg.errors import InputError
 from tileseg.polygons.boundary import group_rings, link_corners, walk_corners
 from tileseg.polygons.fragment import Components, Fragment, PolygonBatch
+from tileseg.polygons.memory import BAND_CHANGES
 from tileseg.polygons.rings import IGNORED, Array, gather_rings
 from tileseg.polygons.runs import band_edges, components_of, mark_beside_nodata, measure_components, runs_of, strips_of
 from tileseg.window import Window
 
 Connectivity = Literal[4, 8]
-
-BAND_CHANGES = 1 << 19
-"""Places in two neighbouring rows where a label changes, at most in one band (or the band is one row)."""
 
 
 def trace_block(

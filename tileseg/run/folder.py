@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tileseg.cluster import hardware
 from tileseg.errors import InputError, OutputsGone, TilesegError, UsageError, disk_full, not_writable
 from tileseg.formats import FORMATS, vector_paths
 from tileseg.run.identity import Record, foreign, polygons_differ, refuse_other, resumed, tracing_differs
@@ -230,7 +229,7 @@ def _trace_again(prepared: PreparedRun, ledger: Ledger, records: Sequence[BlockR
     """Make the polygons of finished blocks again from the mosaic, as the blocks made them."""
     from tileseg.mosaic import Mosaic
     from tileseg.polygons.fragment import save_fragments
-    from tileseg.run.vectorize import Classes, trace
+    from tileseg.run.vectorize import Classes, trace, tracing_threads
 
     mosaic, classes = Mosaic(prepared.folder / MOSAIC), Classes({}, prepared.ignore)
 
@@ -241,7 +240,7 @@ def _trace_again(prepared: PreparedRun, ledger: Ledger, records: Sequence[BlockR
             at(place.parent).make_folder()
             at(place).deliver(partial(save_fragments, fragments=fragments))
 
-    threads = min(8, hardware.cpu().cores)
+    threads = tracing_threads(prepared.plan[0].core)
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for record in records:

@@ -27,6 +27,7 @@ from tileseg.grid import Grid
 from tileseg.polygons.batch import split
 from tileseg.polygons.fragment import Array, Fragment, PolygonBatch, load_fragments, save_fragments
 from tileseg.polygons.join import join
+from tileseg.polygons.memory import trace_bytes
 from tileseg.polygons.quantity import Quantity
 from tileseg.polygons.seams import Load
 from tileseg.polygons.shape import Shaper, Shapes
@@ -194,7 +195,7 @@ def vectorize(
         classes: what the labels mean, and which are wanted.
         options: filters and connectivity. (``formats`` and ``classes`` have been resolved into the arguments above.)
         block: side of the blocks in pixels; the polygons do not depend on it, their order and ids do.
-        threads: how many read and trace; by default one per core, 8 at most.
+        threads: how many read and trace; by default :func:`tracing_threads`.
         progress: called with (blocks done, blocks) after each block.
 
     Raises:
@@ -253,7 +254,8 @@ def write_polygons(
     """Join the fragments of all blocks, filter, place and write.
 
     ``cores``: the scene's blocks in row-major order; ``load``: the fragments of one, or None (wholly nodata).
-    Memory is bounded by what crosses seams plus a few blocks, unless polygons are simplified.
+    Memory is that of :func:`tileseg.polygons.memory.join_bytes`, of tables of what crosses seams, and of the polygons
+    that are shaped: a few hundred thousand vertices, or those of the largest polygon. Simplifying holds all of them.
     """
     start = time.perf_counter()
     first = next((f for f in map(load, range(len(cores))) if f is not None), None)
@@ -265,7 +267,8 @@ def write_polygons(
         has_confidence=has_confidence,
         lonlat=any(FORMATS[form].in_degrees for form in outputs),
     )
-    shapes = _shapes(join(cores, load, options.connectivity), shaper, options.simplify)
+    folder = next(iter(outputs.values())).parent
+    shapes = _shapes(join(cores, load, options.connectivity, scratch=folder), shaper, options.simplify)
     counts = write_vectors(shapes, outputs, Table(grid, class_names, has_confidence))
     named = {class_names.get(label, str(label)): count for label, count in sorted(counts.items())}
     return VectorReport(named, dict(outputs), {"finish": time.perf_counter() - start})
@@ -314,7 +317,7 @@ def _trace_all(
     threads: int | None,
 ) -> Iterator[tuple[int, bool]]:
     """Trace and save every block: its index, and whether there is a fragment, in order. A bounded number waits."""
-    threads = threads or min(8, hardware.cpu().cores)
+    threads = threads or tracing_threads(cores[0])
 
     def work(index: int) -> tuple[int, bool]:
         fragments = trace(source, cores[index], classes, options)
@@ -337,6 +340,14 @@ def _trace_all(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def tracing_threads(core: Window) -> int:
+    """How many blocks like this one are read and traced at a time: one per core, 8 at most, if memory allows."""
+    pixels = core.height * core.width
+    # Labels as the file has them, as whole numbers and compared with nodata; their confidence.
+    each = pixels * (8 + 4 + 1 + 2) + trace_bytes(core.height, core.width, 4)
+    return max(1, min(8, hardware.cpu().cores, hardware.memory().available // 2 // each))
 
 
 def _fragment(folder: Path, index: int) -> Path:

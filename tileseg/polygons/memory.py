@@ -1,0 +1,35 @@
+"""What tracing and joining hold in memory at most, as arithmetic: the plan of a run adds it up.
+
+tests/polygons/test_memory.py measures it on noise, checkerboards and a class that hangs together over the scene.
+"""
+
+from __future__ import annotations
+
+MIB = 1 << 20
+
+BAND_CHANGES = 1 << 19
+"""Places in two neighbouring rows where a label changes, at most in a band of a block (or the band is one row)."""
+
+_BYTES_PER_CHANGE = 230
+"""A run and its component (24 and 70 bytes), four corners while they are linked (64), put in order (32) and sorted
+into rings (32), and offsets."""
+
+JOIN_CORNERS = 1 << 20
+"""Corners of a batch up to which memory will do; more wait in a file, and are worked on so many at a time."""
+
+BYTES_PER_SHAPED_CORNER = 120
+"""Of the polygons that are shaped and written at a time: coordinates of the scene, degrees, radians and text."""
+
+
+def trace_bytes(rows: int, cols: int, itemsize: int = 1) -> int:
+    """Bytes that tracing a block takes, beside its labels (of ``itemsize`` bytes) and their confidence."""
+    widened = 0 if itemsize == 1 else 4 * rows * cols
+    return widened + _BYTES_PER_CHANGE * min(rows * cols, max(BAND_CHANGES, 2 * cols))
+
+
+def join_bytes() -> int:
+    """Bytes that joining takes for coordinates: of a batch as it is put together, and as it is put in order.
+
+    Tables come on top, of some 100 bytes for each place where a boundary meets a side of a block or of a band.
+    """
+    return 3 * 8 * JOIN_CORNERS
