@@ -213,17 +213,20 @@ def make_job(folder: Path, scene: Path, model: Path, case: Case, tiling: Tiling,
     """One run: blocks to logits and labels."""
     from tileseg.mosaic import create_mosaic
     from tileseg.nn.folder import load_card
-    from tileseg.plan import make_plan
     from tileseg.run.block import Job
     from tileseg.run.ledger import Ledger
     from tileseg.source.scene import open_scene
+    from tileseg.tiling import Resources, SceneShape, TilingChoice, ViewChoice, make_plan
 
     card = load_card(model)
     opened = open_scene(scene, expected=3)
     plan = make_plan(
-        (opened.grid.height, opened.grid.width), 3, 1, card, scales=case.scales, flips=case.flips, precision="float32",
-        block=tiling.block, window=tiling.window, batch=tiling.batch, workers=workers,
-    )  # fmt: skip
+        SceneShape((opened.grid.height, opened.grid.width), 3, 1),
+        card,
+        ViewChoice(case.scales, flips=case.flips),
+        TilingChoice(block=tiling.block, window=tiling.window, batch=tiling.batch),
+        Resources(workers=workers),
+    )
     return Job(
         key=str(folder), scene=opened, plan=plan, model=model, scaling=card.scaling, merge="logits",
         mosaic=create_mosaic(folder / "mosaic.zarr", opened.grid, plan.block, card.classes, "logits", {}),

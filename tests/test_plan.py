@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plans import planned
 
 from tileseg.card import ModelCard
 from tileseg.errors import UsageError
-from tileseg.plan import Plan, make_plan
+from tileseg.plan import Plan
 from tileseg.window import Window
 
 
@@ -30,7 +31,7 @@ def card(stride: int = 16, radius: int = 138, *, local: bool = True) -> ModelCar
 
 
 def plan(scene: tuple[int, int], **options) -> Plan:
-    return make_plan(scene, 3, 1, card(), **options)
+    return planned(scene, card(), **options)
 
 
 sizes = st.tuples(st.integers(1, 5000), st.integers(1, 5000))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import Literal
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tileseg.card import ModelCard
 from tileseg.errors import UsageError
+from tileseg.polygons.memory import join_bytes, trace_bytes
 from tileseg.tta import Flips, View, alignment, view_halo, view_margin, views
 from tileseg.window import Window
 
@@ -22,14 +23,12 @@ Precision = Literal["float32", "bfloat16", "float16"]
 Keep = Literal["logits", "probabilities", "labels"]
 
 MIB = 1 << 20
-LARGEST_TILE = 2048
-"""Pixels of what the network sees: past it, redundancy falls by little and memory grows by much."""
 
 # Resident memory of processes that do nothing yet, and of what a block needs beside its arrays: measured, see
 # benchmarks/RESULTS.md (memory), and rounded up.
 _DRIVER_BASE = 480 * MIB
 _WORKER_BASE = 920 * MIB
-_FINISH = 300 * MIB
+_OUTPUTS = 276 * MIB
 HALF_PRECISION = 0.6
 """Memory of a network in 16 bits over that in 32, at most: some operations widen it, oneDNN reorders.
 
@@ -49,14 +48,24 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class MemoryProjection:
-    """Projected peak of resident memory, in bytes."""
+    """Projected peak of resident memory, in bytes, as named terms that add up."""
 
-    driver: int
-    """The process that plans, feeds and finishes."""
-    worker: int
-    """One worker process (nothing when the driver computes itself)."""
+    driver_terms: Mapping[str, int]
+    """Of the process that plans, feeds and finishes, and computes where there are no workers."""
+    worker_terms: Mapping[str, int]
+    """Of one worker process."""
     workers: int
     """How many."""
+
+    @property
+    def driver(self) -> int:
+        """Bytes of the driver."""
+        return sum(self.driver_terms.values())
+
+    @property
+    def worker(self) -> int:
+        """Bytes of one worker; 0 without workers."""
+        return sum(self.worker_terms.values())
 
     @property
     def total(self) -> int:
@@ -105,7 +114,7 @@ class Plan:
     @cached_property
     def align(self) -> int:
         """Origins and sizes are multiples of it."""
-        return _align(self.card, self.scales)
+        return align_of(self.card, self.scales)
 
     @cached_property
     def views(self) -> tuple[View, ...]:
@@ -114,7 +123,7 @@ class Plan:
 
     def halo_at(self, scale: Fraction) -> int:
         """Context around a core in pixels of the view at ``scale``."""
-        return _halo(self.card, self.stitch, self.halo, scale)
+        return halo_of(self.card, self.stitch, self.halo, scale)
 
     @cached_property
     def margin(self) -> int:
@@ -201,7 +210,7 @@ class Plan:
 
     def window_at(self, scale: Fraction) -> tuple[int, int]:
         """Size of the network's input for one tile, in pixels of the view."""
-        return _window(self.tile, scale, self.halo_at(scale))
+        return window_of(self.tile, scale, self.halo_at(scale))
 
     @cached_property
     def tile_count(self) -> int:
@@ -233,15 +242,44 @@ class Plan:
     @property
     def memory(self) -> MemoryProjection:
         """Peak resident memory, projected: an upper bound that tests measure against."""
+        block = self._block_terms
+        busy = {"network": self._network_bytes} | {
+            f"{name}, {self.threads} in flight": size * self.threads for name, size in block.items()
+        }
+        if self.workers == 0:
+            return MemoryProjection({"driver": _DRIVER_BASE, "libraries": _WORKER_BASE, **busy}, {}, 0)
+        finish = {
+            "joining polygons": join_bytes(),
+            "other outputs": _OUTPUTS,
+            "a block read again": sum(block.values()),
+        }
+        return MemoryProjection({"driver": _DRIVER_BASE, **finish}, {"libraries": _WORKER_BASE, **busy}, self.workers)
+
+    @property
+    def _block_terms(self) -> dict[str, int]:
+        """Bytes of a block in flight."""
         classes = len(self.card.classes)
         height, width = (min(b, s) for b, s in zip(self.block, self.scene, strict=True))
         read = (height + 2 * self.margin + self.tile[0]) * (width + 2 * self.margin + self.tile[1])
         if self.stitch == "exact":
             read = math.prod(-(-b // t) * t + 2 * self.margin for b, t in zip((height, width), self.tile, strict=True))
         blended = 4 * classes if self.stitch != "exact" else 0
-        # Pixels and their validity; logits as float16 and, a band of rows at a time, float32; labels, confidence,
-        # component ids and runs of the tracer; the encoded shard.
-        block = read * (self.bands * self.itemsize + 1) * 2 + height * width * (2 * classes * 2 + blended + 3 + 12)
+        # Pixels and their validity, as read and as put together.
+        pixels = read * (self.bands * self.itemsize + 1) * 2
+        # Logits as float16 and, a band of rows at a time, float32; labels and confidence; the encoded shard.
+        logits = height * width * (2 * classes * 2 + blended + 3 + 12)
+        # Polygons are traced when pixels and logits have gone, and labels and confidence are left.
+        tracing = height * width * 3 + trace_bytes(height, width)
+        return {
+            "pixels of a block": int(pixels),
+            "logits and labels of a block": int(logits),
+            "tracing a block, beyond these": max(0, tracing - int(pixels) - int(logits)),
+        }
+
+    @property
+    def _network_bytes(self) -> int:
+        """Bytes of the network on a batch."""
+        classes = len(self.card.classes)
         network = max(math.prod(self.window_at(s)) for s in self.scales) * self.batch
         activations = network * self.card.activation_bytes_per_pixel
         if self.precision != "float32":
@@ -251,156 +289,17 @@ class Plan:
         # The tile as float32 on the device, a copy of it with longer edges while it is resampled, before the network
         # has anything; the sum of views, and what is handed back.
         copy = source if any(scale != 1 for scale in self.scales) else 0
-        device = source + max(copy, activations) + core * 3 * 4 * classes + 12 * self.card.parameters
-        busy = int(self.threads * block + device)
-        if self.workers == 0:
-            return MemoryProjection(_DRIVER_BASE + _WORKER_BASE + busy, 0, 0)
-        finish = _FINISH + block
-        return MemoryProjection(int(_DRIVER_BASE + finish), _WORKER_BASE + busy, self.workers)
+        return int(source + max(copy, activations) + core * 3 * 4 * classes + 12 * self.card.parameters)
 
 
-def make_plan(  # noqa: PLR0913 - the sizes that a user may fix
-    scene: tuple[int, int],
-    bands: int,
-    itemsize: int,
-    card: ModelCard,
-    *,
-    scales: tuple[Fraction, ...] = (Fraction(1),),
-    base: Fraction = Fraction(1),
-    flips: Flips = "none",
-    stitch: Stitch = "exact",
-    overlap: float = 0.5,
-    halo: int | None = None,
-    block: int | tuple[int, int] | None = None,
-    window: int | None = None,
-    batch: int | None = None,
-    precision: Precision = "float32",
-    keep: Keep = "logits",
-    workers: int = 1,
-    threads: int = 2,
-    max_memory: int | None = None,
-) -> Plan:
-    """Choose blocks, windows and batches for a scene: the largest tile that memory allows, cut evenly.
-
-    What is given (``block``, its side or (rows, columns), ``window``, ``batch``) is kept, but that a block becomes a
-    multiple of what strides and scales ask for, and that ``max_memory`` (bytes, all processes) may force a smaller
-    window. ``base`` is the scale in whose pixels windows are meant: that at which the model sees the scene as it was
-    trained. Raises UsageError where nothing fits or a size cannot be.
-    """
-    align = _align(card, scales)
-    fixed = None
-    if block is not None:
-        rows, cols = (block, block) if isinstance(block, int) else block
-        fixed = -(-rows // align) * align, -(-cols // align) * align
-    if not 0 <= overlap < 1:
-        raise UsageError(f"--overlap {overlap}: expected a share of the window from 0 to below 1")
-    if halo is not None and (halo < 0 or halo % card.stride):
-        raise UsageError(f"--halo {halo}: expected a multiple of the model's stride {card.stride}")
-    context = _halo(card, stitch, halo, base)
-    largest = max(align, int(LARGEST_TILE / base))
-    limit = largest if window is None else _tile_of(window, align, base, context)
-    sizes = [limit, *(size for size in (int(s / base) for s in _SIZES) if size < limit), align]
-    chosen: Plan | None = None
-    for size in _shapes([max(align, s // align * align) for s in sizes]):
-        if window and size == (limit, limit):
-            # A window by wish is kept as it is, and blocks are whole numbers of them.
-            cut = fixed or _whole_tiles(scene, limit, largest)
-            tile = size
-        else:
-            cut = fixed or (_even(scene[0], size[0], align), _even(scene[1], size[1], align))
-            tile = _cheapest(scene, cut, size, align, math.ceil(context / base))
-        step = tile
-        if stitch != "exact":
-            step = (_stride(tile[0], overlap, align), _stride(tile[1], overlap, align))
-        each = _window(tile, max(scales), _halo(card, stitch, halo, max(scales)))
-        per_block = math.prod(-(-b // s) for b, s in zip(cut, step, strict=True))
-        many = batch or min(per_block, max(1, 1024**2 // math.prod(each)))
-        candidate = Plan(
-            scene, bands, itemsize, card, scales, flips, stitch, precision, keep,
-            cut, tile, step, halo, many, workers, threads,
-        )  # fmt: skip
-        if max_memory is None or candidate.memory.total <= max_memory:
-            return candidate
-        chosen = candidate
-    assert chosen is not None
-    alone = replace(chosen, batch=1, threads=1)
-    assert max_memory is not None
-    if alone.memory.total <= max_memory:
-        return alone
-    allowed = f"{max_memory / MIB:.0f} MiB" if max_memory >= MIB else f"{max_memory} bytes (without a unit such as GiB)"
-    raise UsageError(
-        f"--max-memory {allowed} is too little: even with tiles of {chosen.tile[0]}x{chosen.tile[1]} "
-        f"and blocks of {chosen.block[0]}x{chosen.block[1]} pixels about {alone.memory.total / MIB:.0f} MiB are needed "
-        f"{f'on {workers} worker(s)' if workers else 'in one process'}; "
-        f"raise it, or lower {'--workers, ' if workers > 1 else ''}--block or --scales"
-    )
-
-
-_SIZES = (1792, 1536, 1280, 1024, 896, 768, 640, 512, 448, 384, 320, 256, 192, 128, 64, 32)
-
-
-def _shapes(sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Rows and columns of squares that become smaller, and between two of them of what is as wide as the one before."""
-    before: int | None = None
-    for size in dict.fromkeys(sizes):
-        if before is not None:
-            yield size, before
-        yield size, size
-        before = size
-
-
-def _align(card: ModelCard, scales: tuple[Fraction, ...]) -> int:
+def align_of(card: ModelCard, scales: tuple[Fraction, ...]) -> int:
+    """What origins and sizes of tiles and blocks are multiples of."""
     # At least 16, so that shards divide into chunks and four levels of the pyramid whatever the model's stride.
     return math.lcm(16, alignment(card.stride, scales))
 
 
-def _even(extent: int, largest: int, align: int) -> int:
-    """Side of equal pieces of ``extent``, at most ``largest``, a multiple of ``align``."""
-    pieces = -(-extent // largest)
-    return -(-extent // (pieces * align)) * align
-
-
-def _whole_tiles(scene: tuple[int, int], size: int, largest: int) -> tuple[int, int]:
-    """A block of as many tiles as fit the largest tile's side, and no more than the scene has."""
-    height, width = (min(-(-extent // size), max(1, largest // size)) * size for extent in scene)
-    return height, width
-
-
-def _cheapest(
-    scene: tuple[int, int], block: tuple[int, int], largest: tuple[int, int], align: int, halo: int
-) -> tuple[int, int]:
-    """Tile size that makes the network see the fewest rows and columns over all blocks."""
-
-    def side(extent: int, cut: int, largest: int) -> int:
-        full, rest = divmod(extent, cut)
-        least = -(-min(cut, extent) // largest)
-        options = {_even(min(cut, extent), largest, align)} | {
-            -(-min(cut, extent) // (pieces * align)) * align for pieces in range(least, least + 4)
-        }
-        return min(
-            (t for t in options if t <= max(largest, align)),
-            key=lambda t: ((full * -(-cut // t) + -(-rest // t)) * (t + 2 * halo), -t),
-        )
-
-    return side(scene[0], block[0], largest[0]), side(scene[1], block[1], largest[1])
-
-
-def _tile_of(window: int, align: int, base: Fraction, halo: int) -> int:
-    """Core, in pixels of the scene, of a window of a given size in pixels of the view at ``base``."""
-    core = int((window - 2 * halo) / base) // align * align
-    if core < align:
-        raise UsageError(
-            f"--window {window} leaves no core: the halo takes {halo} pixels on each side; "
-            f"expected at least {2 * halo + math.ceil(align * base)}"
-        )
-    return core
-
-
-def _stride(tile: int, overlap: float, align: int) -> int:
-    return min(tile, max(align, round(tile * (1 - overlap) / align) * align))
-
-
-def _halo(card: ModelCard, stitch: Stitch, halo: int | None, scale: Fraction) -> int:
+def halo_of(card: ModelCard, stitch: Stitch, halo: int | None, scale: Fraction) -> int:
+    """Context around a core in pixels of the view at ``scale``: as asked for, or what the model needs."""
     if halo is not None:
         return halo
     if stitch != "exact" or not card.local:
@@ -408,7 +307,8 @@ def _halo(card: ModelCard, stitch: Stitch, halo: int | None, scale: Fraction) ->
     return view_halo(card.radius, card.stride, scale)
 
 
-def _window(tile: tuple[int, int], scale: Fraction, halo: int) -> tuple[int, int]:
+def window_of(tile: tuple[int, int], scale: Fraction, halo: int) -> tuple[int, int]:
+    """Size of the network's input for a tile, in pixels of the view at ``scale``."""
     return int(tile[0] * scale) + 2 * halo, int(tile[1] * scale) + 2 * halo
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fakes import CLASSES, smooth_noise, write_scene
 from oracle import whole_scene_logits
+from plans import planned
 
 from tileseg.card import Scaling
 from tileseg.engine import tiled
@@ -22,7 +23,7 @@ from tileseg.mosaic import Mosaic, create_mosaic
 from tileseg.nn.backend import OUT_OF_MEMORY
 from tileseg.nn.bundle import load_bundle
 from tileseg.nn.folder import load_card, save_card
-from tileseg.plan import Plan, make_plan
+from tileseg.plan import Plan
 from tileseg.run import block as segment
 from tileseg.run.block import Job, NonFiniteLogits, fill_of, segment_block
 from tileseg.run.ledger import Ledger
@@ -42,7 +43,7 @@ def job(folder: Path, scene: Path, model: Path, **options) -> Job:
     """A run of one process over a scene, with float32 logits as near as float16 keeps them."""
     card = load_bundle(model)[1]
     opened = open_scene(scene, expected=len(card.bands))
-    plan = make_plan((opened.grid.height, opened.grid.width), 3, 1, card, workers=0, threads=1, **options)
+    plan = planned((opened.grid.height, opened.grid.width), card, workers=0, threads=1, **options)
     mosaic = create_mosaic(folder / "m.zarr", opened.grid, plan.block, CLASSES, "logits", {})
     return Job(
         key=str(folder), scene=opened, plan=plan, model=model, scaling=card.scaling, merge="logits", mosaic=mosaic,

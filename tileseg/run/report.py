@@ -137,6 +137,7 @@ def describe(prepared: PreparedRun) -> dict[str, Any]:
         "memory_bytes": memory.total,
         "memory_bytes_driver": memory.driver,
         "memory_bytes_per_worker": memory.worker,
+        "memory_terms": {"driver": dict(memory.driver_terms), "worker": dict(memory.worker_terms)},
         "max_memory_bytes": prepared.max_memory,
         "disk_bytes": plan.disk,
         "disk_free_bytes": hardware.disk_free(prepared.folder) if isinstance(prepared.folder, Path) else None,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from tileseg.cluster import hardware
 from tileseg.errors import UsageError
-from tileseg.plan import Plan, make_plan
+from tileseg.tiling import Resources, SceneShape, TilingChoice, ViewChoice, make_plan
 from tileseg.tta import View, view_halo
 
 if TYPE_CHECKING:
     from tileseg.card import ModelCard
-    from tileseg.plan import Precision, Stitch
+    from tileseg.plan import Plan, Precision, Stitch
     from tileseg.spec import RunSpec
 
 _GIB = 1 << 30
@@ -58,24 +58,24 @@ class Sizing:
         """
         spec = self.spec
         return make_plan(
-            self.scene,
-            len(self.card.bands),
-            self.itemsize,
+            SceneShape(self.scene, len(self.card.bands), self.itemsize),
             self.card,
-            scales=_scales(spec, self.base),
-            base=self.base,
-            flips=spec.flips,
-            stitch=self.stitch,
-            overlap=spec.overlap,
-            halo=None if spec.halo == "auto" else spec.halo,
-            block=block or spec.block,
-            window=spec.window,
-            batch=spec.batch,
-            precision=self.precision,
+            ViewChoice(_scales(spec, self.base), self.base, spec.flips),
+            TilingChoice(
+                stitch=self.stitch,
+                overlap=spec.overlap,
+                halo=None if spec.halo == "auto" else spec.halo,
+                block=block or spec.block,
+                window=spec.window,
+                batch=spec.batch,
+            ),
+            Resources(
+                precision=self.precision,
+                workers=self.workers,
+                threads=1 if self.workers == 0 else _THREADS,
+                max_memory=max_memory,
+            ),
             keep=spec.keep,
-            workers=self.workers,
-            threads=1 if self.workers == 0 else _THREADS,
-            max_memory=max_memory,
         )
 
     def choose(self, machine: hardware.Hardware) -> tuple[Plan, int]:
