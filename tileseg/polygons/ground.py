@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 
 from tileseg.errors import InputError
+from tileseg.globe import Globe, globe_of
 from tileseg.grid import Grid
 from tileseg.polygons.densify import FINEST, densify
 from tileseg.polygons.lattice import close_rings, longest_edge
 from tileseg.polygons.rings import Array
-from tileseg.source.globe import Globe, globe_of
 
 _CELLS = 16
 """Cells along each side of a grid, in each of which lines are bent about alike."""
