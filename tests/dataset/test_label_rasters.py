@@ -15,6 +15,7 @@ from tileseg.dataset.check import check_dataset
 from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.raster_truth import RasterTruth
 from tileseg.dataset.warped_truth import WarpedTruth
+from tileseg.errors import InputError
 
 SIZE = 60, 80
 MARGIN = 7
@@ -133,3 +134,10 @@ def test_a_mask_whose_background_is_nodata_gets_a_remedy_that_works(tmp_path: Pa
     advised = doubt.partition("say so: ")[2]
     scene = load_dataset(dataset(tmp_path, f"{entry}{advised}\n")).train[0]
     np.testing.assert_array_equal(scene.read(scene.extent)[1], patchy(*SIZE, classes=2))
+
+
+def test_sizes_that_are_exchanged_name_the_likely_cause(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", noise(*SIZE))
+    write(tmp_path / "l.png", patchy(SIZE[1], SIZE[0]))
+    with pytest.raises(InputError, match=r"l\.png: is 60 x 80 pixels, a\.jpg is 80 x 60.*turned by a quarter"):
+        load_dataset(dataset(tmp_path, "[[scenes]]\nimage = 'a.jpg'\nlabels = 'l.png'\n"))

@@ -222,7 +222,7 @@ def test_where_there_is_no_data_no_class_is_known(tmp_path: Path) -> None:
     # What the map names is a class, whatever the file calls it.
     scene = scene_of(tmp_path, image, labels, "label_map = { 1 = 0, 2 = 1, 3 = 2 }")
     np.testing.assert_array_equal(scene.read(scene.extent)[1], np.where(gap, 255, patchy(40, 60)))
-    filled = load_dataset(tmp_path / "dataset.toml").filled([7.4, 8, -9]).train[0]
+    filled = load_dataset(tmp_path / "dataset.toml").filled([7, 8, -9]).train[0]
     assert (filled.read(filled.extent)[0][gap] == [7, 8, -9]).all()
     assert (filled.read(Window(0, 0, 30, 30))[0][6, 12] == [7, 8, -9]).all()
 

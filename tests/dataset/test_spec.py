@@ -10,6 +10,7 @@ from dataset_files import CLASSES, dataset
 from tileseg.card import default_color
 from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, list_pairs, parse_gsd, read_spec
 from tileseg.errors import InputError, UsageError
+from tileseg.spec import read_config
 
 
 def pairs_of(path: Path) -> tuple[list[Pair], list[str]]:
@@ -210,3 +211,14 @@ def test_classes_without_a_color_get_one_each() -> None:
     sky, tree, hut = (info.color for info in spec.classes)
     assert (sky, hut) == (default_color(0, background=True), "#123456")
     assert len({sky, tree, hut}) == 3
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
+    """Editors on Windows begin a file with one."""
+    path = dataset(tmp_path, "[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\ndrawn = true\n")
+    plain = read_spec(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_spec(path) == plain
+    config = tmp_path / "train.toml"
+    config.write_bytes("steps = 3\n".encode("utf-8-sig"))
+    assert read_config(config) == {"steps": 3}

@@ -389,3 +389,12 @@ def test_a_mask_of_255_whose_background_is_nodata_is_asked_about(tmp_path) -> No
     files = _write(tmp_path / "p.tif", predicted), _write(tmp_path / "t.tif", truth * np.uint8(255), nodata=0)
     with pytest.raises(UsageError, match=r"its ids are 0 and 255.*--map-truth 255="):
         evaluate_labels(*files, EvaluateSpec(out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_an_output_that_cannot_be_made_is_told_before_anything_is_compared(tmp_path, out) -> None:
+    truth, predicted = _boxes()
+    files = _write(tmp_path / "p.tif", predicted), _write(tmp_path / "t.tif", truth)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="cannot be written"):
+        evaluate_labels(*files, EvaluateSpec(out=tmp_path / out))

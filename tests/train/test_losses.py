@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 
 from tileseg.errors import UsageError
 from tileseg.nn.backend import to_numpy
-from tileseg.train.losses import TERMS, Loss, parse_loss
+from tileseg.train.losses import TERMS, Loss, parse_loss, refuse_idle_options
 
 Floats = npt.NDArray[np.float32]
 
@@ -346,3 +346,49 @@ def test_mistakes_in_the_text_are_told_in_one_line(text, told) -> None:
 def test_mistakes_in_options_are_told_in_one_line(options, told) -> None:
     with pytest.raises(UsageError, match=told):
         parse_loss("ce", **{"classes": 2, **options})
+
+
+GIVEN = {
+    "class_weights": (1.0, 3.0, 9.0),
+    "label_smoothing": 0.2,
+    "focal_alpha": 0.9,
+    "focal_gamma": 0.5,
+    "tversky_beta": 0.2,
+}
+SERVED = {
+    #                    class_weights label_smoothing focal_alpha focal_gamma tversky_beta
+    "ce":               (True,         True,           False,      False,      False),
+    "focal":            (True,         False,          True,       True,       False),
+    "dice":             (False,        False,          False,      False,      False),
+    "tversky":          (False,        False,          False,      False,      True),
+    "boundary":         (False,        False,          False,      False,      False),
+    "ce+dice":          (True,         True,           False,      False,      False),
+    "focal+tversky":    (True,         False,          True,       True,       True),
+    "0.5*dice+boundary": (False,       False,          False,      False,      False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", GIVEN)
+@pytest.mark.parametrize("text", SERVED)
+def test_an_option_changes_the_loss_or_is_refused(text, option) -> None:
+    labels, logits = random_case()
+    plain = value(parse_loss(text, classes=3), labels, logits)
+    changed = value(parse_loss(text, classes=3, **{option: GIVEN[option]}), labels, logits)
+    if SERVED[text][list(GIVEN).index(option)]:
+        refuse_idle_options(text, [option])
+        assert changed != pytest.approx(plain, rel=1e-4)
+    else:
+        assert changed == plain
+        with pytest.raises(UsageError, match=rf"--{option.replace('_', '-')}: changes nothing in the loss") as raised:
+            refuse_idle_options(text, [option])
+        assert "\n" not in str(raised.value)
+
+
+def test_class_weights_are_those_of_the_focal_loss_unless_it_has_its_own() -> None:
+    labels, logits = random_case()
+    weights = (1.0, 3.0, 9.0)
+    by_class = parse_loss("focal", classes=3, class_weights=weights)
+    assert value(by_class, labels, logits) == value(parse_loss("focal", classes=3, focal_alpha=weights), labels, logits)
+    refuse_idle_options("ce+focal", ["class_weights", "focal_alpha"])
+    with pytest.raises(UsageError, match="give one of them"):
+        refuse_idle_options("focal+dice", ["class_weights", "focal_alpha"])

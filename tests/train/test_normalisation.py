@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dataset_files import dataset, patchy, write
+from dataset_files import dataset, noise, patchy, write
 
 from tileseg.card import Scaling
 from tileseg.dataset import load_dataset
+from tileseg.dataset.patches import PatchSampler
 from tileseg.dataset.statistics import DatasetStatistics, statistics
 from tileseg.train.normalisation import Normalisation, normalisation_of
 from tileseg.train.spec import TrainSpec
@@ -68,3 +69,19 @@ def test_a_window_has_the_statistics_of_what_it_clips_to(tmp_path) -> None:
 def test_a_window_clips() -> None:
     values = normalisation_of(spec(value_window="40,400"), "int16", STATISTICS)
     np.testing.assert_array_equal(values.to_unit(np.array([-1000, -160, 40, 240, 3000], np.int16)), [0, 0, 0.5, 1, 1])
+
+
+def test_statistics_and_rarity_count_scenes_by_their_weights(tmp_path) -> None:
+    """As if a scene of weight 3 were there three times: so patches are drawn too."""
+    for name, seed in (("a", 1), ("b", 2)):
+        write(tmp_path / f"{name}.tif", noise(64, 96, seed=seed) // (1 if name == "a" else 3))
+        write(tmp_path / f"{name}_l.tif", patchy(64, 96, classes=2 if name == "a" else 3, seed=seed))
+    entry = "[[scenes]]\nimage = '{0}.tif'\nlabels = '{0}_l.tif'\n"
+    weighted = dataset(tmp_path, entry.format("a") + entry.format("b") + "weight = 3\n")
+    one = load_dataset(weighted).train
+    thrice = load_dataset(dataset(tmp_path, entry.format("a") + 3 * entry.format("b"))).train
+    found, expected = (statistics(scenes, classes=3) for scenes in (one, thrice))
+    for name in ("mean", "std", "class_shares"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-9)
+    rarity = [PatchSampler(scenes, 32, 4, seed=0)._chances for scenes in (one, thrice)]
+    np.testing.assert_allclose(*rarity)

@@ -4,7 +4,7 @@ import pytest
 
 from tileseg.errors import UsageError
 from tileseg.spec import read_config
-from tileseg.train.spec import ALGORITHM, TrainSpec
+from tileseg.train.spec import TrainSpec
 
 NEEDED = {"dataset": "d.toml", "out": "m"}
 
@@ -72,12 +72,6 @@ def test_choices_leave_out_what_does_not_change_the_result() -> None:
     one = TrainSpec.parse({**NEEDED, "threads": 1, "name": "a", "overwrite": True})
     assert one.choices() == TrainSpec.parse({**NEEDED, "threads": 4, "out": "b"}).choices()
     assert one.choices() != TrainSpec.parse({**NEEDED, "seed": 2}).choices()
-
-
-def test_only_trainings_whose_statistics_changed_begin_anew() -> None:
-    window = {"value_window": "40,400"}
-    specs = [TrainSpec.parse({**NEEDED, **options}) for options in ({}, window, {**window, "scaling": "unit"})]
-    assert [spec.algorithm for spec in specs] == [ALGORITHM, ALGORITHM + 1, ALGORITHM]
 
 
 def test_a_spec_goes_through_toml(tmp_path) -> None:

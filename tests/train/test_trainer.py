@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,9 +23,12 @@ from tileseg.errors import InputError, Interrupted, LockedError, TilesegError, U
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
 from tileseg.nn.folder import load_card
+from tileseg.run.block import fill_of
 from tileseg.run.ledger import Ledger
 from tileseg.train.checkpoint import Store
+from tileseg.train.folder import TrainingFolder
 from tileseg.train.journal import STEPS, read_columns
+from tileseg.train.prepare import load_scenes, prepare
 from tileseg.train.spec import TrainSpec
 from tileseg.train.trainer import TrainReport, train
 
@@ -317,6 +321,72 @@ def test_unfreezing_releases_the_deepest_block_first(dataset, tmp_path) -> None:
     assert not moved(seen[0], seen[1]) & {"block1", "block2", "block3", "block4"}
     assert moved(seen[1], seen[2]) >= {"block4", "block5"}
     assert not moved(seen[1], seen[2]) & {"block1", "block2", "block3"}
+
+
+@pytest.mark.parametrize("scaling", ["dataset", "unit"])
+def test_where_images_have_no_data_the_network_sees_what_a_run_shows_it(tmp_path, scaling) -> None:
+    dataset = write_dataset(tmp_path / "data", train=1, validate=1)
+    for name in ("t0", "v0"):
+        with rasterio.open(tmp_path / "data" / f"image_{name}.tif", "r+") as file:
+            pixels = file.read()
+            pixels[:, 20:60, 30:90] = 0
+            file.write(pixels)
+            file.nodata = 0
+    spec = spec_of(dataset, tmp_path / "m", scaling=scaling)
+    prepared = prepare(spec, load_scenes(spec), TrainingFolder.of(spec), lambda text: None)
+    fill = fill_of(prepared.normalisation.scaling, "uint8")
+    assert min(fill) > 0
+    for scene in prepared.dataset.scenes:
+        pixels, labels = scene.read(scene.extent)
+        shown, valid = scene.scene.read(scene.extent, fill)
+        np.testing.assert_array_equal(pixels, shown)
+        assert not valid[20:60, 30:90].any()
+        assert (labels[20:60, 30:90] == 255).all()
+    assert {scene.fill for scene in prepared.sampler.scenes} == {fill}
+    assert {scene.fill for scene, _ in prepared.validation.windows} == {fill}
+
+
+@pytest.mark.parametrize("bands", ["['red', 'green', 'nir']", "['red']"])
+def test_a_model_of_other_bands_is_no_beginning(dataset, trained, tmp_path, bands) -> None:
+    shutil.copytree(dataset.parent, tmp_path / "data")
+    toml = tmp_path / "data" / "dataset.toml"
+    toml.write_text(toml.read_text().replace('["red", "green", "blue"]', bands))
+    with pytest.raises(InputError, match=r"takes the bands red, green, blue, the dataset has red") as raised:
+        go(spec_of(toml, tmp_path / "m", init=trained))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_does_not_fit_of_a_model_is_told(dataset, trained, tmp_path) -> None:
+    shutil.copytree(dataset.parent, tmp_path / "data")
+    toml = tmp_path / "data" / "dataset.toml"
+    more = '{ name = "house", color = "#d73027" },\n{ name = "shed", color = "#0000ff" },'
+    toml.write_text(toml.read_text().replace('{ name = "house", color = "#d73027" },', more))
+    listener = Silent()
+    go(spec_of(toml, tmp_path / "m", steps=1, init=trained), listener)
+    (told,) = [text for text in listener.notices if "--init" in text]
+    layers = [layer for layer in load_bundle(tmp_path / "m")[0].layers if layer.weights]
+    assert f"{len(layers) - 1} of {len(layers)} layers fit" in told
+    assert told.endswith("these start anew: logits")
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "device"])
+def test_an_output_that_cannot_be_written_is_told_in_one_line(dataset, tmp_path, kind) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = {"file": tmp_path / "file", "below a file": tmp_path / "file" / "m", "device": Path("/proc/m")}[kind]
+    with pytest.raises(InputError, match="cannot be written") as raised:
+        go(spec_of(dataset, out, steps=1))
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_that_becomes_read_only_is_told_in_one_line(dataset, tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "m"))
+
+    monkeypatch.setattr(Store, "save", refuse)
+    with pytest.raises(InputError, match="cannot be written: Read-only file system"):
+        go(spec_of(dataset, tmp_path / "m", steps=3))
 
 
 def test_a_training_may_start_from_a_model(dataset, trained, tmp_path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import InputError, TilesegError, UsageError, disk_full
 
 if TYPE_CHECKING:
     from tileseg.dataset.check import DatasetReport
@@ -61,7 +61,12 @@ def check(
     if sheet is not None and report.scenes:
         from tileseg.dataset.sheet import write_sheet
 
-        write_sheet(sheet, report)
+        try:
+            write_sheet(sheet, report)
+        except OSError as error:
+            if isinstance(error, TilesegError) or disk_full(error):
+                raise
+            raise InputError(f"--sheet {sheet}: cannot be written: {error.strerror or error}") from error
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=2))
     else:

@@ -201,17 +201,25 @@ def _facts(card: ModelCard) -> dict[str, str]:
 _SETTINGS = "spec"
 """Where the card of a model that was trained by tileseg has the options: too many to be read among other facts."""
 _BY_SCENE = "iou_by_scene"
+_BY_KIND = "iou_by_kind"
+"""Of real and of drawn scenes, where there are drawn ones."""
+_DRAWN = "drawn_scenes"
 
 
 def _rows_of(training: Mapping[str, object]) -> dict[str, str]:
     """The training's scores, a row each: of each class over all validation scenes, of each scene; and the rest."""
     rows, scenes, rest = dict[str, str](), dict[str, str](), dict[str, object]()
+    drawn = training.get(_DRAWN)
+    drawn = drawn if isinstance(drawn, list) else []
     for name, fact in training.items():
         if name == _BY_SCENE and isinstance(fact, dict):
-            scenes = {f"IoU in {scene}": _text(scores) for scene, scores in fact.items()}
+            names = {scene: f"{scene} (drawn)" if scene in drawn else scene for scene in fact}
+            scenes |= {f"IoU in {names[scene]}": _text(scores) for scene, scores in fact.items()}
+        elif name == _BY_KIND and isinstance(fact, dict):
+            scenes = {**{f"IoU in {kind} scenes": _text(scores) for kind, scores in fact.items()}, **scenes}
         elif name == "mean_iou" or (name.startswith("iou_") and isinstance(fact, float)):
             rows["mean IoU" if name == "mean_iou" else f"IoU {name.removeprefix('iou_')}"] = _text(fact)
-        elif name != _SETTINGS:
+        elif name not in (_SETTINGS, _DRAWN):
             rest[name] = fact
     return {**rows, **scenes, "training": _text(rest)}
 

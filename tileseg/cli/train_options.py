@@ -76,7 +76,7 @@ class LossOptions:
         str | None, option(_LOSS, "Sum of ce, dice, focal, tversky, boundary; default ce+dice.", metavar="SUM")
     ] = None
     class_weights: Annotated[
-        str | None, option(_LOSS, "One weight per class in cross-entropy.", metavar="balanced|LIST")
+        str | None, option(_LOSS, "One weight per class in ce and focal.", metavar="balanced|LIST")
     ] = None
     label_smoothing: Annotated[float | None, option(_LOSS, "Of cross-entropy; default 0.")] = None
     focal_alpha: Annotated[float | None, option(_LOSS, "Weight of the foreground in the focal loss.")] = None

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from tileseg.card import ClassInfo
 from tileseg.dataset.labelled import CACHE, LabelledScene, open_labelled
 from tileseg.dataset.spec import DatasetSpec, list_pairs, parse_gsd, read_spec
@@ -45,12 +43,8 @@ class Dataset:
         return self.spec.credits
 
     def filled(self, values: Sequence[float]) -> Dataset:
-        """The same, with these values (one per band) where images have no data.
-
-        A run gives the network what its scaling maps to 0 there; the bands' means do the same in training.
-        """
-        integer = np.dtype(self.dtype).kind in "ui"
-        fill = tuple(float(round(value)) if integer else float(value) for value in values)
+        """The same, with these values (one, or one per band) where images have no data."""
+        fill = tuple(values)
         train, validate = (tuple(replace(s, fill=fill) for s in part) for part in (self.train, self.validate))
         return replace(self, train=train, validate=validate)
 

@@ -61,6 +61,8 @@ class LabelledScene:
     """Digest of all that decides what is read."""
     fill: tuple[float, ...] = (0.0,)
     """Value of pixels without data: one, or one per band."""
+    drawn: bool = False
+    """Whether a program made it instead of a camera."""
     cached: bool = False
     """Whether tiles are kept in memory once they were read."""
 
@@ -180,6 +182,7 @@ def open_labelled(pair: Pair, spec: DatasetSpec, gsd: float | None) -> LabelledS
         bands=spec.bands,
         classes=spec.classes,
         weight=pair.reading.weight,
+        drawn=pair.reading.drawn,
         scene=scene,
         ground_sample_distance=own,
         rescale=rescale,

@@ -100,7 +100,9 @@ class PatchSampler:
         classes = len(infos)
         self.size, self.batch_size, self.seed, self.balance = size, batch, seed, balance
         self.cells = count_cells(scenes, classes, max(8, size // 8))
-        totals = self.cells.pixels
+        totals = sum(
+            scene.weight * counts.sum(axis=(0, 1)) for scene, counts in zip(scenes, self.cells.counts, strict=True)
+        )
         if not totals.any():
             raise InputError("no pixel of the training scenes has a known class")
         wanted = [i for i, info in enumerate(infos) if not info.background] if rare == "auto" else list(rare)

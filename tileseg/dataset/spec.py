@@ -75,6 +75,8 @@ class Reading(_Strict):
     """Metres per pixel of images that do not say it themselves."""
     weight: Annotated[float, Field(gt=0, strict=False)] = 1.0
     """How often pixels of it are sampled, over those of others."""
+    drawn: bool = False
+    """Made by a program instead of a camera: scores of such scenes are told apart."""
 
 
 class SceneEntry(Reading):
@@ -322,7 +324,7 @@ def _in_voc(entry: VocEntry, folder: Path, reading: Reading) -> Iterator[Pair]:
             continue
         path = root / "ImageSets" / "Segmentation" / f"{name}.txt"
         try:
-            keys = path.read_text(encoding="utf-8").split()
+            keys = path.read_text(encoding="utf-8-sig").split()
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be read: {error.strerror or error}; expected a Pascal VOC list"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tileseg.dataset.dataset import load_dataset
 from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.labelled import LabelledScene
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import InputError, UsageError, not_writable
 from tileseg.evaluate.compare import Options, Pair, default_threads, score
 from tileseg.evaluate.meaning import agree, match_classes
 from tileseg.evaluate.pairing import pair_files, pair_scene, reference_grid
@@ -79,7 +81,9 @@ class EvaluateSpec:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{self.out}: cannot be written: {error.strerror or error}") from error
+            raise not_writable(self.out, error) from error
+        if not os.access(self.out, os.W_OK | os.X_OK):
+            raise not_writable(self.out, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 @dataclass(frozen=True)

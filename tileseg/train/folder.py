@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tileseg.errors import UsageError
+from tileseg.errors import InputError, UsageError
 from tileseg.nn.folder import ARCHIVE
 from tileseg.storage.store import write_atomic
 from tileseg.train.checkpoint import Progress, Store
-from tileseg.train.spec import TrainSpec
+from tileseg.train.spec import ALGORITHM, TrainSpec
 
 _CARD = "card.json"
 
@@ -29,7 +30,7 @@ class TrainingFolder:
     @classmethod
     def of(cls, spec: TrainSpec) -> TrainingFolder:
         """The folder that ``spec`` names; the dataset's TOML is read."""
-        text = json.dumps([spec.algorithm, spec.choices()], sort_keys=True)
+        text = json.dumps([ALGORITHM, spec.choices()], sort_keys=True)
         return cls(spec, hashlib.sha256(text.encode() + spec.dataset.read_bytes()).hexdigest())
 
     @property
@@ -85,6 +86,16 @@ class TrainingFolder:
         checkpoint = self.store.read(self.store.last) if self.summary.is_file() else None
         return None if checkpoint is None else checkpoint.progress
 
+    def check_writable(self) -> None:
+        """Raise InputError where the folder cannot be made or written, as far as can be told without writing."""
+        place = self.root
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise InputError(f"{self.spec.out}: cannot be written: {place} is a file; choose another --out")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(f"{self.spec.out}: cannot be written: {place} is read-only; choose another --out")
+
     def claim(self) -> None:
         """Make the folder this training's. Where there is nothing to go on with, another training's files go."""
         if self.spec.overwrite or not self.has_weights:
@@ -97,7 +108,7 @@ class TrainingFolder:
                 path.unlink(missing_ok=True)
         about = {
             "fingerprint": self.fingerprint,
-            "algorithm": self.spec.algorithm,
+            "algorithm": ALGORITHM,
             "dataset": str(self.spec.dataset),
             "spec": self.spec.choices(),
         }
@@ -115,6 +126,6 @@ def _first_change(begun: dict[str, Any], spec: TrainSpec) -> str:
             key = next(key for key in (*value, *was) if was.get(key) != value.get(key))
             return f"{option} {key}={was.get(key)}, now {value.get(key)}"
         return f"{option} {was}, now {value}"
-    if begun.get("algorithm", 1) != spec.algorithm:
+    if begun.get("algorithm", 1) != ALGORITHM:
         return "an earlier tileseg trained otherwise with them"
     return "the dataset's file has changed"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -36,7 +36,7 @@ class Loss:
     """The class that Tversky and boundary terms leave out, for there its mistakes are those of the others turned round;
     ``None``: no class is background, and all count."""
     class_weights: tuple[float, ...] | None = None
-    """Cross-entropy: how much a pixel of each class counts."""
+    """Cross-entropy, and focal where there is no ``focal_alpha``: how much a pixel of each class counts."""
     label_smoothing: float = 0.0
     """Cross-entropy: the share of certainty that is spread evenly over the classes."""
     focal_alpha: tuple[float, ...] | None = None
@@ -60,7 +60,7 @@ class Loss:
         made = {
             "ce": lambda: terms.cross_entropy(known, self.class_weights, self.label_smoothing),
             "dice": lambda: terms.tversky(known, tuple(range(self.classes)), 0.5),
-            "focal": lambda: terms.focal(known, self.focal_alpha, self.focal_gamma),
+            "focal": lambda: terms.focal(known, self.focal_alpha or self.class_weights, self.focal_gamma),
             "tversky": lambda: terms.tversky(known, foreground, self.tversky_beta),
             "boundary": lambda: terms.boundary(known, foreground),
         }
@@ -111,6 +111,30 @@ def parse_loss(  # noqa: PLR0913 - one keyword per option of a training run
         focal_gamma=focal_gamma,
         tversky_beta=tversky_beta,
     )
+
+
+OPTIONS: dict[str, tuple[TermName, ...]] = {
+    "class_weights": ("ce", "focal"),
+    "label_smoothing": ("ce",),
+    "focal_alpha": ("focal",),
+    "focal_gamma": ("focal",),
+    "tversky_beta": ("tversky",),
+}
+"""Which terms an option changes."""
+
+
+def refuse_idle_options(text: str, given: Collection[str]) -> None:
+    """Raise UsageError for the first option (of ``OPTIONS``) that would change nothing in the loss of this text."""
+    terms = {name for _, name in parse_terms(text)}
+    for option in given:
+        served = OPTIONS[option]
+        if not terms.intersection(served):
+            raise UsageError(
+                f"--{option.replace('_', '-')}: changes nothing in the loss {text}; it is for {' and '.join(served)}: "
+                "add such a term to --loss, or leave it out"
+            )
+    if {"class_weights", "focal_alpha"} <= {*given} and "ce" not in terms:
+        raise UsageError("--class-weights and --focal-alpha: both weigh the focal loss; give one of them")
 
 
 def parse_terms(text: str) -> tuple[tuple[float, TermName], ...]:

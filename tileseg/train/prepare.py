@@ -8,6 +8,7 @@ from statistics import median
 
 import numpy as np
 
+from tileseg.card import ModelCard
 from tileseg.dataset.dataset import Dataset, load_dataset
 from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.patches import PatchSampler, count_cells
@@ -17,13 +18,17 @@ from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
 from tileseg.nn.encoder_weights import load_encoder_weights
 from tileseg.nn.folder import load_card, resolve_model
+from tileseg.run.block import fill_of
 from tileseg.train.checkpoint import Progress
 from tileseg.train.folder import TrainingFolder
 from tileseg.train.learner import Learner
-from tileseg.train.losses import Loss, parse_loss
+from tileseg.train.losses import OPTIONS, Loss, parse_loss, refuse_idle_options
 from tileseg.train.normalisation import Normalisation, normalisation_like, normalisation_of
 from tileseg.train.spec import TrainSpec
 from tileseg.train.validation import Validation
+
+_MOST_LISTED = 6
+"""Names of layers in one line."""
 
 Notice = Callable[[str], None]
 
@@ -83,7 +88,11 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
     found = statistics(dataset.train, classes=len(dataset.classes), limits=spec.value_limits)
     normalisation = normalisation_of(spec, dataset.dtype, found)
     if spec.init is not None:
-        normalisation = normalisation_like(load_card(resolve_model(spec.init)), normalisation)
+        card = load_card(resolve_model(spec.init))
+        _refuse_other_bands(spec, card, dataset)
+        normalisation = normalisation_like(card, normalisation)
+    # Where images have no data the network sees what a run will show it there.
+    dataset = dataset.filled(fill_of(normalisation.scaling, dataset.dtype))
     loss = _loss(spec, dataset, found)
     learner = Learner(
         spec, bands=len(dataset.bands), classes=len(dataset.classes), loss=loss, normalisation=normalisation
@@ -93,14 +102,14 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
         folder=folder,
         dataset=dataset,
         normalisation=normalisation,
-        progress=_start(spec, folder, learner),
+        progress=_start(spec, folder, learner, notice),
         sampler=read_labels(spec, dataset, notice),
         validation=_choose_windows(spec, dataset, notice),
         learner=learner,
     )
 
 
-def _start(spec: TrainSpec, folder: TrainingFolder, learner: Learner) -> Progress:
+def _start(spec: TrainSpec, folder: TrainingFolder, learner: Learner, notice: Notice) -> Progress:
     """Give the network its first weights: those of the last checkpoint, of another model, or random ones."""
     # Another process may replace the state before the folder is ours; its own would have become the same.
     checkpoint = None if spec.overwrite else folder.store.read(folder.store.last)
@@ -108,29 +117,46 @@ def _start(spec: TrainSpec, folder: TrainingFolder, learner: Learner) -> Progres
         learner.restore(checkpoint)
         return checkpoint.progress
     if spec.init is not None:
-        _start_from(learner.network, spec)
+        _start_from(learner.network, spec, notice)
     elif spec.encoder_weights is not None:
         load_encoder_weights(learner.model, spec.encoder_weights)
     return Progress()
 
 
-def _start_from(network: keras.Model, spec: TrainSpec) -> None:
-    """Take over the weights of a model's layers that have the same names and shapes."""
+def _refuse_other_bands(spec: TrainSpec, card: ModelCard, dataset: Dataset) -> None:
+    if card.bands != dataset.bands:
+        raise InputError(
+            f"--init {spec.init}: takes the bands {', '.join(card.bands)}, the dataset has {', '.join(dataset.bands)}; "
+            "expected the same in the same order: change bands in the dataset, or start without --init"
+        )
+
+
+def _start_from(network: keras.Model, spec: TrainSpec, notice: Notice) -> None:
+    """Take over the weights of a model's layers that have the same names and shapes; say which have none."""
     assert spec.init is not None
     source, _ = load_bundle(resolve_model(spec.init))
-    taken = 0
+    taken, anew = 0, []
+    layers = {layer.name: layer for layer in source.layers}
     for layer in network.layers:
         if not layer.weights:
             continue
-        try:
-            weights = source.get_layer(layer.name).get_weights()
-        except ValueError:
-            continue
+        weights = layers[layer.name].get_weights() if layer.name in layers else []
         if [w.shape for w in weights] == [tuple(w.shape) for w in layer.weights]:
             layer.set_weights(weights)
             taken += 1
+        else:
+            anew.append(layer.name)
     if not taken:
-        raise InputError(f"--init {spec.init}: none of its layers fits this network")
+        raise InputError(
+            f"--init {spec.init}: none of its layers fits this network by name and shape; give the --network options "
+            "that it was trained with (tileseg model info -v)"
+        )
+    if anew:
+        listed = ", ".join(anew[:_MOST_LISTED]) + (f" and {len(anew) - _MOST_LISTED} more" * (len(anew) > _MOST_LISTED))
+        notice(
+            f"--init {spec.init}: {taken} of {taken + len(anew)} layers fit by name and shape; these start anew: "
+            f"{listed}"
+        )
 
 
 def read_labels(spec: TrainSpec, dataset: Dataset, notice: Notice) -> PatchSampler:
@@ -194,7 +220,12 @@ def _and_more(count: int) -> str:
     return f" ({count - 1} more like it)" if count > 1 else ""
 
 
+def _is_given(spec: TrainSpec, name: str) -> bool:
+    return bool(getattr(spec, name) != TrainSpec.model_fields[name].default)
+
+
 def _loss(spec: TrainSpec, dataset: Dataset, found: DatasetStatistics) -> Loss:
+    refuse_idle_options(spec.loss, {name: getattr(spec, name) for name in OPTIONS if _is_given(spec, name)})
     weights: tuple[float, ...] | None
     if spec.class_weights == "balanced":
         shares = np.maximum(np.asarray(found.class_shares, np.float64), 1e-4)

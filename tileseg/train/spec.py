@@ -12,7 +12,7 @@ from tileseg.nn.options import NetworkSpec
 from tileseg.problems import first_problem
 from tileseg.train.augment_spec import AugmentSpec
 
-ALGORITHM = 1
+ALGORITHM = 3
 """Raised when the same options would train another model than before: unfinished trainings are then not resumed."""
 
 _WARMUP = 50
@@ -122,7 +122,8 @@ class TrainSpec(BaseModel):
     loss: str = "ce+dice"
     """Weighted sum of ce, dice, focal, tversky and boundary, such as ``0.5*ce+1.0*dice``."""
     class_weights: Annotated[Weights | Literal["balanced"] | None, BeforeValidator(_weights)] = None
-    """One weight per class in cross-entropy and focal loss; ``balanced``: by the square root of their rarity."""
+    """One weight per class in cross-entropy, and in the focal loss where there is no ``focal_alpha``; ``balanced``: by
+    the square root of their rarity."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     focal_alpha: float | None = Field(default=None, gt=0, lt=1)
     """Weight of the foreground in the focal loss."""
@@ -204,12 +205,6 @@ class TrainSpec(BaseModel):
             return None
         center, width = self.value_window
         return center - width / 2, center + width / 2
-
-    @property
-    def algorithm(self) -> int:
-        """``ALGORITHM``, or one more where only trainings with such options became others than before."""
-        # Their statistics were once those of the values before they are clipped.
-        return ALGORITHM + (self.value_window is not None and self.scaling == "dataset")
 
     def choices(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: trainings that differ here share no folder."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tileseg.errors import TilesegError, disk_full, not_writable
 from tileseg.nn.backend import configure
 from tileseg.run.ledger import Ledger
 from tileseg.storage.store import write_atomic
@@ -46,7 +47,7 @@ def train(spec: TrainSpec, listener: Listener, stop: threading.Event | None = No
 
     Raises:
         UsageError: If an option makes no sense, or the folder holds a training with other options.
-        InputError: If the dataset cannot be used.
+        InputError: If the dataset cannot be used, or the folder cannot be written.
         Interrupted: If it was stopped.
         TilesegError: If the loss is no number any more.
     """
@@ -55,10 +56,16 @@ def train(spec: TrainSpec, listener: Listener, stop: threading.Event | None = No
     folder = TrainingFolder.of(spec)
     if (finished := _finished(folder)) is not None:
         return finished
+    folder.check_writable()
     prepared = prepare(spec, dataset, folder, listener.notice)
-    with Ledger(folder.store.root).lock():
-        # Asked again, as another process may have worked here meanwhile.
-        return _finished(folder) or _run(prepared, listener, stop or threading.Event())
+    try:
+        with Ledger(folder.store.root).lock():
+            # Asked again, as another process may have worked here meanwhile.
+            return _finished(folder) or _run(prepared, listener, stop or threading.Event())
+    except OSError as error:
+        if isinstance(error, TilesegError) or disk_full(error):
+            raise
+        raise not_writable(spec.out, error) from error
 
 
 def _finished(folder: TrainingFolder) -> TrainReport | None:

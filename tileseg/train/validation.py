@@ -58,55 +58,72 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """What a validation found."""
+class SceneScore:
+    """What was found in one scene."""
 
-    matrices: Mapping[str, Matrix]
-    """By scene: (class, class) pixels, [truth, prediction]."""
+    name: str
+    drawn: bool
+    """Whether a program made the scene instead of a camera."""
+    matrix: Matrix
+    """(class, class) pixels, [truth, prediction]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a validation found. Scenes count alike, however large they are: the next one may be like any of them."""
+
+    scenes: tuple[SceneScore, ...]
     classes: tuple[ClassInfo, ...]
 
     @property
-    def matrix(self) -> Matrix:
-        """(class, class) pixels of all scenes."""
-        return np.asarray(sum(self.matrices.values()), np.int64)
-
-    @property
     def iou(self) -> dict[str, float]:
-        """Of each class that the truth or the prediction has."""
-        return self._named(self.matrix)
+        """Of each class, its mean over the scenes in which truth or prediction have it."""
+        return self._mean(self.scenes)
 
     @property
     def iou_by_scene(self) -> dict[str, dict[str, float]]:
-        """The same in each scene: all together tell little where scenes are of several kinds."""
-        return {name: self._named(matrix) for name, matrix in self.matrices.items()}
+        """Of each class that the truth or the prediction has, in each scene."""
+        return {scene.name: self._mean([scene]) for scene in self.scenes}
 
-    def _named(self, matrix: Matrix) -> dict[str, float]:
-        pairs = zip(self.classes, iou(matrix), strict=True)
-        return {info.name: float(value) for info, value in pairs if not math.isnan(value)}
+    def _mean(self, scenes: Sequence[SceneScore]) -> dict[str, float]:
+        found = [iou(scene.matrix) for scene in scenes]
+        means = [mean(np.asarray(values)) for values in zip(*found, strict=True)]
+        return {info.name: m for info, m in zip(self.classes, means, strict=False) if not math.isnan(m)}
 
     @property
     def mean_iou(self) -> float:
-        """Of all classes."""
-        return mean(iou(self.matrix))
+        """Mean over all classes of ``iou``."""
+        return mean(np.array(list(self.iou.values())))
 
     @property
     def score(self) -> float:
-        """Mean IoU of the classes that are not background: what decides which weights are best. 0 if there are none."""
+        """Mean over scenes of the mean IoU of classes that are not background: it decides which weights are best.
+
+        Scenes without such a class, true or predicted, say nothing; 0 if all are so.
+        """
         chosen = [not info.background for info in self.classes]
-        found = iou(self.matrix)[chosen] if any(chosen) else iou(self.matrix)
-        value = mean(found)
+        chosen = chosen if any(chosen) else [True] * len(chosen)
+        value = mean(np.array([mean(iou(scene.matrix)[chosen]) for scene in self.scenes]))
         return 0.0 if math.isnan(value) else value
 
     def facts(self) -> dict[str, Any]:
-        """Numbers for the card and the summary."""
-        return {
+        """Numbers for the card and the summary; apart for drawn and real scenes where there are drawn ones."""
+        facts: dict[str, Any] = {
             "mean_iou": round(self.mean_iou, 4),
-            **{f"iou_{name}": round(value, 4) for name, value in self.iou.items()},
-            "iou_by_scene": {
-                scene: {name: round(value, 4) for name, value in found.items()}
-                for scene, found in self.iou_by_scene.items()
-            },
+            **{f"iou_{name}": value for name, value in _rounded(self.iou).items()},
+            "averaged_over": "scenes",
         }
+        drawn = [scene for scene in self.scenes if scene.drawn]
+        real = [scene for scene in self.scenes if not scene.drawn]
+        if drawn:
+            kinds = {"real": real, "drawn": drawn}
+            facts["iou_by_kind"] = {kind: _rounded(self._mean(scenes)) for kind, scenes in kinds.items() if scenes}
+            facts["drawn_scenes"] = [scene.name for scene in drawn]
+        return facts | {"iou_by_scene": {scene: _rounded(found) for scene, found in self.iou_by_scene.items()}}
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 def window_side(places_side: int, crop: int) -> int:
@@ -145,4 +162,5 @@ def validate(
         looked_at = places[index * batch : (index + 1) * batch]
         for (scene, _), true, found in zip(looked_at, truth, labels_of(images), strict=False):
             matrices[scene.name] += confusion(true, found, len(classes))
-    return Score(matrices, classes)
+    drawn = {scene.name: scene.drawn for scene, _ in places}
+    return Score(tuple(SceneScore(name, drawn[name], matrix) for name, matrix in matrices.items()), classes)
