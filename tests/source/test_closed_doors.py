@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,9 +19,11 @@ import rasterio.shutil
 from affine import Affine
 
 from tileseg.errors import InputError
+from tileseg.source.aoi import Aoi
 from tileseg.source.formats import identify
 from tileseg.source.picture import overview_rgb
 from tileseg.source.scene import open_scene
+from tileseg.source.vector_file import vector_name
 from tileseg.window import Window
 
 CANARY = 77
@@ -471,3 +474,56 @@ class TestStamps:
         os.utime(ground.inside / "t5.tif", ns=(1, 1))
         with pytest.raises(InputError, match="changed"):
             scene.read(Window(0, 50, 3, 10))
+
+
+class TestVectors:
+    """Labels and areas of interest."""
+
+    def polygons(self, path: Path) -> Path:
+        import geopandas
+        import shapely
+
+        frame = geopandas.GeoDataFrame(geometry=[shapely.box(500_010, 3_999_970, 500_030, 3_999_990)], crs=32637)
+        frame.to_file(path)
+        return path
+
+    def descriptions(self, ground: Ground) -> dict[str, bytes]:
+        outside = self.polygons(ground.canary.with_name("canary.gpkg"))
+        vrt = (
+            f'<OGRVRTDataSource><OGRVRTLayer name="canary"><SrcDataSource>{outside}</SrcDataSource></OGRVRTLayer>'
+            "</OGRVRTDataSource>"
+        )
+        pipeline = f'{{"type": "gdal_streamed_alg", "command_line": "gdal vector pipeline ! read {outside} ! write x"}}'
+        wfs = f"<OGRWFSDataSource><URL>{ground.url}</URL></OGRWFSDataSource>"
+        return {"vrt": vrt.encode(), "pipeline": pipeline.encode(), "wfs": wfs.encode()}
+
+    @pytest.mark.parametrize("kind", ["vrt", "pipeline", "wfs"])
+    @pytest.mark.parametrize("name", ["a.gpkg", "a.geojson", "a.shp", "a.zip"])
+    def test_descriptions_of_other_data_are_not_followed(self, ground: Ground, kind: str, name: str) -> None:
+        content = self.descriptions(ground)[kind]
+        path = ground.inside / name
+        if name == "a.zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("a.geojson", content)
+        else:
+            path.write_bytes(content)
+        grid = open_scene(ground.inside / "a.tif", expected=1).grid
+        with pytest.raises(InputError, match="description of other data"):
+            Aoi.from_file(path, grid)
+        with pytest.raises(InputError, match="description of other data"):
+            vector_name(path)
+        assert ground.asked == []
+
+    def test_virtual_tables_are_not_followed(self, ground: Ground) -> None:
+        path = self.polygons(ground.inside / "a.gpkg")
+        with sqlite3.connect(path) as database:
+            database.execute("PRAGMA writable_schema=ON")
+            sql = f"CREATE VIRTUAL TABLE a USING VirtualOGR('/vsicurl/{ground.url}')"
+            database.execute("UPDATE sqlite_master SET sql=?, rootpage=0 WHERE name='a'", (sql,))
+        with pytest.raises(InputError, match="virtual"):
+            vector_name(path)
+
+    def test_plain_files_are_read(self, ground: Ground) -> None:
+        grid = open_scene(ground.inside / "a.tif", expected=1).grid
+        for name in ("b.gpkg", "b.geojson", "b.shp", "b.fgb"):
+            assert Aoi.from_file(self.polygons(ground.inside / name), grid).area.area == pytest.approx(400, rel=0.01)

@@ -13,6 +13,7 @@ import shapely
 
 from tileseg.errors import InputError, first_line
 from tileseg.grid import Grid
+from tileseg.source.vector_file import vector_name
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -131,10 +132,11 @@ def _read(path: Path) -> tuple[CRS | None, list[Any]]:
     crs: CRS | None = None
     found: list[Any] = []
     try:
-        for layer, kind in pyogrio.list_layers(path):
+        name = vector_name(path)
+        for layer, kind in pyogrio.list_layers(name):
             if kind is None:
                 continue
-            meta, _, geometries, _ = pyogrio.raw.read(path, layer=layer, columns=[], force_2d=True)
+            meta, _, geometries, _ = pyogrio.raw.read(name, layer=layer, columns=[], force_2d=True)
             here = None if meta["crs"] is None else CRS.from_user_input(meta["crs"])
             parts = [part for part in shapely.from_wkb(geometries, on_invalid="fix") if part is not None]
             if found and parts and here != crs:

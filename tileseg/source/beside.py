@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import rasterio
 
 from tileseg.errors import InputError
 from tileseg.source import erdas
+from tileseg.source.database import check_rasters
 from tileseg.source.gdal import complaints
 from tileseg.storage.local import is_file
 
@@ -49,7 +48,7 @@ def check_references(file: Path, driver: str, shown: str) -> None:
     if driver == "HFA":
         erdas.check_names(file, shown)
     if driver == "GPKG":
-        _check_tables(file, shown)
+        check_rasters(file, shown)
     with complaints(shown), rasterio.open(file, driver=driver) as dataset:
         named = dataset.tags(ns="OVERVIEWS")
     if named:
@@ -58,25 +57,6 @@ def check_references(file: Path, driver: str, shown: str) -> None:
             f"{shown}: its tags (OVERVIEWS) name another file to read pixels from, {other!r}; "
             f"write it anew: gdal_translate -of COG {shown} copy.tif"
         )
-
-
-def _check_tables(file: Path, shown: str) -> None:
-    """Virtual tables of a GeoPackage open whatever file their definition names."""
-    question = "SELECT name FROM sqlite_master WHERE sql LIKE 'create virtual%' AND NOT sql LIKE '%using%rtree%'"
-    try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
-            found = database.execute(question).fetchone()
-            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    except sqlite3.Error as error:
-        raise InputError(f"{shown}: cannot be read as a GeoPackage: {error}") from error
-    if "gpkg_contents" not in tables:
-        what = "MBTiles" if {"tiles", "metadata"} <= tables else "an SQLite database without rasters"
-        raise InputError(
-            f"{shown}: is {what}, expected a GeoPackage with rasters; convert it: gdal_translate -of COG {shown} "
-            "copy.tif"
-        )
-    if found is not None:
-        raise InputError(f"{shown}: its table {found[0]!r} is a virtual one, which may read other files; remove it")
 
 
 def _existing(places: Iterator[Path] | list[Path]) -> list[Path]:
