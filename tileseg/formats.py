@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tileseg.errors import did_you_mean
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -72,7 +74,7 @@ DEFAULT = "geojson"
 def known_format(name: str) -> str:
     """The name itself. Raises ValueError, which names the formats, where there is none of that name."""
     if name not in FORMATS:
-        raise ValueError(f"{name!r}: expected some of {', '.join(FORMATS)}")
+        raise ValueError(f"{name!r}: expected some of {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
     return name
 
 
