@@ -18,6 +18,7 @@ from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
 from tileseg.run.names import SUMMARY
+from tileseg.source.vector_file import name_to_write
 from tileseg.storage.local import until_whole
 from tileseg.storage.place import Url
 from tileseg.storage.store import at
@@ -158,4 +159,5 @@ def write_frame(frame: GeoDataFrame, path: Path, layer: str) -> None:
             from tileseg.publish.ogr import OF_GEOPACKAGES
 
             options = OF_GEOPACKAGES if path.suffix == ".gpkg" else {}
-            frame.to_file(partial, layer=layer, engine="pyogrio", **options)
+            with name_to_write(partial) as name:
+                frame.to_file(name, layer=layer, engine="pyogrio", **options)

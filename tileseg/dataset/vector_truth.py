@@ -25,6 +25,7 @@ from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError, first_line
 from tileseg.grid import Grid
 from tileseg.labels import Labels
+from tileseg.source.on_grid import on_grid
 from tileseg.source.vector_file import vector_name
 from tileseg.window import Window
 
@@ -328,44 +329,9 @@ def _on_grid(
     truth: VectorTruth, crs: CRS | None, shapes: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Valid polygons in (column, row) of the target grid, as far as they touch it, and which shape each is part of."""
-    grid = truth.grid
-    whole = np.arange(len(shapes))
-    for _ in range(2):  # collections of multi-polygons, multi-polygons
-        shapes, part = shapely.get_parts(shapes, return_index=True)
-        whole = whole[part]
-    fitting = (shapely.get_type_id(shapes) == 3) & ~shapely.is_empty(shapes)
-    shapes, whole = shapes[fitting], whole[fitting]
-    if not len(shapes):
-        return shapes, whole
-    if crs is not None and grid.crs is not None and crs != grid.crs:
-        from pyproj import Transformer
-
-        if (near := _bbox(grid, crs)) is not None:
-            # What lies far off may have no place in the other system.
-            shapes = np.where(shapely.is_valid(shapes), shapes, shapely.make_valid(shapes, method="structure"))
-            shapes = shapely.clip_by_rect(shapes, *near)
-            shapes, part = shapely.get_parts(shapes, return_index=True)
-            whole = whole[part]
-            fitting = (shapely.get_type_id(shapes) == 3) & ~shapely.is_empty(shapes)
-            shapes, whole = shapes[fitting], whole[fitting]
-        if not len(shapes):
-            return shapes, whole
-        left, bottom, right, top = shapely.total_bounds(shapes)
-        diagonal = math.hypot(right - left, top - bottom)
-        shapes = shapely.segmentize(shapes, max(diagonal / _STEPS, 1e-9))
-        forward = Transformer.from_crs(crs, grid.crs, always_xy=True)
-        shapes = shapely.transform(shapes, forward.transform, interleaved=False)
-    if grid.crs is not None and grid.crs.is_geographic:
-        # A turn further is the same place: scenes and files may count from 0 to 360 degrees, or from -180 to 180.
-        turns = [shapely.transform(shapes, lambda xy, turn=turn: np.add(xy, (turn, 0))) for turn in (0, 360, -360)]
-        order = np.argsort(np.tile(whole, 3), kind="stable")
-        shapes, whole = np.concatenate(turns)[order], np.tile(whole, 3)[order]
-    inverse = ~grid.transform
-    matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
-    shapes = shapely.transform(shapes, lambda xy: xy @ matrix.T + (inverse.c, inverse.f))
-    shapes = np.where(shapely.is_valid(shapes), shapes, shapely.make_valid(shapes, method="structure"))
-    touching = shapely.intersects(shapes, shapely.box(0, 0, grid.width, grid.height))
-    return shapes[touching], whole[touching]
+    areas, whole = on_grid(shapes, crs, truth.grid)
+    touching = shapely.intersects(areas, shapely.box(0, 0, truth.grid.width, truth.grid.height))
+    return areas[touching], whole[touching]
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyogrio
 
 from tileseg.publish.table import LAYER, Rows, Table, schema_of
+from tileseg.source.vector_file import name_to_write
 
 OF_GEOPACKAGES = {"VERSION": "1.2"}
 """How GDAL makes GeoPackages: readers from before 2023 warn about 1.4, of which nothing is used."""
@@ -80,10 +81,10 @@ class Ogr:
         failures = (DataLayerError, DataSourceError, FeatureError, FieldError, pa.ArrowException, OSError, RuntimeError)
         reader = pa.RecordBatchReader.from_batches(schema_of(self._table), self._batches())
         try:
-            with _fixed_date():
+            with _fixed_date(), name_to_write(self._path) as name:
                 pyogrio.write_arrow(
                     reader,
-                    self._path,
+                    name,
                     layer=LAYER,
                     driver=self._driver,
                     geometry_name="geometry",

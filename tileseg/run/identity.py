@@ -25,7 +25,7 @@ from tileseg.run.ledger import Ledger
 from tileseg.run.names import STATE
 from tileseg.run.sizes import shown_window
 from tileseg.spec import ALGORITHM
-from tileseg.storage.digest import file_sha256
+from tileseg.storage.digest import vector_sha256
 from tileseg.storage.place import Url
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def identity_of(spec: RunSpec, card: ModelCard, scene: str, base: Fraction) -> d
         "model": card.sha256,
         "card": card.decides,
         "scale": str(base),
-        "aoi": None if spec.aoi is None else file_sha256(spec.aoi),
+        "aoi": None if spec.aoi is None else vector_sha256(spec.aoi),
         **{name: value for name, value in spec.choices().items() if name not in apart},
         "formats": sorted(spec.formats),  # they are the same files in any order
     }

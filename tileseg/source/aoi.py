@@ -13,6 +13,7 @@ import shapely
 
 from tileseg.errors import InputError, first_line
 from tileseg.grid import Grid
+from tileseg.source.on_grid import on_grid, parts_of
 from tileseg.source.vector_file import vector_name
 from tileseg.window import Window
 
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from pyproj import CRS
 
 _PARQUET = {".parquet", ".geoparquet"}
-_STEPS = 512
-"""Points along the diagonal of what is reprojected: a straight line in one system is bent in another."""
-_MARGIN = 0.05
-"""Of the scene's size: polygons are cut this far outside the scene before they are reprojected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,24 +39,20 @@ class Aoi:
         transform. Raises InputError in one line: unreadable, no polygon in it, or all of them outside the scene.
         """
         crs, found = _read(Path(path))
-        polygons = _only_polygons(found)
-        if polygons.is_empty:
+        parts, _ = parts_of(np.array(found, dtype=object))
+        if not len(parts):
             raise InputError(f"{path}: holds no polygon; expected an area of interest as polygons")
-        bounds = polygons.bounds
-        theirs = None if crs is None or grid.crs is None or _are_wrong_degrees(crs, polygons) else crs
-        if theirs is not None:
-            polygons = _reproject(polygons, theirs, grid)
-        inverse = ~grid.transform
-        matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
-        area = shapely.transform(polygons, lambda xy: xy @ matrix.T + (inverse.c, inverse.f))
+        bounds = tuple(shapely.total_bounds(parts).tolist())
+        theirs = None if crs is None or grid.crs is None or _are_wrong_degrees(crs, bounds) else crs
+        placed, _ = on_grid(parts, theirs, grid)
+        area = _only_polygons(placed)
         frame = shapely.box(0, 0, grid.width, grid.height)
-        area = _only_polygons([area])
         if not area.intersects(frame):
             raise InputError(
                 f"{path}: none of its polygons lies on the scene: they span {_span(bounds, theirs)}, the scene "
                 f"{_span(grid.bounds, grid.crs)}; is its coordinate reference system right?"
             )
-        return cls(_only_polygons([area.intersection(shapely.buffer(frame, 1, join_style="mitre"))]))
+        return cls(_only_polygons(np.array([area.intersection(shapely.buffer(frame, 1, join_style="mitre"))])))
 
     def touches(self, window: Window) -> bool:
         """Whether any part of the window may lie in the area: True wherever ``mask`` has a pixel."""
@@ -111,28 +104,40 @@ def _box(window: Window) -> shapely.Polygon:
 
 
 def _read(path: Path) -> tuple[CRS | None, list[Any]]:
-    """Coordinate reference system and geometries of a vector file."""
-    from pyproj import CRS
-
+    """Coordinate reference system and geometries of a vector file, or a folder that is one (FileGDB)."""
     if not path.is_file() and not path.is_dir():
         raise InputError(f"{path}: is not there; expected a vector file with the area of interest")
-    if path.suffix.lower() in _PARQUET:
-        import geopandas
-        from pyarrow import ArrowInvalid
+    with np.errstate(invalid="ignore"):  # GEOS meets numbers that are none; they are told of below
+        crs, found = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_ogr(path)
+        numbers = np.isfinite([shapely.get_coordinates(shape).sum() for shape in found])
+    if not numbers.all():
+        raise InputError(
+            f"{path}: {np.count_nonzero(~numbers)} of its {len(found)} features have coordinates that are no numbers "
+            f"(the first is number {int(np.argmin(numbers)) + 1}); repair or remove them"
+        )
+    return crs, found
 
-        try:
-            frame = geopandas.read_parquet(path)
-        except (ArrowInvalid, ValueError, OSError) as error:
-            raise InputError(f"{path}: cannot be read as GeoParquet: {first_line(error)}") from error
-        return frame.crs, list(frame.geometry)
 
+def _read_parquet(path: Path) -> tuple[CRS | None, list[Any]]:
+    import geopandas
+    from pyarrow import ArrowInvalid
+
+    try:
+        frame = geopandas.read_parquet(path)
+    except (ArrowInvalid, ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as GeoParquet: {first_line(error)}") from error
+    return frame.crs, [shape for shape in frame.geometry if shape is not None]
+
+
+def _read_ogr(path: Path) -> tuple[CRS | None, list[Any]]:
     import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
+    from pyproj import CRS
 
+    name = vector_name(path)
     crs: CRS | None = None
     found: list[Any] = []
     try:
-        name = vector_name(path)
         for layer, kind in pyogrio.list_layers(name):
             if kind is None:
                 continue
@@ -143,48 +148,25 @@ def _read(path: Path) -> tuple[CRS | None, list[Any]]:
                 raise InputError(f"{path}: its layers have different coordinate reference systems; keep one of them")
             crs, found = (here, found + parts) if parts else (crs, found)
     except (DataSourceError, DataLayerError, ValueError, shapely.errors.ShapelyError) as error:
-        raise InputError(f"{path}: cannot be read as a vector file: {first_line(error)}") from error
+        raise InputError(
+            f"{path}: cannot be read as a vector file: {first_line(error)}; expected polygons in GeoJSON, GeoPackage, "
+            "GeoParquet, FlatGeobuf, a shapefile or another format of GDAL"
+        ) from error
     return crs, found
 
 
-def _only_polygons(geometries: list[Any]) -> shapely.MultiPolygon:
-    """The union of what is polygonal among them, repaired."""
-    parts = shapely.get_parts(shapely.get_parts(np.array(geometries, dtype=object)))
-    flat = [part for part in parts if part.geom_type == "Polygon" and not part.is_empty]
-    flat = [part for part in flat if np.isfinite(shapely.get_coordinates(part)).all()]
-    if not flat:
+def _only_polygons(geometries: npt.NDArray[Any]) -> shapely.MultiPolygon:
+    """The union of what is polygonal among them."""
+    parts, _ = parts_of(geometries)
+    if not len(parts):
         return shapely.MultiPolygon()
-    whole = shapely.union_all(shapely.make_valid(np.array(flat), method="structure", keep_collapsed=False))
-    return shapely.MultiPolygon([part for part in shapely.get_parts(whole) if part.geom_type == "Polygon"])
+    return shapely.MultiPolygon(parts_of(np.array([shapely.union_all(parts)]))[0].tolist())
 
 
-def _are_wrong_degrees(crs: CRS, polygons: shapely.MultiPolygon) -> bool:
+def _are_wrong_degrees(crs: CRS, bounds: tuple[float, ...]) -> bool:
     """GeoJSON that does not say otherwise is in degrees, and is often written in metres."""
-    left, bottom, right, top = polygons.bounds
+    left, bottom, right, top = bounds
     return bool(crs.is_geographic and (max(-left, right) > 720 or max(-bottom, top) > 100))
-
-
-def _reproject(polygons: shapely.MultiPolygon, crs: CRS, grid: Grid) -> shapely.MultiPolygon:
-    """Bring polygons into the grid's system: cut around the scene first, then with points along their edges."""
-    from pyproj import Transformer
-
-    assert grid.crs is not None
-    if crs == grid.crs:
-        return polygons
-    frame = shapely.box(0, 0, grid.width, grid.height)
-    margin = _MARGIN * max(grid.width, grid.height) + 16
-    outline = shapely.segmentize(shapely.buffer(frame, margin, join_style="mitre"), max(frame.length / _STEPS, 1))
-    corners = np.array(grid.transform @ tuple(shapely.get_coordinates(outline).T)).T
-    backward = Transformer.from_crs(grid.crs, crs, always_xy=True)
-    around = np.stack(backward.transform(*corners.T), axis=1)
-    if np.isfinite(around).all():
-        polygons = _only_polygons([polygons.intersection(shapely.box(*around.min(axis=0), *around.max(axis=0)))])
-    if polygons.is_empty:
-        return polygons
-    left, bottom, right, top = polygons.bounds
-    dense = shapely.segmentize(polygons, max(float(np.hypot(right - left, top - bottom)) / _STEPS, 1e-9))
-    forward = Transformer.from_crs(crs, grid.crs, always_xy=True)
-    return _only_polygons([shapely.transform(dense, forward.transform, interleaved=False)])
 
 
 def _span(bounds: tuple[float, float, float, float], crs: CRS | None) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tileseg.errors import InputError, first_line
@@ -63,3 +66,21 @@ def _check_head(head: bytes, shown: str) -> None:
                 f"{shown}: is a description of other data ({mark.decode()}), which tileseg does not follow; copy what "
                 "you need of it: ogr2ogr copy.gpkg IN"
             )
+
+
+@contextmanager
+def name_to_write(path: Path) -> Iterator[str]:
+    """The name by which pyogrio writes exactly this file, whatever characters its path has; there when it ends."""
+    if not any(character in str(path.absolute()) for character in _SPLITTING):
+        yield str(path.absolute())
+        return
+    # GDAL's names for parts of files are read only, so it is given a way to the folder without such characters.
+    with tempfile.TemporaryDirectory(prefix="tileseg-") as folder:
+        way = Path(folder) / "folder"
+        way.symlink_to(path.absolute().parent, target_is_directory=True)
+        plain = f"{Path(folder).name}{path.suffix}"
+        try:
+            yield str(way / plain)
+            path.with_name(plain).replace(path)
+        finally:
+            path.with_name(plain).unlink(missing_ok=True)
