@@ -8,12 +8,12 @@ import pytest
 from dataset_files import CLASSES, dataset
 
 from tileseg.card import default_color
-from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, list_pairs, parse_gsd, read_spec
+from tileseg.dataset.spec import IGNORE, DatasetSpec, SceneFiles, list_pairs, parse_gsd, read_spec
 from tileseg.errors import InputError, UsageError
 from tileseg.spec import read_config
 
 
-def pairs_of(path: Path) -> tuple[list[Pair], list[str]]:
+def pairs_of(path: Path) -> tuple[list[SceneFiles], list[str]]:
     return list_pairs(read_spec(path), path.parent)
 
 

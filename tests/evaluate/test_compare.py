@@ -17,7 +17,7 @@ from sklearn import metrics
 from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
 from tileseg.evaluate import compare
-from tileseg.evaluate.compare import Options, Pair, SceneScores, score
+from tileseg.evaluate.compare import Comparison, Options, SceneScores, score
 from tileseg.evaluate.confusion import iou
 from tileseg.evaluate.objects import Objects, match
 from tileseg.grid import Grid
@@ -60,7 +60,7 @@ def sides() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _score(sides: tuple[np.ndarray, np.ndarray], options: Options | None = None, **facts) -> SceneScores:
-    pair = Pair("scene", facts.pop("grid", _grid()), Held(sides[0]), Held(sides[1]), **facts)
+    pair = Comparison("scene", facts.pop("grid", _grid()), Held(sides[0]), Held(sides[1]), **facts)
     return score(pair, CLASSES, options)
 
 
@@ -179,7 +179,7 @@ def test_the_worst_window_comes_first(monkeypatch) -> None:
     prediction = truth.copy()
     prediction[55:95, 105:145] = 0
     prediction[105:125, 155:195] = 0
-    pair = Pair("scene", Grid(150, 200, Affine.identity()), Held(truth), Held(prediction))
+    pair = Comparison("scene", Grid(150, 200, Affine.identity()), Held(truth), Held(prediction))
     found = score(pair, CLASSES)
     assert [w.window for w in found.worst] == [Window(50, 100, 50, 50), Window(100, 150, 50, 50)]
     assert [w.iou for w in found.worst] == [0, 0.5]

@@ -14,7 +14,7 @@ from tileseg.card import ClassInfo
 from tileseg.dataset.doubts import mask_doubt, nodata_doubt, percent
 from tileseg.dataset.labelled import LabelledScene, open_image, open_labelled
 from tileseg.dataset.raster_truth import RasterTruth
-from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, is_there, list_pairs, parse_gsd, read_spec
+from tileseg.dataset.spec import IGNORE, DatasetSpec, SceneFiles, Split, is_there, list_pairs, parse_gsd, read_spec
 from tileseg.dataset.truth import is_placed
 from tileseg.dataset.vector_truth import VectorTruth
 from tileseg.dataset.warped_truth import WarpedTruth
@@ -33,7 +33,7 @@ _MOST_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Problem:
     """Something wrong, or worth knowing."""
 
     level: Level
@@ -92,7 +92,7 @@ class DatasetReport:
     """Metres per pixel to which scenes are resampled; None: each is read as it is."""
     facts: tuple[SceneFacts, ...]
     """Of the scenes that can be read."""
-    findings: tuple[Finding, ...]
+    findings: tuple[Problem, ...]
     scenes: tuple[LabelledScene, ...]
     """The same scenes, to be drawn."""
 
@@ -142,7 +142,7 @@ def check_dataset(
     spec = read_spec(path)
     target = parse_gsd(gsd, spec)
     pairs, problems = list_pairs(spec, path.parent)
-    findings = [Finding("error", problem) for problem in problems]
+    findings = [Problem("error", problem) for problem in problems]
     scenes, facts = [], []
     for done, pair in enumerate(pairs):
         progress(done, len(pairs), pair.name)
@@ -165,18 +165,18 @@ def check_dataset(
 
 
 def _check_pair(
-    pair: Pair, spec: DatasetSpec, gsd: float | None
-) -> tuple[LabelledScene | None, SceneFacts | None, list[Finding]]:
+    pair: SceneFiles, spec: DatasetSpec, gsd: float | None
+) -> tuple[LabelledScene | None, SceneFacts | None, list[Problem]]:
     try:
         scene = replace(open_labelled(pair, spec, gsd), cached=False)
     except InputError as error:
-        found = [Finding("error", str(error))]
+        found = [Problem("error", str(error))]
         # The image and the labels may both be at fault; the labels are opened only after the image.
         try:
             open_image(pair, spec)
         except InputError:
             if not is_there(pair.labels):
-                found.append(Finding("error", f"{pair.labels}: is not there; expected the labels of {pair.image.name}"))
+                found.append(Problem("error", f"{pair.labels}: is not there; expected the labels of {pair.image.name}"))
         return None, None, found
     findings = [*_georeference(scene, pair, gsd), *_label_values(scene, pair, spec)]
     if any(finding.level == "error" for finding in findings):
@@ -185,7 +185,7 @@ def _check_pair(
         mean, std = _read_image(scene)
         counts = _count(scene, len(spec.classes))
     except InputError as error:
-        return None, None, [*findings, Finding("error", str(error))]
+        return None, None, [*findings, Problem("error", str(error))]
     crs = scene.grid.crs
     facts = SceneFacts(
         name=scene.name,
@@ -213,9 +213,9 @@ def _source(scene: LabelledScene) -> str:
     return "raster on another grid" if isinstance(truth, WarpedTruth) else "raster"
 
 
-def _georeference(scene: LabelledScene, pair: Pair, gsd: float | None) -> Iterator[Finding]:
+def _georeference(scene: LabelledScene, pair: SceneFiles, gsd: float | None) -> Iterator[Problem]:
     if scene.ground_sample_distance is None and gsd is not None:
-        yield Finding(
+        yield Problem(
             "warning",
             f"{pair.image}: has no coordinate reference system, so its ground sample distance is not known and it is "
             "read as it is; give pixel_size (metres)",
@@ -223,10 +223,10 @@ def _georeference(scene: LabelledScene, pair: Pair, gsd: float | None) -> Iterat
     found = _doubtful_place(scene, pair)
     if found is not None:
         without, taken = found
-        yield Finding("warning", f"{without}: {taken}")
+        yield Problem("warning", f"{without}: {taken}")
 
 
-def _doubtful_place(scene: LabelledScene, pair: Pair) -> tuple[Path, str] | None:
+def _doubtful_place(scene: LabelledScene, pair: SceneFiles) -> tuple[Path, str] | None:
     """Which file does not say where it lies, and what is made of that; None where all is said, or nothing."""
     nothing = "has no coordinate reference system"
     image, truth = scene.scene.grid, scene.truth
@@ -251,7 +251,7 @@ def _knows(grid: Grid) -> int:
     return int(is_placed(grid)) + int(grid.crs is not None)
 
 
-def _label_values(scene: LabelledScene, pair: Pair, spec: DatasetSpec) -> Iterator[Finding]:
+def _label_values(scene: LabelledScene, pair: SceneFiles, spec: DatasetSpec) -> Iterator[Problem]:
     """Every value of a label raster that is no class, not only the first."""
     truth = scene.truth
     if not isinstance(truth, (RasterTruth, WarpedTruth)):
@@ -265,17 +265,17 @@ def _label_values(scene: LabelledScene, pair: Pair, spec: DatasetSpec) -> Iterat
                 unknown[value] = unknown.get(value, 0) + count
         doubt = None if unknown else nodata_doubt(scene)
     except InputError as error:
-        yield Finding("error", str(error))
+        yield Problem("error", str(error))
         return
     if unknown:
         named = {truth.values.shown(value): count / total for value, count in unknown.items()}
         palette = isinstance(raster, LabelRaster) and bool(raster.colors)
-        yield Finding("error", _tell_unknown(pair, spec, named, palette=palette))
+        yield Problem("error", _tell_unknown(pair, spec, named, palette=palette))
     if doubt is not None:
-        yield Finding("warning", doubt)
+        yield Problem("warning", doubt)
 
 
-def _tell_unknown(pair: Pair, spec: DatasetSpec, unknown: dict[str, float], *, palette: bool) -> str:
+def _tell_unknown(pair: SceneFiles, spec: DatasetSpec, unknown: dict[str, float], *, palette: bool) -> str:
     """``unknown``: the share of each value that is no class."""
     shown = sorted(unknown, key=lambda value: -unknown[value])
     listed = ", ".join(f"{value} ({percent(unknown[value])})" for value in shown[:_MOST_SHOWN])
@@ -314,21 +314,21 @@ def _count(scene: LabelledScene, classes: int) -> tuple[int, ...]:
     return (*counts[:classes].tolist(), int(counts[IGNORE]))
 
 
-def _content(scene: LabelledScene, facts: SceneFacts, pair: Pair, spec: DatasetSpec) -> Iterator[Finding]:
+def _content(scene: LabelledScene, facts: SceneFacts, pair: SceneFiles, spec: DatasetSpec) -> Iterator[Problem]:
     known = sum(facts.counts[:-1])
     if not known:
-        yield Finding("error", f"{pair.labels}: no pixel has a known class where {pair.image.name} has data")
+        yield Problem("error", f"{pair.labels}: no pixel has a known class where {pair.image.name} has data")
     elif facts.unknown > _MOST_UNKNOWN:
-        yield Finding("warning", f"{pair.labels}: the class of {percent(facts.unknown)} of its pixels is not known")
+        yield Problem("warning", f"{pair.labels}: the class of {percent(facts.unknown)} of its pixels is not known")
     if known and max(facts.counts[:-1]) == known:
         only = spec.classes[int(np.argmax(facts.counts[:-1]))].name
         doubt = mask_doubt(scene) if facts.counts[-1] else None
-        yield Finding("warning", doubt or f"{pair.labels}: has nothing but {only!r}")
+        yield Problem("warning", doubt or f"{pair.labels}: has nothing but {only!r}")
     constant = [spec.bands[i] for i, deviation in enumerate(facts.std) if deviation < 1e-9]
     if constant:
-        yield Finding("warning", f"{pair.image}: is the same everywhere in {', '.join(constant)}")
+        yield Problem("warning", f"{pair.image}: is the same everywhere in {', '.join(constant)}")
     if scene.rescale.rows.scale > 1.2:
-        yield Finding(
+        yield Problem(
             "warning",
             f"{pair.image}: has {facts.ground_sample_distance:.3g} m per pixel and is enlarged "
             f"{scene.rescale.rows.scale:.3g} times: a coarser ground sample distance would lose nothing",
@@ -337,11 +337,11 @@ def _content(scene: LabelledScene, facts: SceneFacts, pair: Pair, spec: DatasetS
 
 def _check_together(
     spec: DatasetSpec, path: Path, scenes: Sequence[LabelledScene], facts: Sequence[SceneFacts], *, complete: bool
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     """What shows only when scenes are seen together; classes that are missing, only where all scenes are read."""
     for fact in facts[1:]:
         if fact.dtype != facts[0].dtype:
-            yield Finding(
+            yield Problem(
                 "error",
                 f"{fact.image}: its pixels are {fact.dtype}, those of {facts[0].image} {facts[0].dtype}; expected one "
                 "type in a dataset",
@@ -350,19 +350,19 @@ def _check_together(
     if not complete:
         return
     if not by_split["train"]:
-        yield Finding("error", f'{path}: has no scenes to train on (split = "train")')
+        yield Problem("error", f'{path}: has no scenes to train on (split = "train")')
     if not by_split["validate"]:
-        yield Finding("warning", f'{path}: has no scenes to validate on (split = "validate")')
+        yield Problem("warning", f'{path}: has no scenes to validate on (split = "validate")')
     for i, info in enumerate(spec.classes):
         there = {split: any(fact.counts[i] for fact in found) for split, found in by_split.items()}
         if by_split["train"] and not there["train"]:
-            yield Finding("warning", f"{path}: no scene for training has a pixel of {info.name!r}")
+            yield Problem("warning", f"{path}: no scene for training has a pixel of {info.name!r}")
         elif by_split["validate"] and not there["validate"]:
-            yield Finding("warning", f"{path}: no scene for validation has a pixel of {info.name!r}")
+            yield Problem("warning", f"{path}: no scene for validation has a pixel of {info.name!r}")
     yield from _leaks(scenes)
 
 
-def _leaks(scenes: Sequence[LabelledScene]) -> Iterator[Finding]:
+def _leaks(scenes: Sequence[LabelledScene]) -> Iterator[Problem]:
     """Scenes for validation that show the same ground, or the same file, as one for training."""
     train = [scene for scene in scenes if scene.split == "train"]
     areas = [_area(scene) for scene in train]
@@ -376,7 +376,7 @@ def _leaks(scenes: Sequence[LabelledScene]) -> Iterator[Finding]:
             share = area.intersection(theirs).area / area.area if overlap and area is not None else 0.0
             if same_file or share > 0.01:
                 what = "is also" if same_file else f"shows {percent(share)} of"
-                yield Finding(
+                yield Problem(
                     "warning",
                     f"{scene.scene.path}: {what} {other.scene.path}, which is trained on: scores would be too good",
                 )

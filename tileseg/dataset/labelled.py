@@ -16,7 +16,7 @@ from affine import Affine
 from tileseg.card import ClassInfo
 from tileseg.dataset.raster_truth import Truth
 from tileseg.dataset.rescale import Axis, Rescale
-from tileseg.dataset.spec import IGNORE, DatasetSpec, Pair, Split, is_there
+from tileseg.dataset.spec import IGNORE, DatasetSpec, SceneFiles, Split, is_there
 from tileseg.dataset.truth import open_truth
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
@@ -157,7 +157,7 @@ class _Tiles:
 _TILES = _Tiles()
 
 
-def open_labelled(pair: Pair, spec: DatasetSpec, gsd: float | None) -> LabelledScene:
+def open_labelled(pair: SceneFiles, spec: DatasetSpec, gsd: float | None) -> LabelledScene:
     """Open an image and its labels, to be read at ``gsd`` metres per pixel (None: the image's own).
 
     Raises InputError in one line: a file that cannot be read, or labels that do not belong to the image.
@@ -191,7 +191,7 @@ def open_labelled(pair: Pair, spec: DatasetSpec, gsd: float | None) -> LabelledS
     )
 
 
-def open_image(pair: Pair, spec: DatasetSpec) -> PixelSource:
+def open_image(pair: SceneFiles, spec: DatasetSpec) -> PixelSource:
     """The image of a pair. Raises InputError in one line."""
     if not is_there(pair.image):
         raise InputError(f"{pair.image}: is not there; expected the image of {pair.labels.name}")

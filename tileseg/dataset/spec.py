@@ -56,7 +56,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Reading(_Strict):
+class ReadOptions(_Strict):
     """How images and labels are understood; may be given for one entry, or at the top for all."""
 
     image_bands: Ids | None = None
@@ -79,7 +79,7 @@ class Reading(_Strict):
     """Made by a program instead of a camera: scores of such scenes are told apart."""
 
 
-class SceneEntry(Reading):
+class SceneEntry(ReadOptions):
     """One image with its labels."""
 
     split: Split = "train"
@@ -91,7 +91,7 @@ class SceneEntry(Reading):
     name: str | None = None
 
 
-class FolderEntry(Reading):
+class FolderEntry(ReadOptions):
     """Images and labels that go by the same names."""
 
     images: str
@@ -120,7 +120,7 @@ class FolderEntry(Reading):
         return self
 
 
-class VocEntry(Reading):
+class VocEntry(ReadOptions):
     """A folder as Pascal VOC has it: JPEGImages, SegmentationClass, ImageSets/Segmentation."""
 
     root: str
@@ -130,7 +130,7 @@ class VocEntry(Reading):
     """Name of the list of validation images."""
 
 
-class DatasetSpec(Reading):
+class DatasetSpec(ReadOptions):
     """A dataset: what ``DATASET.toml`` may say."""
 
     classes: Annotated[tuple[ClassInfo, ...], BeforeValidator(_colored), Field(min_length=2, max_length=255)]
@@ -207,7 +207,7 @@ def read_spec(path: Path) -> DatasetSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class SceneFiles:
     """One image with its labels: files that should exist, and how they are read."""
 
     name: str
@@ -215,16 +215,16 @@ class Pair:
     image: Path
     """One raster of several in a file goes by GDAL's name for it: see :func:`is_there`."""
     labels: Path
-    reading: Reading
+    reading: ReadOptions
     """What the entry says, completed by what the top of the file says."""
 
 
-def list_pairs(spec: DatasetSpec, folder: Path) -> tuple[list[Pair], list[str]]:
+def list_pairs(spec: DatasetSpec, folder: Path) -> tuple[list[SceneFiles], list[str]]:
     """All images with their labels, and what is wrong with the entries, one line each.
 
     Paths are relative to ``folder``, where the TOML lies. The order is that of the file, and by name in folders.
     """
-    pairs: list[Pair] = []
+    pairs: list[SceneFiles] = []
     problems: list[str] = []
     for entry in (*spec.scenes, *spec.folders, *spec.voc):
         reading = _complete(spec, entry)
@@ -232,7 +232,7 @@ def list_pairs(spec: DatasetSpec, folder: Path) -> tuple[list[Pair], list[str]]:
             match entry:
                 case SceneEntry():
                     image, labels = _placed(folder, entry.image), _placed(folder, entry.labels)
-                    pairs.append(Pair(entry.name or stem_of(str(image)), entry.split, image, labels, reading))
+                    pairs.append(SceneFiles(entry.name or stem_of(str(image)), entry.split, image, labels, reading))
                 case FolderEntry():
                     pairs.extend(_in_folder(entry, folder, reading, problems))
                 case VocEntry():
@@ -253,14 +253,14 @@ def is_there(path: Path) -> bool:
     return path.exists() or Path(file_of(str(path))).is_file()
 
 
-def _complete(spec: DatasetSpec, entry: Reading) -> Reading:
+def _complete(spec: DatasetSpec, entry: ReadOptions) -> ReadOptions:
     """What an entry says; what it does not say is taken from the top of the file."""
-    fields = Reading.model_fields
+    fields = ReadOptions.model_fields
     chosen = {name: getattr(entry if name in entry.model_fields_set else spec, name) for name in fields}
-    return Reading.model_construct(**chosen)
+    return ReadOptions.model_construct(**chosen)
 
 
-def _in_folder(entry: FolderEntry, folder: Path, reading: Reading, problems: list[str]) -> Iterator[Pair]:
+def _in_folder(entry: FolderEntry, folder: Path, reading: ReadOptions, problems: list[str]) -> Iterator[SceneFiles]:
     images = _matches(folder, entry.images)
     one = _placed(folder, entry.labels)
     one_for_all = is_there(one) and not one.is_dir()
@@ -271,7 +271,7 @@ def _in_folder(entry: FolderEntry, folder: Path, reading: Reading, problems: lis
     chosen = _chosen(entry, keys)
     for key in keys:
         if key in labels:
-            yield Pair(key, "validate" if key in chosen else entry.split, images[key], labels[key], reading)
+            yield SceneFiles(key, "validate" if key in chosen else entry.split, images[key], labels[key], reading)
         else:
             problems.append(f"{images[key]}: has no labels: expected {folder / entry.labels} for {key!r}")
     problems.extend(
@@ -316,7 +316,7 @@ def _chosen(entry: FolderEntry, keys: Sequence[str]) -> frozenset[str]:
     return frozenset(wanted)
 
 
-def _in_voc(entry: VocEntry, folder: Path, reading: Reading) -> Iterator[Pair]:
+def _in_voc(entry: VocEntry, folder: Path, reading: ReadOptions) -> Iterator[SceneFiles]:
     root = folder / entry.root
     lists: tuple[tuple[Split, str | None], ...] = (("train", entry.train), ("validate", entry.validate_))
     for split, name in lists:
@@ -338,7 +338,7 @@ def _in_voc(entry: VocEntry, folder: Path, reading: Reading) -> Iterator[Pair]:
                 ),
                 root / "JPEGImages" / f"{key}.jpg",
             )
-            yield Pair(key, split, image, root / "SegmentationClass" / f"{key}.png", reading)
+            yield SceneFiles(key, split, image, root / "SegmentationClass" / f"{key}.png", reading)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -346,14 +346,14 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _named_apart(pairs: list[Pair]) -> list[Pair]:
+def _named_apart(pairs: list[SceneFiles]) -> list[SceneFiles]:
     """Each pair under a name of its own."""
     seen: dict[str, int] = {}
     apart = []
     for pair in pairs:
         seen[pair.name] = count = seen.get(pair.name, 0) + 1
         name = pair.name if count == 1 else f"{pair.name}-{count}"
-        apart.append(Pair(name, pair.split, pair.image, pair.labels, pair.reading))
+        apart.append(SceneFiles(name, pair.split, pair.image, pair.labels, pair.reading))
     return apart
 
 

@@ -12,7 +12,7 @@ from affine import Affine
 
 from tileseg.dataset.raster_truth import _COLOR, NO_COLOR, ColorRaster, RasterTruth, Truth, ValueRaster, ValueTable
 from tileseg.dataset.rescale import Rescale
-from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, Pair, is_there
+from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, SceneFiles, is_there
 from tileseg.dataset.vector_truth import VectorTruth, _outline, _text, outline_in
 from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError
@@ -26,7 +26,7 @@ _SAME_PLACE = 0.1
 """Pixels: labels whose corners are no further from the image's are on its grid."""
 
 
-def open_truth(pair: Pair, spec: DatasetSpec, image: Grid, target: Grid, rescale: Rescale) -> Truth:
+def open_truth(pair: SceneFiles, spec: DatasetSpec, image: Grid, target: Grid, rescale: Rescale) -> Truth:
     """The labels of an image whose own grid is ``image``. Raises InputError in one line."""
     path = pair.labels
     if not is_there(path):
@@ -51,7 +51,7 @@ def open_truth(pair: Pair, spec: DatasetSpec, image: Grid, target: Grid, rescale
     return WarpedTruth(raster, values, target, _is_finer(raster.grid, target))
 
 
-def _open_colors(pair: Pair) -> ColorRaster:
+def _open_colors(pair: SceneFiles) -> ColorRaster:
     scene = open_raster(pair.labels, Wanted(3))
     masked = scene.alpha is not None or bool(scene.masks)
     listed = frozenset(int(text[1:], 16) for text in pair.reading.label_map if _COLOR.fullmatch(text))
@@ -59,7 +59,7 @@ def _open_colors(pair: Pair) -> ColorRaster:
     return ColorRaster(replace(scene, nodata=(None,) * 3) if masked else scene, frozenset() if masked else listed)
 
 
-def _open_raster(pair: Pair) -> LabelRaster:
+def _open_raster(pair: SceneFiles) -> LabelRaster:
     """The raster of ids; where ``label_map`` says what its nodata value means, that is a value like any other."""
     try:
         raster = open_labels(pair.labels)
@@ -78,7 +78,7 @@ def _open_raster(pair: Pair) -> LabelRaster:
     return replace(raster, scene=scene, dtype=dtype, nodata=int(np.iinfo(dtype).min))
 
 
-def _values(pair: Pair, spec: DatasetSpec, raster: LabelRaster | None) -> ValueTable:
+def _values(pair: SceneFiles, spec: DatasetSpec, raster: LabelRaster | None) -> ValueTable:
     """What raster values mean: what ``label_map`` says, or else the ids of the classes; nodata and 255 are unknown.
 
     Without a ``raster`` the values are colours.
@@ -112,7 +112,7 @@ def _id(spec: DatasetSpec, wanted: int | str) -> int:
     return label
 
 
-def _open_vectors(pair: Pair, spec: DatasetSpec, target: Grid) -> VectorTruth:
+def _open_vectors(pair: SceneFiles, spec: DatasetSpec, target: Grid) -> VectorTruth:
     reading = pair.reading
     foreground = [info.name for info in spec.classes if not info.background]
     meaning: dict[str, int]
@@ -153,7 +153,7 @@ def is_placed(grid: Grid) -> bool:
     return grid.crs_wkt is not None or grid.transform != Affine.identity()
 
 
-def _same_grid(image: Grid, labels: Grid, pair: Pair) -> bool:
+def _same_grid(image: Grid, labels: Grid, pair: SceneFiles) -> bool:
     """Whether pixels are the same. Raises InputError where nothing tells how to bring one to the other."""
     same_size = (image.height, image.width) == (labels.height, labels.width)
     if not (is_placed(image) and is_placed(labels)):

@@ -26,7 +26,7 @@ from tileseg.evaluate import boundary
 from tileseg.evaluate.calibration import Calibration
 from tileseg.evaluate.confusion import IGNORE, Matrix, confusion, iou
 from tileseg.evaluate.distances import NO_DISTANCES, PREDICTION, TRUTH, Contours, Distances
-from tileseg.evaluate.objects import NO_MATCHING, Matching, Objects, match
+from tileseg.evaluate.objects import NO_MATCHES, ObjectMatches, Objects, match
 from tileseg.grid import Grid
 from tileseg.labels import Labels
 from tileseg.polygons.fragment import Fragment, load_fragments, save_fragments
@@ -59,7 +59,7 @@ class LabelReader(Protocol):
 
 
 @dataclass(frozen=True)
-class Pair:
+class Comparison:
     """A scene's true and predicted labels on one grid."""
 
     name: str
@@ -117,7 +117,7 @@ class SceneScores:
     without_border: tuple[int, ...]
     """Scenes in which only one side has a border of the class, so that there are no distances."""
     calibration: Calibration | None
-    matchings: Mapping[int, Matching]
+    matchings: Mapping[int, ObjectMatches]
     """By class that is not background."""
     unknown: int
     """Pixels without a true class."""
@@ -140,7 +140,7 @@ class SceneScores:
             None if self.metres is None or other.metres is None else _sum(self.metres, other.metres),
             tuple(a + b for a, b in zip(self.without_border, other.without_border, strict=True)),
             self.calibration + other.calibration if self.calibration and other.calibration else None,
-            {k: self.matchings.get(k, NO_MATCHING) + other.matchings.get(k, NO_MATCHING) for k in labels},
+            {k: self.matchings.get(k, NO_MATCHES) + other.matchings.get(k, NO_MATCHES) for k in labels},
             self.unknown + other.unknown,
             self.missing + other.missing,
             worst,
@@ -153,7 +153,7 @@ def _sum(one: Sequence[Distances], other: Sequence[Distances]) -> tuple[Distance
 
 
 def score(
-    pair: Pair,
+    pair: Comparison,
     classes: Sequence[ClassInfo],
     options: Options | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -239,7 +239,7 @@ _KINDS = ("truth", "prediction", "unknown")
 class _Work:
     """One scene being scored."""
 
-    pair: Pair
+    pair: Comparison
     classes: Sequence[ClassInfo]
     options: Options
     folder: Path
@@ -250,7 +250,7 @@ class _Work:
     """Which blocks have a fragment, of those sides whose polygons are traced."""
 
     @classmethod
-    def begin(cls, pair: Pair, classes: Sequence[ClassInfo], options: Options, folder: Path) -> _Work:
+    def begin(cls, pair: Comparison, classes: Sequence[ClassInfo], options: Options, folder: Path) -> _Work:
         cores = tile(pair.grid.extent, BLOCK, BLOCK)
         objects = {"truth": pair.truth_objects, "prediction": pair.predicted_objects}
         # Polygons that were not traced may lie where nothing is known; so what is unknown is traced for them.
@@ -384,7 +384,7 @@ class _Work:
             metres = tuple(self.contours.distances(k, (along_col, along_row)) for k in range(len(self.classes)))
         return pixels, metres, lonely
 
-    def matchings(self) -> dict[int, Matching]:
+    def matchings(self) -> dict[int, ObjectMatches]:
         """True and predicted polygons of each class matched."""
         if not self.options.polygons:
             return {}

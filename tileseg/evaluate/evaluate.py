@@ -15,7 +15,7 @@ from tileseg.dataset.dataset import load_dataset
 from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.errors import InputError, UsageError, not_writable
-from tileseg.evaluate.compare import Options, Pair, default_threads, score
+from tileseg.evaluate.compare import Comparison, Options, default_threads, score
 from tileseg.evaluate.meaning import agree, match_classes
 from tileseg.evaluate.pairing import pair_files, pair_scene, reference_grid
 from tileseg.evaluate.report import write_report
@@ -141,7 +141,7 @@ def evaluate_model(
     # Before anything is run, which may take hours.
     meaning = match_classes(dataset.classes, describe_model(model.model, card.classes), spec.map_prediction)
     spec.check_out()
-    pairs: list[Pair] = []
+    pairs: list[Comparison] = []
     scored = []
     notices: list[str] = []
     trained = card.ground_sample_distance
@@ -196,7 +196,7 @@ def _run(spec: RunSpec, listener: Listener | None, *, again: bool) -> Path:
     return spec.folder
 
 
-def _written(found: Evaluation, pairs: Sequence[Pair], spec: EvaluateSpec) -> Evaluation:
+def _written(found: Evaluation, pairs: Sequence[Comparison], spec: EvaluateSpec) -> Evaluation:
     if not found.total.matrix.sum():
         found = replace(found, notices=(*found.notices, "there is no pixel with both a true and a predicted class"))
     write_report(spec.out / REPORT, found, {pair.name: pair for pair in pairs})

@@ -57,7 +57,7 @@ class Objects:
 
 
 @dataclass(frozen=True)
-class Matching:
+class ObjectMatches:
     """What matching the polygons of one class gave."""
 
     truths: int
@@ -69,9 +69,9 @@ class Matching:
     best: Floats
     """(truths,) IoU of each true polygon with the predicted one that fits it best; 0 where none touches it."""
 
-    def __add__(self, other: Matching) -> Matching:
+    def __add__(self, other: ObjectMatches) -> ObjectMatches:
         """Of several scenes."""
-        return Matching(
+        return ObjectMatches(
             self.truths + other.truths,
             self.predictions + other.predictions,
             np.concatenate([self.matched, other.matched]),
@@ -104,10 +104,10 @@ class Matching:
         return _share(float(self.matched.sum()), len(self.matched))
 
 
-NO_MATCHING = Matching(0, 0, np.empty(0), np.empty(0))
+NO_MATCHES = ObjectMatches(0, 0, np.empty(0), np.empty(0))
 
 
-def match(truth: npt.NDArray[np.object_], prediction: npt.NDArray[np.object_]) -> Matching:
+def match(truth: npt.NDArray[np.object_], prediction: npt.NDArray[np.object_]) -> ObjectMatches:
     """Match polygons of one class: pairs of IoU 0.5 and more, the best first, each polygon once."""
     first, second, overlap = _overlaps(truth, prediction)
     best = np.zeros(len(truth))
@@ -120,7 +120,7 @@ def match(truth: npt.NDArray[np.object_], prediction: npt.NDArray[np.object_]) -
         if not taken_truth[t] and not taken_prediction[p]:
             taken_truth[t] = taken_prediction[p] = True
             matched.append(float(overlap[pair]))
-    return Matching(len(truth), len(prediction), np.array(matched, np.float64), best)
+    return ObjectMatches(len(truth), len(prediction), np.array(matched, np.float64), best)
 
 
 def _overlaps(truth: npt.NDArray[np.object_], prediction: npt.NDArray[np.object_]) -> tuple[Any, Any, Floats]:

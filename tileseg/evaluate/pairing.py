@@ -15,13 +15,12 @@ from affine import Affine
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.dataset.raster_truth import RasterTruth, Truth
 from tileseg.dataset.rescale import Axis, Rescale
-from tileseg.dataset.spec import DatasetSpec, Reading, SceneEntry
-from tileseg.dataset.spec import Pair as Listed
+from tileseg.dataset.spec import DatasetSpec, ReadOptions, SceneEntry, SceneFiles
 from tileseg.dataset.truth import is_placed, open_truth
 from tileseg.dataset.vector_truth import VectorTruth
 from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError, UsageError
-from tileseg.evaluate.compare import Chances, Pair
+from tileseg.evaluate.compare import Chances, Comparison
 from tileseg.evaluate.confusion import IGNORE
 from tileseg.evaluate.meaning import Meaning
 from tileseg.evaluate.objects import Objects
@@ -161,7 +160,7 @@ def open_image(path: Path) -> PixelSource:
 
 def pair_files(
     truth: Side, prediction: Side, meaning: Meaning, grid: Grid, image: Path | None
-) -> tuple[Pair, tuple[str, ...]]:
+) -> tuple[Comparison, tuple[str, ...]]:
     """Two files on one grid, and what there is to say about it. Raises InputError."""
     notices: list[str] = []
     sides = []
@@ -185,11 +184,13 @@ def pair_files(
         notices.append(f"{prediction.path}: holds no probabilities on this grid, so calibration is not measured")
     truth_objects, predicted_objects = (_objects(side) for side in sides)
     name = prediction.path.name
-    return Pair(name, grid, sides[0], sides[1], chances, truth_objects, predicted_objects, picture), tuple(notices)
+    return Comparison(name, grid, sides[0], sides[1], chances, truth_objects, predicted_objects, picture), tuple(
+        notices
+    )
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NoPolygons:
     """The labels of a vector file without polygons."""
 
     background: int
@@ -210,10 +211,10 @@ class SceneTruth:
         return self.scene.read_labels(window)
 
 
-def pair_scene(scene: LabelledScene, prediction: Side, meaning: Meaning) -> Pair:
+def pair_scene(scene: LabelledScene, prediction: Side, meaning: Meaning) -> Comparison:
     """A scene of a dataset at its own ground sample distance, and the run made of it. Raises InputError."""
     opened = _open(prediction, meaning.prediction, meaning, scene.grid)
-    return Pair(
+    return Comparison(
         scene.name,
         scene.grid,
         SceneTruth(scene),
@@ -229,15 +230,15 @@ def _open(side: Side, values: Mapping[str, int], meaning: Meaning, grid: Grid) -
     """A side's labels on a grid, read as the labels of a dataset are."""
     infos = meaning.classes
     if side.empty:
-        return Nothing(next((i for i, info in enumerate(infos) if info.background), IGNORE))
+        return NoPolygons(next((i for i, info in enumerate(infos) if info.background), IGNORE))
     spec = DatasetSpec(classes=infos, scenes=(SceneEntry(image="-", labels=str(side.labels)),))
     if ALL in values:
         label = values[ALL]
-        reading = Reading.model_validate({"class": infos[label].name})
+        reading = ReadOptions.model_validate({"class": infos[label].name})
     else:
-        reading = Reading(label_map=dict(values), attribute=side.attribute)
+        reading = ReadOptions(label_map=dict(values), attribute=side.attribute)
     # Called by the name of what it is compared with, for what may be said of them.
-    listed = Listed(side.path.name, "validate", Path("the other side"), side.labels, reading)
+    listed = SceneFiles(side.path.name, "validate", Path("the other side"), side.labels, reading)
     whole = Rescale(Axis(grid.height, 1.0), Axis(grid.width, 1.0))
     return open_truth(listed, spec, grid, grid, whole)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tileseg.card import ClassInfo
-from tileseg.evaluate.compare import Pair
+from tileseg.evaluate.compare import Comparison
 from tileseg.evaluate.confusion import IGNORE
 from tileseg.labels import Labels
 from tileseg.window import Window
@@ -28,7 +28,7 @@ _QUALITY = 86
 Rgb = npt.NDArray[np.uint8]
 
 
-def panels(pair: Pair, window: Window, classes: Sequence[ClassInfo]) -> tuple[Rgb, ...]:
+def panels(pair: Comparison, window: Window, classes: Sequence[ClassInfo]) -> tuple[Rgb, ...]:
     """The four pictures (y, x, 3) of a window. Without an image, labels stand on grey."""
     truth, prediction = pair.truth.read(window), pair.prediction.read(window)
     image = np.full((window.height, window.width, 3), 208, np.uint8) if pair.picture is None else pair.picture(window)

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from tileseg.evaluate.charts import bars, confusion_chart, reliability, short_count
-from tileseg.evaluate.compare import Pair, RankedWindow
+from tileseg.evaluate.compare import Comparison, RankedWindow
 from tileseg.evaluate.pictures import CAPTIONS, CONFUSED, FALSE, MISSED, data_uri, panels
 from tileseg.evaluate.results import Evaluation
 from tileseg.storage.store import write_atomic
@@ -67,7 +67,7 @@ svg .cell{font-size:13px;font-weight:600}
 """
 
 
-def write_report(path: Path, found: Evaluation, pairs: Mapping[str, Pair]) -> None:
+def write_report(path: Path, found: Evaluation, pairs: Mapping[str, Comparison]) -> None:
     """Write the page. ``pairs``: every scene by its name, from which the windows' pictures are read.
 
     Raises InputError where a scene cannot be read any more.
@@ -204,7 +204,7 @@ def _scenes(found: Evaluation) -> str:
     return "<h2>Scenes</h2>" + _table(heads, rows)
 
 
-def _windows(title: str, ranked: Sequence[RankedWindow], found: Evaluation, pairs: Mapping[str, Pair]) -> str:
+def _windows(title: str, ranked: Sequence[RankedWindow], found: Evaluation, pairs: Mapping[str, Comparison]) -> str:
     if not ranked:
         return ""
     parts = [f"<h2>{title}</h2>"]

@@ -17,7 +17,7 @@ from tileseg.evaluate.calibration import Calibration
 from tileseg.evaluate.compare import RankedWindow, SceneScores
 from tileseg.evaluate.confusion import Matrix, Scores
 from tileseg.evaluate.distances import Distances
-from tileseg.evaluate.objects import THRESHOLDS, Matching
+from tileseg.evaluate.objects import THRESHOLDS, ObjectMatches
 
 PIXEL_SCORES: dict[str, Callable[[Matrix], Scores]] = {
     "iou": pixels.iou,
@@ -136,7 +136,7 @@ def _distances(found: Sequence[Distances], unit: str) -> dict[str, Scores]:
     }
 
 
-def _polygons(found: Matching) -> dict[str, Any]:
+def _polygons(found: ObjectMatches) -> dict[str, Any]:
     names = ("precision", "recall", "f1")
     return {
         "true": found.truths,
