@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from tileseg.card import ClassInfo
 from tileseg.cli.dataset import app
-from tileseg.dataset.check import DatasetReport, check_dataset
+from tileseg.dataset.check import check_dataset
+from tileseg.dataset.facts import DatasetReport
 from tileseg.dataset.sheet import overlay, visible, write_sheet
 from tileseg.errors import InputError, UsageError
 

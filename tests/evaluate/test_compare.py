@@ -16,10 +16,11 @@ from sklearn import metrics
 
 from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
-from tileseg.evaluate import compare
-from tileseg.evaluate.compare import Comparison, Options, SceneScores, score
+from tileseg.evaluate import blocks
+from tileseg.evaluate.compare import score
 from tileseg.evaluate.confusion import iou
 from tileseg.evaluate.objects import Objects, match
+from tileseg.evaluate.scores import Comparison, Options, SceneScores
 from tileseg.grid import Grid
 from tileseg.polygons.quantity import Quantity
 from tileseg.window import Window
@@ -87,7 +88,7 @@ def test_boundary_iou_as_its_authors_compute_it() -> None:
 
 def test_nothing_depends_on_blocks_or_threads(sides, monkeypatch) -> None:
     whole = _score(sides, Options(threads=1))
-    monkeypatch.setattr(compare, "BLOCK", 32)
+    monkeypatch.setattr(blocks, "BLOCK", 32)
     parts = _score(sides, Options(threads=3))
     assert np.array_equal(whole.matrix, parts.matrix)
     assert np.array_equal(whole.band, parts.band)
@@ -173,7 +174,7 @@ def test_scenes_together_pool_pixels_and_distances(sides) -> None:
 
 
 def test_the_worst_window_comes_first(monkeypatch) -> None:
-    monkeypatch.setattr(compare, "TILE", 50)
+    monkeypatch.setattr(blocks, "TILE", 50)
     truth = np.zeros((150, 200), np.uint8)
     truth[5:45, 5:45] = truth[55:95, 105:145] = truth[105:145, 155:195] = 1
     prediction = truth.copy()

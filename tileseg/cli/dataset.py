@@ -12,7 +12,7 @@ import typer
 from tileseg.errors import InputError, TilesegError, UsageError, disk_full
 
 if TYPE_CHECKING:
-    from tileseg.dataset.check import DatasetReport
+    from tileseg.dataset.facts import DatasetReport
 
 app = typer.Typer(no_args_is_help=True)
 

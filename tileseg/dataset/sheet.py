@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from tileseg.card import ClassInfo
-from tileseg.dataset.check import DatasetReport
+from tileseg.dataset.facts import DatasetReport
 from tileseg.dataset.labelled import LabelledScene, Pixels
 from tileseg.dataset.patches import count_cells
 from tileseg.dataset.spec import IGNORE

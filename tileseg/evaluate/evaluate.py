@@ -15,11 +15,12 @@ from tileseg.dataset.dataset import load_dataset
 from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.errors import InputError, UsageError, not_writable
-from tileseg.evaluate.compare import Comparison, Options, default_threads, score
+from tileseg.evaluate.compare import default_threads, score
 from tileseg.evaluate.meaning import agree, match_classes
 from tileseg.evaluate.pairing import pair_files, pair_scene, reference_grid
 from tileseg.evaluate.report import write_report
 from tileseg.evaluate.results import Evaluation
+from tileseg.evaluate.scores import Comparison, Options
 from tileseg.evaluate.sides import describe_model, describe_side
 from tileseg.nn.folder import load_card, resolve_model
 from tileseg.polygons.quantity import Quantity

@@ -20,10 +20,10 @@ from tileseg.dataset.truth import is_placed, open_truth
 from tileseg.dataset.vector_truth import VectorTruth
 from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError, UsageError
-from tileseg.evaluate.compare import Chances, Comparison
 from tileseg.evaluate.confusion import IGNORE
 from tileseg.evaluate.meaning import Meaning
 from tileseg.evaluate.objects import Objects
+from tileseg.evaluate.scores import Chances, Comparison
 from tileseg.evaluate.sides import ALL, Side, bounds
 from tileseg.grid import Grid
 from tileseg.labels import CERTAIN, Labels

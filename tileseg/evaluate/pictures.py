@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from tileseg.card import ClassInfo
-from tileseg.evaluate.compare import Comparison
 from tileseg.evaluate.confusion import IGNORE
+from tileseg.evaluate.scores import Comparison
 from tileseg.labels import Labels
 from tileseg.window import Window
 

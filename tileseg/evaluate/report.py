@@ -10,9 +10,9 @@ from html import escape
 from pathlib import Path
 
 from tileseg.evaluate.charts import bars, confusion_chart, reliability, short_count
-from tileseg.evaluate.compare import Comparison, RankedWindow
 from tileseg.evaluate.pictures import CAPTIONS, CONFUSED, FALSE, MISSED, data_uri, panels
 from tileseg.evaluate.results import Evaluation
+from tileseg.evaluate.scores import Comparison, RankedWindow
 from tileseg.storage.store import write_atomic
 
 COLUMNS: dict[str, str] = {

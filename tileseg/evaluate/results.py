@@ -14,10 +14,10 @@ import numpy as np
 from tileseg.card import ClassInfo
 from tileseg.evaluate import confusion as pixels
 from tileseg.evaluate.calibration import Calibration
-from tileseg.evaluate.compare import RankedWindow, SceneScores
 from tileseg.evaluate.confusion import Matrix, Scores
 from tileseg.evaluate.distances import Distances
 from tileseg.evaluate.objects import THRESHOLDS, ObjectMatches
+from tileseg.evaluate.scores import RankedWindow, SceneScores
 
 PIXEL_SCORES: dict[str, Callable[[Matrix], Scores]] = {
     "iou": pixels.iou,
