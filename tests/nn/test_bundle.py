@@ -161,6 +161,25 @@ def test_other_formats_are_refused_with_what_to_do(tmp_path: Path) -> None:
         resolve_model(tmp_path / "missing")
 
 
+def test_a_name_with_a_typo_is_told_what_was_meant(folder: Path) -> None:
+    for typo, meant in (
+        ("embeded", "embedded"),
+        ("Embedded", "embedded"),
+        ("building", "buildings"),
+        (folder.with_name("modle"), str(folder)),
+        (f"{folder}l/", str(folder)),
+    ):
+        with pytest.raises(InputError, match=f"no such model .did you mean {meant}") as error:
+            resolve_model(typo)
+        one_line(error)
+    with pytest.raises(InputError, match="no such model; expected"):
+        resolve_model("something else")
+
+
+def test_the_name_in_the_embedded_models_card_is_a_name_for_it() -> None:
+    assert resolve_model(load_card(resolve_model("embedded")).name) == resolve_model("embedded")
+
+
 def test_packing_checks_what_is_said_against_the_graph(tmp_path: Path, folder: Path) -> None:
     separable().save(tmp_path / "a.keras")
     with pytest.raises(InputError, match="takes 4 bands, but 3 are named"):

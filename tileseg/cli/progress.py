@@ -58,7 +58,7 @@ class Progress:
         self._console.print(
             f"{prepared.spec.scene}: {plan.scene[1]} x {plan.scene[0]} pixels, {_count(plan.blocks, 'block')}"
             f"{_in_area(prepared.wanted[0], prepared)}{resumed}, "
-            f"{_count(len(plan.views), 'view')}, {plan.precision}, model {prepared.card.name}"
+            f"{_count(len(plan.views), 'view')}, {plan.precision}, model {prepared.spec.model}"
         )
         if not self._console.is_terminal:
             return
@@ -111,7 +111,7 @@ def print_plan(prepared: PreparedRun) -> None:
     exact = "exact: equals the network run once over the whole scene"
     rows = {
         "scene": f"{facts['width']} x {facts['height']} pixels, {prepared.scene.dtype}, bands {prepared.scene.bands}",
-        "model": f"{prepared.card.name}, {facts['precision']}",
+        "model": f"{prepared.spec.model}, {facts['precision']}",
         "ground": _ground(facts),
         "blocks": f"{facts['blocks']} of {_by(facts['block'])}{_in_area(facts['blocks_in_area'], prepared)}",
         "windows": f"{facts['windows']} of " + ", ".join(_by(w) for w in facts["window"]) + f", batch {facts['batch']}",

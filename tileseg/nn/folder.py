@@ -22,7 +22,7 @@ _MODELS = Path(__file__).resolve().parent.parent / "models"
 
 
 def resolve_model(name: str | Path) -> Path:
-    """The folder of a model: ``embedded`` (the one that comes with tileseg) or a path.
+    """The folder of a model: a path, or ``embedded`` (the one that comes with tileseg), also by the name in its card.
 
     Raises:
         InputError: If it is not a model folder; the message says what it is and what to do.
@@ -32,6 +32,9 @@ def resolve_model(name: str | Path) -> Path:
     path = Path(name)
     if (path / "card.json").is_file():
         return path
+    packaged = _packaged()
+    if str(name) in packaged:
+        return packaged[str(name)]
     if path.suffix == ".keras" and path.is_file():
         raise InputError(f"{path}: a Keras file without a card; pack it first: tileseg model pack {path} FOLDER ...")
     if path.suffix in (".h5", ".hdf5"):
@@ -56,8 +59,13 @@ def resolve_model(name: str | Path) -> Path:
             f"{path}: not a model folder; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}, which "
             "`tileseg model pack` makes from a .keras file; build the network in Keras 3 and save it as .keras first"
         )
-    meant = did_you_mean(str(name), [EMBEDDED]) or similar_name(path)
+    meant = did_you_mean(str(name), [EMBEDDED, *packaged]) or similar_name(path)
     raise InputError(f"{path}: no such model{meant}; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}")
+
+
+def _packaged() -> dict[str, Path]:
+    """The models that come with tileseg, by the names in their cards."""
+    return {load_card(card.parent).name: card.parent for card in sorted(_MODELS.glob("*/card.json"))}
 
 
 def load_card(folder: Path) -> ModelCard:
