@@ -191,10 +191,10 @@ def unrounded(shape: tuple[int, int, int]) -> Iterator[Array]:
             return found
 
     class Keeping(tiled.TiledNetwork):
-        def _logits(self, tiling: tiled.Tiling, pixels: Any, valid: Any, core: Window) -> Any:
+        def _logits(self, inference: tiled.InferenceSpec, pixels: Any, valid: Any, core: Window) -> Any:
             handed.clear()
-            rounded = super()._logits(tiling, pixels, valid, core)
-            for tile, logits in zip(tiling.plan.tiles(core), handed, strict=True):
+            rounded = super()._logits(inference, pixels, valid, core)
+            for tile, logits in zip(inference.plan.tiles(core), handed, strict=True):
                 inside = tile.intersection(core)
                 assert inside is not None
                 source, target = inside.relative_to(tile).slices, inside.slices

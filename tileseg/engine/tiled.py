@@ -22,7 +22,7 @@ class DeviceMemory(TilesegError):
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
+class InferenceSpec:
     """How a run asks its network for blocks: with the network, everything that the logits of given pixels depend on."""
 
     plan: Plan
@@ -46,7 +46,7 @@ class Tiling:
         """Equal for two runs whose blocks need tiles of the same sizes and the same compiled functions."""
         return self.predictor, self.plan.step, self.plan.stitch
 
-    def smaller(self, core: Window) -> tuple[Tiling, str]:
+    def smaller(self, core: Window) -> tuple[InferenceSpec, str]:
         """With half the batch, or else half the tile; and what was done.
 
         Smaller tiles change nothing only where seams are exact: others keep their size, as a block's logits must not
@@ -65,11 +65,11 @@ class Tiling:
         done = f"window {plan.tile[0]}x{plan.tile[1]} -> {height}x{width}"
         return self._with(tile=(height, width), step=(height, width)), done
 
-    def sized_as(self, other: Tiling) -> Tiling:
+    def sized_as(self, other: InferenceSpec) -> InferenceSpec:
         """With the tile, step and batch of another."""
         return self._with(tile=other.plan.tile, step=other.plan.step, batch=other.plan.batch)
 
-    def _with(self, **sizes: Any) -> Tiling:
+    def _with(self, **sizes: Any) -> InferenceSpec:
         return replace(self, plan=replace(self.plan, **sizes))
 
 
@@ -80,27 +80,27 @@ class TiledNetwork:
     """
 
     def __init__(self, network: Network) -> None:
-        """``network`` is asked for an engine when the first block comes."""
+        """Take a network, which is asked for an engine when the first block comes."""
         self._network = network
-        self._fitting: dict[tuple[object, ...], Tiling] = {}
+        self._fitting: dict[tuple[object, ...], InferenceSpec] = {}
         """By the key of what was asked for: what the device's memory holds of it, where that is less."""
         self._kept: tuple[PredictorSpec, Predictor] | None = None
 
     def __call__(
-        self, tiling: Tiling, pixels: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], core: Window
+        self, inference: InferenceSpec, pixels: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], core: Window
     ) -> tuple[Logits, tuple[str, ...]]:
         """Logits (class, y, x) of a block, and what was done to make it fit the device's memory.
 
-        ``pixels`` (y, x, band) begin at ``tiling.plan.read(core)``; ``valid`` (y, x) is that of the core. Tiles without
-        a valid pixel are not computed, so that logits have no meaning where ``valid`` is False.
+        ``pixels`` (y, x, band) begin at ``inference.plan.read(core)``; ``valid`` (y, x) is that of the core. Tiles
+        without a valid pixel are not computed, so that logits have no meaning where ``valid`` is False.
 
         Raises:
             DeviceMemory: If not even the smallest window fits.
             InputError: If the network does not take such windows.
         """
         notes: list[str] = []
-        key = tiling.key
-        fitting = tiling.sized_as(self._fitting[key]) if key in self._fitting else tiling
+        key = inference.key
+        fitting = inference.sized_as(self._fitting[key]) if key in self._fitting else inference
         while True:
             try:
                 return self._logits(fitting, pixels, valid, core), tuple(notes)
@@ -112,9 +112,9 @@ class TiledNetwork:
             notes.append(f"device out of memory: {done}")
 
     def _logits(
-        self, tiling: Tiling, pixels: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], core: Window
+        self, inference: InferenceSpec, pixels: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], core: Window
     ) -> Logits:
-        plan, predictor = tiling.plan, self._predictor(tiling.predictor)
+        plan, predictor = inference.plan, self._predictor(inference.predictor)
         origin = plan.read(core)
         tiles = [tile for tile in plan.tiles(core) if _any_valid(valid, tile, core)]
         shape = (len(plan.card.classes), core.height, core.width)

@@ -20,7 +20,7 @@ from tileseg.card import ModelCard, Scaling
 from tileseg.cluster import hardware
 from tileseg.cluster.hardware import COMPUTE_THREADS
 from tileseg.engine.registry import open_network
-from tileseg.engine.tiled import TiledNetwork, Tiling
+from tileseg.engine.tiled import InferenceSpec, TiledNetwork
 from tileseg.errors import TilesegError
 from tileseg.labels import NODATA, Logits, decide
 from tileseg.mosaic import Mosaic
@@ -118,7 +118,7 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
         with clock("load"):
             network = _network_for(job)
         with clock("network"):
-            logits, notes = network(Tiling(plan, job.scaling, job.merge), pixels, valid, core)
+            logits, notes = network(InferenceSpec(plan, job.scaling, job.merge), pixels, valid, core)
     finally:
         _DEVICE.release()
     del pixels
@@ -192,7 +192,7 @@ _loaded: tuple[_Model, TiledNetwork] | None = None
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What a loaded network depends on; how it is asked is :class:`tileseg.engine.tiled.Tiling`'s matter."""
+    """What a loaded network depends on; how it is asked is :class:`tileseg.engine.tiled.InferenceSpec`'s matter."""
 
     folder: Path
     card: ModelCard
