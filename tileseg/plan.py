@@ -28,7 +28,7 @@ MIB = 1 << 20
 # benchmarks/RESULTS.md (memory), and rounded up.
 _DRIVER_BASE = 480 * MIB
 _WORKER_BASE = 920 * MIB
-_OUTPUTS = 276 * MIB
+_OUTPUTS = 258 * MIB
 HALF_PRECISION = 0.6
 """Memory of a network in 16 bits over that in 32, at most: some operations widen it, oneDNN reorders.
 

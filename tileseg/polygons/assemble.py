@@ -156,10 +156,10 @@ def assemble(seams: Seams, joined: JoinedPolygons, low: int, high: int, load: Lo
     corners = linked.corners + int(seams.closed_corners.filled[members].sum())
     rings = len(linked.offsets) - 1 + int(seams.closed.filled[members].sum())
     coordinates = scratch.corners(corners)
-    offsets, polygon = np.empty(rings + 1, np.int64), np.empty(rings, np.int64)
+    offsets, polygon = np.empty(rings + 1, np.int64), np.empty(rings, np.int32)
     offsets[: len(linked.offsets)] = linked.offsets
     polygon[: len(polygon_of_linked)] = polygon_of_linked
-    linked.place_seam_corners(coordinates)
+    linked.place_seam_corners(coordinates, scratch.in_memory)
     ring, entries_by_fragment, members_by_fragment = len(polygon_of_linked), linked.by_fragment, _by(home[:, 0])
     for number in sorted({*entries_by_fragment, *members_by_fragment}):
         fragment = _fragment(seams, load, number)
@@ -240,9 +240,13 @@ class _LinkedRings:
         arcs = np.flatnonzero((self.fragment >= 0) & (self.place[:, 1] > 0))
         return {number: arcs[mine] for number, mine in _by(self.fragment[arcs]).items()}
 
-    def place_seam_corners(self, coordinates: Array) -> None:
-        on_seam = self.fragment == -1
-        coordinates[self.position[:-1][on_seam]] = self.place[on_seam]
+    def place_seam_corners(self, coordinates: Array, most: int) -> None:
+        on_seam = np.flatnonzero(self.fragment == -1)
+        position = self.position[on_seam]
+        for low in range(0, self.corners, most):
+            here = slice(*np.searchsorted(position, (low, low + most)))
+            coordinates[position[here]] = self.place[on_seam[here]]
+            release(coordinates)
 
     def place_arcs(self, coordinates: Array, arcs: Array, fragment: Fragment) -> None:
         _place_arcs(
@@ -252,20 +256,55 @@ class _LinkedRings:
 
 def _sorted_rings(coordinates: Array, offsets: Array, polygon: Array, scratch: Scratch) -> tuple[Array, Array, Array]:
     """Rings by polygon, then first corner, each from its topmost, then leftmost corner on; and their order before."""
-    start = np.zeros(len(polygon), np.int64)
-    for low, high in _pieces(offsets, scratch.in_memory):
-        _find_topmost(coordinates, offsets[low : high + 1], start[low:high])
+    most = scratch.in_memory
+    start, first = np.zeros(len(polygon), np.int64), np.empty((len(polygon), 2), np.int32)
+    for low, high in _pieces(offsets, most):
+        if high == low + 1:
+            start[low] = _topmost_of_one(coordinates, int(offsets[low]), int(offsets[high]), most)
+        else:
+            _find_topmost(coordinates, offsets[low : high + 1], start[low:high])
+        first[low:high] = coordinates[offsets[low:high] + start[low:high]]
         release(coordinates)
-    first = coordinates[offsets[:-1] + start]
-    release(coordinates)
     order = np.lexsort((first[:, 0], first[:, 1], polygon))
-    sorted_offsets = np.concatenate([[0], np.cumsum(np.diff(offsets)[order])])
+    del first
+    sorted_offsets = np.zeros(len(offsets), np.int64)
+    np.cumsum(np.diff(offsets)[order], out=sorted_offsets[1:])
     out = scratch.corners(len(coordinates))
-    for low, high in _pieces(sorted_offsets, scratch.in_memory):
-        _copy_rings(coordinates, offsets[order[low:high]], start[order[low:high]], out, sorted_offsets[low : high + 1])
+    for low, high in _pieces(sorted_offsets, most):
+        rings, to = order[low:high], sorted_offsets[low : high + 1]
+        if high == low + 1:
+            ring = int(rings[0])
+            _copy_one(coordinates, range(offsets[ring], offsets[ring + 1]), int(start[ring]), out[to[0] : to[1]], most)
+        else:
+            _copy_rings(coordinates, offsets[rings], start[rings], out, to)
         release(coordinates)
         release(out)
     return out, sorted_offsets, order
+
+
+def _topmost_of_one(coordinates: Array, low: int, high: int, most: int) -> int:
+    """As ``_find_topmost`` for a ring of any length, so many corners at a time."""
+    best, start = (np.inf, np.inf), np.zeros(1, np.int64)
+    found = 0
+    for piece in range(low, high, most):
+        _find_topmost(coordinates, np.array([piece, min(high, piece + most)]), start)
+        x, y = coordinates[piece + start[0]].tolist()
+        if (y, x) < best:
+            best, found = (y, x), piece + int(start[0]) - low
+        release(coordinates)
+    return found
+
+
+def _copy_one(coordinates: Array, ring: range, start: int, out: Array, most: int) -> None:
+    """As ``_copy_rings`` for a ring of any length, so many corners at a time."""
+    done = 0
+    for source in (ring[start:], ring[:start]):
+        for low in range(source.start, source.stop, most):
+            high = min(source.stop, low + most)
+            out[done : done + high - low] = coordinates[low:high]
+            done += high - low
+            release(coordinates)
+            release(out)
 
 
 def _pieces(offsets: Array, corners: int) -> Iterator[tuple[int, int]]:

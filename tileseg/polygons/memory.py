@@ -27,9 +27,14 @@ def trace_bytes(rows: int, cols: int, itemsize: int = 1) -> int:
     return widened + _BYTES_PER_CHANGE * min(rows * cols, max(BAND_CHANGES, 2 * cols))
 
 
-def join_bytes() -> int:
-    """Bytes that joining takes for coordinates: of a batch as it is put together, and as it is put in order.
+_BYTES_PER_RING = 72
+"""Where a ring begins, before and after sorting, and by what it is sorted."""
 
-    Tables come on top, of some 100 bytes for each place where a boundary meets a side of a block or of a band.
+
+def join_bytes(corners: int = JOIN_CORNERS, rings: int = JOIN_CORNERS // 4) -> int:
+    """Bytes that joining takes at most for the batch of the most ``corners`` and ``rings``.
+
+    Coordinates are held as they are put together, and as they are put in order. Tables come on top, of some 100 bytes
+    for each place where a boundary meets a side of a block or of a band.
     """
-    return 3 * 8 * JOIN_CORNERS
+    return 3 * 8 * min(corners, JOIN_CORNERS) + _BYTES_PER_RING * rings
