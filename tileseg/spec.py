@@ -28,7 +28,7 @@ from tileseg.errors import UsageError
 from tileseg.formats import DEFAULT, known_format
 from tileseg.plan import Keep, Stitch
 from tileseg.problems import first_problem
-from tileseg.storage.place import Url, parse_place, stem_of
+from tileseg.storage.place import Url, fitting, parse_place, stem_of
 from tileseg.tta import Flips, parse_scale
 
 ALGORITHM = 2
@@ -305,7 +305,7 @@ class RunSpec(BaseModel):
     @property
     def folder(self) -> Path | Url:
         """Where the outputs go."""
-        return self.out or Path(f"{stem_of(str(self.scene))}.tileseg")
+        return self.out or Path(fitting(stem_of(str(self.scene)), ".tileseg"))
 
     def choices(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: two runs that differ here do not share a folder."""

@@ -313,6 +313,25 @@ class TestPolygons:
         np.testing.assert_array_equal(scene.read(scene.extent)[1], self.drawn([(box(3, 4, 30, 20), 2)], 255))
 
 
+def test_virtual_rasters_that_reach_out_are_read_where_the_dataset_says_so(tmp_path: Path) -> None:
+    (tmp_path / "tiles").mkdir()
+    (tmp_path / "virtual").mkdir()
+    for name, pixels in (("a", noise(40, 60, 3)), ("l", patchy(40, 60))):
+        write(tmp_path / "tiles" / f"{name}.tif", pixels)
+        bands = "".join(
+            f'<VRTRasterBand dataType="Byte" band="{i}"><SimpleSource><SourceFilename relativeToVRT="1">'
+            f"../tiles/{name}.tif</SourceFilename><SourceBand>{i}</SourceBand></SimpleSource></VRTRasterBand>"
+            for i in range(1, 1 + (pixels.shape[2] if pixels.ndim == 3 else 1))
+        )
+        (tmp_path / "virtual" / f"{name}.vrt").write_text(
+            f'<VRTDataset rasterXSize="60" rasterYSize="40">{bands}</VRTDataset>'
+        )
+    files = tmp_path / "virtual" / "a.vrt", tmp_path / "virtual" / "l.vrt"
+    assert "trust_vrt = true" in refusal(tmp_path / "virtual", *files)
+    found = scene_of(tmp_path / "virtual", *files, "trust_vrt = true")
+    assert np.array_equal(found.read(found.extent)[1], patchy(40, 60))
+
+
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     image, png = write(tmp_path / "a.tif", noise(60, 90)), write(tmp_path / "a.png", noise(60, 90))
     small = write(tmp_path / "s.png", patchy(50, 90))

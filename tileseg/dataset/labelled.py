@@ -206,6 +206,13 @@ def open_image(pair: SceneFiles, spec: DatasetSpec) -> PixelSource:
     )
     bands = pair.reading.image_bands
     try:
-        return open_scene(pair.image, expected=len(spec.bands), bands=bands, names=spec.bands, words=words)
+        return open_scene(
+            pair.image,
+            expected=len(spec.bands),
+            bands=bands,
+            names=spec.bands,
+            trust_vrt=pair.reading.trust_vrt,
+            words=words,
+        )
     except UsageError as error:
         raise InputError(f"{pair.image}: {error}") from error

@@ -73,6 +73,8 @@ class ReadOptions(_Strict):
     """Polygons with such a value (or one of several) in a column cover pixels whose class is not known."""
     pixel_size: Annotated[float | None, Field(gt=0, strict=False)] = None
     """Metres per pixel of images that do not say it themselves."""
+    trust_vrt: bool = False
+    """Whether virtual rasters (VRT) may refer to files outside their own folder."""
     weight: Annotated[float, Field(gt=0, strict=False)] = 1.0
     """How often pixels of it are sampled, over those of others."""
     drawn: bool = False

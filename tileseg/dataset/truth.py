@@ -52,7 +52,7 @@ def open_truth(pair: SceneFiles, spec: DatasetSpec, image: Grid, target: Grid, r
 
 
 def _open_colors(pair: SceneFiles) -> ColorRaster:
-    scene = open_raster(pair.labels, Wanted(3))
+    scene = open_raster(pair.labels, Wanted(3, trust_vrt=pair.reading.trust_vrt))
     masked = scene.alpha is not None or bool(scene.masks)
     listed = frozenset(int(text[1:], 16) for text in pair.reading.label_map if _COLOR.fullmatch(text))
     # Where an alpha band or a mask says what is data, a value that is called nodata is a colour like any other.
@@ -62,7 +62,7 @@ def _open_colors(pair: SceneFiles) -> ColorRaster:
 def _open_raster(pair: SceneFiles) -> LabelRaster:
     """The raster of ids; where ``label_map`` says what its nodata value means, that is a value like any other."""
     try:
-        raster = open_labels(pair.labels)
+        raster = open_labels(pair.labels, trust_vrt=pair.reading.trust_vrt)
     except InputError as error:
         if re.search(r"has [34] bands; expected one band", str(error)):
             hint = 'if its colours stand for classes, say so: label_map = { "#ff0000" = "name of a class", ... }'

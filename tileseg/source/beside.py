@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from tileseg.errors import InputError
 from tileseg.source import erdas
 from tileseg.source.database import check_rasters
 from tileseg.source.gdal import complaints
+from tileseg.source.tiff import first_tags
 from tileseg.storage.local import is_file
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ERDAS = b"EHFA_HEADER_TAG"
+_GDAL_METADATA = 42112
+"""Tag of a TIFF in which GDAL keeps metadata of all kinds, as XML."""
 _OVERVIEWS = (".ovr", ".OVR", ".msk", ".MSK")
 """Endings of overviews and masks, which GDAL opens with any driver."""
 _TABLES = (".aux", ".AUX")
@@ -49,6 +53,8 @@ def check_references(file: Path, driver: str, shown: str) -> None:
         erdas.check_names(file, shown)
     if driver == "GPKG":
         check_rasters(file, shown)
+    if driver == "GTiff" and not _has_metadata(file):
+        return
     with complaints(shown), rasterio.open(file, driver=driver) as dataset:
         named = dataset.tags(ns="OVERVIEWS")
     if named:
@@ -57,6 +63,17 @@ def check_references(file: Path, driver: str, shown: str) -> None:
             f"{shown}: its tags (OVERVIEWS) name another file to read pixels from, {other!r}; "
             f"write it anew: gdal_translate -of COG {shown} copy.tif"
         )
+
+
+def _has_metadata(file: Path) -> bool:
+    """Whether a TIFF may hold metadata of GDAL, in its tag or beside it. Opening it to see takes ten times as long."""
+    if is_file(Path(f"{file}.aux.xml")):
+        return True
+    try:
+        with file.open("rb") as stream:
+            return _GDAL_METADATA in first_tags(stream)
+    except (OSError, struct.error):
+        return True
 
 
 def _existing(places: Iterator[Path] | list[Path]) -> list[Path]:

@@ -8,7 +8,6 @@ files, are checked too. Of files on a server, only those that need no other file
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from tileseg.errors import InputError, Unreachable
 from tileseg.source.others import unread
 from tileseg.source.vrt import rebuild
 from tileseg.storage.local import is_file
-from tileseg.storage.place import SubDataset, Url, is_address
+from tileseg.storage.place import SubDataset, Url, is_address, printable
 from tileseg.storage.protocol import Refused, Stamp
 from tileseg.storage.store import at
 from tileseg.window import Window
@@ -104,11 +103,11 @@ def identify(path: str | Path | Url, *, trust_vrt: bool = False) -> RasterFile:
     part = SubDataset.parse(text)
     if part is None or Path(text).exists():
         file = Path(text).absolute()
-        found = _inspect(file, _printable(text), (), trust_vrt)
+        found = _inspect(file, printable(text), (), trust_vrt)
         places = tuple(found.files.values()) if found.text else ()
         return RasterFile(str(file), found.driver, tuple(found.files), found.text, places)
     file = Path(part.file).absolute()
-    driver = _inspect(file, _printable(part.file), (), trust_vrt).driver
+    driver = _inspect(file, printable(part.file), (), trust_vrt).driver
     if {"GTIFF_DIR": "GTiff", "GPKG": "GPKG"}[part.kind] != driver:
         raise InputError(
             f"{text}: {part.file} is no {part.kind.removesuffix('_DIR')} file, so it has no such sub-dataset"
@@ -198,11 +197,6 @@ def _check_name(file: Path, shown: str) -> None:
         ) from None
 
 
-def _printable(text: str) -> str:
-    """A path with bytes that are not UTF-8 as numbers."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
-
-
 def _head(file: Path, shown: str) -> bytes:
     try:
         if file.is_dir():
@@ -261,6 +255,7 @@ def _target(file: Path, shown: str, reference: str, trust: bool) -> Path:
     if ".." in Path(reference).parts or not target.is_relative_to(folder) or target == folder:
         raise InputError(
             f"{shown}: refers to {reference[:200]!r}, which is outside its own folder; if you know where it comes "
-            "from, allow that with --trust-vrt, or put the files beside the virtual raster"
+            "from, allow that with --trust-vrt (in a dataset: trust_vrt = true), or put the files beside the virtual "
+            "raster"
         )
     return target

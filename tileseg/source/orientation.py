@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from tileseg.source.protocol import Pixels
+from tileseg.source.tiff import first_tags
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ _TURNS = {
 }  # fmt: skip
 """Orientation -> whether rows and columns change places; whether rows, and columns, then count from the other end."""
 _TAG = 274
-_MOST_TAGS = 4096
 
 
 def orientation_of(file: Path | None, dataset: DatasetReader) -> int:
@@ -72,14 +72,14 @@ def turn(orientation: int, pixels: Pixels) -> Pixels:
 
 def _in_file(stream: BinaryIO, driver: str) -> int:
     if driver == "GTiff":
-        return _in_tiff(stream, 0)
+        return first_tags(stream).get(_TAG, UPRIGHT)
     if driver == "PNG":
         place = 8
         while True:
             stream.seek(place)
             length, kind = struct.unpack(">I4s", stream.read(8))
             if kind == b"eXIf":
-                return _in_tiff(stream, place + 8)
+                return first_tags(stream, place + 8).get(_TAG, UPRIGHT)
             place += length + 12
             if kind == b"IEND":
                 return UPRIGHT
@@ -89,23 +89,5 @@ def _in_file(stream: BinaryIO, driver: str) -> int:
         kind, length = struct.unpack("<4sI", stream.read(8))
         if kind == b"EXIF":
             start = stream.read(6)
-            return _in_tiff(stream, place + 8 + (6 if start == b"Exif\0\0" else 0))
+            return first_tags(stream, place + 8 + (6 if start == b"Exif\0\0" else 0)).get(_TAG, UPRIGHT)
         place += 8 + length + length % 2
-
-
-def _in_tiff(stream: BinaryIO, start: int) -> int:
-    """The tag in the first directory of a TIFF structure. Raises struct.error where there is none."""
-    stream.seek(start)
-    head = stream.read(8)
-    order = "<" if head[:2] == b"II" else ">"
-    version, first = struct.unpack(f"{order}HI", head[2:])
-    big = version == 43
-    if big:
-        (first,) = struct.unpack(f"{order}Q", stream.read(8))
-    stream.seek(start + first)
-    (count,) = struct.unpack(f"{order}{'Q' if big else 'H'}", stream.read(8 if big else 2))
-    for _ in range(min(count, _MOST_TAGS)):
-        tag, _, _, value = struct.unpack(f"{order}HH{'Q8s' if big else 'I4s'}", stream.read(20 if big else 12))
-        if tag == _TAG:
-            return int(struct.unpack(f"{order}H", value[:2])[0])
-    return UPRIGHT

@@ -11,6 +11,7 @@ from pathlib import Path
 from tileseg.errors import InputError, first_line
 from tileseg.source.database import MAGIC, check_tables
 from tileseg.storage.local import is_file
+from tileseg.storage.place import printable
 
 _HEAD = 1 << 16
 _STANDING_FOR_OTHERS = (
@@ -39,8 +40,7 @@ def check_vector(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        shown = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        raise InputError(f"{shown}: its name, or that of its folder, is not UTF-8; rename it") from None
+        raise InputError(f"{printable(str(path))}: its name, or that of its folder, is not UTF-8; rename it") from None
     if not is_file(path):
         return
     try:

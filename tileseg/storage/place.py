@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,8 @@ BUCKETS = ("s3", "gs", "az")
 _WEB = ("https", "http")
 """Schemes of web servers, which are read only."""
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_NAME_BYTES = 255
+"""Longest name that file systems take."""
 _SUBDATASET = re.compile(r"(GTIFF_DIR):(?P<page>\d+|off:\d+):(?P<tif>.+)|(GPKG):(?P<gpkg>.+):(?P<table>[^:/\\]+)")
 
 
@@ -144,6 +148,16 @@ def stem_of(text: str) -> str:
     name = file_of(text).rstrip("/").rpartition("/")[2]
     stem = name.removesuffix(PurePosixPath(name).suffix) or "scene"
     return stem if found is None else f"{stem}-{found.part.replace(':', '-')}"
+
+
+def fitting(stem: str, suffix: str) -> str:
+    """A name of a stem and a suffix; a stem for which file systems have no room is cut, and gets a digest."""
+    whole = os.fsencode(stem)
+    room = _NAME_BYTES - len(suffix)
+    if len(whole) <= room:
+        return f"{stem}{suffix}"
+    digest = f"-{hashlib.sha256(whole).hexdigest()[:8]}"
+    return f"{whole[: room - len(digest)].decode(errors='ignore')}{digest}{suffix}"
 
 
 def is_address(text: str) -> bool:
