@@ -447,6 +447,18 @@ def test_what_is_odd_about_the_scenes_is_said_before_the_first_step(tmp_path) ->
     assert load_card(tmp_path / "m").ground_sample_distance is None
 
 
+def test_where_nothing_is_known_a_mask_that_is_misunderstood_is_named(tmp_path) -> None:
+    """As GDAL and QGIS write masks: 0 is transparent, and 255 the class."""
+    dataset = write_dataset(tmp_path / "data", train=1, validate=1)
+    for name in ("t0", "v0"):
+        with rasterio.open(tmp_path / "data" / f"label_{name}.tif", "r+") as file:
+            file.write(file.read() * np.uint8(255))
+            file.nodata = 0
+    with pytest.raises(InputError, match=r'no pixel .*label_map = \{ 0 = "ground", 255 = "house" \}') as raised:
+        go(spec_of(dataset, tmp_path / "m", steps=1))
+    assert "\n" not in str(raised.value)
+
+
 def test_time_ends_a_training(dataset, tmp_path) -> None:
     report = go(spec_of(dataset, tmp_path / "m", steps=None, minutes=0.02))
     assert report.progress.step >= 1

@@ -7,12 +7,12 @@ polygons that are matched are held at once, and the different distances that occ
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tileseg.card import ClassInfo
+from tileseg.cluster.hardware import cpu
 from tileseg.evaluate.blocks import BlockCounts, SceneWork
 from tileseg.evaluate.scores import Comparison, Options, RankedWindow, SceneScores, rank_windows
 
@@ -59,4 +59,4 @@ def score(
 
 def default_threads() -> int:
     """One per core that this process may use, four at most."""
-    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(4, cpu().cores)

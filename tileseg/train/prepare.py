@@ -85,7 +85,7 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
             f"--warmup {spec.warmup}: is longer than the training ({spec.last_step} "
             f"step{'s' * (spec.last_step != 1)}), so the learning rate never reaches {spec.rate:g}"
         )
-    found = statistics(dataset.train, classes=len(dataset.classes), limits=spec.value_limits)
+    found = _statistics(spec, dataset)
     normalisation = normalisation_of(spec, dataset.dtype, found)
     if spec.init is not None:
         card = load_card(resolve_model(spec.init))
@@ -107,6 +107,17 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
         validation=_choose_windows(spec, dataset, notice),
         learner=learner,
     )
+
+
+def _statistics(spec: TrainSpec, dataset: Dataset) -> DatasetStatistics:
+    """What the scenes to train on are like; where nothing in them is known, misunderstood labels may be why."""
+    try:
+        return statistics(dataset.train, classes=len(dataset.classes), limits=spec.value_limits)
+    except InputError as error:
+        doubts = (doubt for scene in dataset.train for doubt in (mask_doubt(scene), nodata_doubt(scene)))
+        if (first := next((doubt for doubt in doubts if doubt is not None), None)) is None:
+            raise
+        raise InputError(f"{error}; {first}") from error
 
 
 def _start(spec: TrainSpec, folder: TrainingFolder, learner: Learner, notice: Notice) -> Progress:
