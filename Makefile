@@ -36,7 +36,7 @@ demo: $(VENV)/run.stamp ## Segment a sample raster with the embedded model; says
 	  '  quicklook.png      look at this first: scene, labels, overlay' \
 	  '  polygons.geojson   drag it into QGIS (over sample_rasters/settlement.tif) or onto geojson.io' \
 	  '  labels.tif         the classes as a Cloud-Optimized GeoTIFF with its colours' \
-	  '  mosaic.zarr/       logits and labels: xarray.open_zarr("$(DEMO)/mosaic.zarr")' \
+	  '  mosaic.zarr/       logits and labels, for xarray (pip install "tileseg[xarray]") or zarr' \
 	  '  summary.json       what was run, with which versions, and how long each stage took' \
 	  '' \
 	  'Now with a raster of your own:  $(BIN)/tileseg run SCENE.tif' \

@@ -7,18 +7,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from tileseg.blend import BLENDS
 from tileseg.card import ModelCard
 from tileseg.errors import UsageError
 from tileseg.polygons.memory import join_bytes, trace_bytes
 from tileseg.tta import Flips, View, alignment, view_halo, view_margin, views
 from tileseg.window import Window
 
-Stitch = Literal["exact", "hann", "gaussian"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Stitch = str
+"""``exact``, or the name of a blend: see :mod:`tileseg.blend`."""
 Precision = Literal["float32", "bfloat16", "float16"]
 Keep = Literal["logits", "probabilities", "labels"]
 
@@ -191,20 +194,8 @@ class Plan:
         return self.margin if self.stitch == "exact" else self.margin + max(self.tile)
 
     def weights(self, axis: int) -> npt.NDArray[np.float32]:
-        """Blending weights along one axis of a tile, summing to 1 over all tiles that cover a pixel.
-
-        Tiles also start before the scene's first pixel, so the weights of a pixel at the border sum to 1 too.
-        """
-        size, step = self.tile[axis], self.step[axis]
-        at = (np.arange(size) + 0.5) / size
-        if self.stitch == "hann":
-            raw = np.sin(np.pi * at) ** 2
-        elif self.stitch == "gaussian":
-            raw = np.exp(-0.5 * ((at - 0.5) / 0.125) ** 2)
-        else:
-            raw = np.ones(size)
-        total = np.array([raw[phase::step].sum() for phase in range(step)])
-        return np.asarray(raw / total[np.arange(size) % step], dtype=np.float32)
+        """Blending weights along one axis of a tile, summing to 1 over all tiles that cover a pixel."""
+        return BLENDS[self.stitch].weights(self.tile[axis], self.step[axis])
 
     # --- Work, memory, disk -----------------------------------------------------------------------------------
 

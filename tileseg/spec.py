@@ -24,9 +24,10 @@ from pydantic import (
     model_validator,
 )
 
+from tileseg.blend import EXACT, stitches
 from tileseg.errors import UsageError
 from tileseg.formats import DEFAULT, known_format
-from tileseg.plan import Keep, Stitch
+from tileseg.plan import Keep
 from tileseg.problems import first_problem
 from tileseg.storage.place import Url, fitting, parse_place, stem_of
 from tileseg.tta import Flips, parse_scale
@@ -60,6 +61,12 @@ def _scale(value: Any) -> Fraction:
         return parse_scale(value)
     except UsageError as error:
         raise ValueError(str(error)) from None
+
+
+def _stitch(value: str) -> str:
+    if value not in stitches():
+        raise ValueError(f"{value!r}: expected one of {', '.join(stitches())}")
+    return value
 
 
 def _distance(value: Any) -> Any:
@@ -194,7 +201,7 @@ class RunSpec(BaseModel):
     """Symmetries of every scale: h 2, v 2, hv 4, d4 8 views."""
     merge: Literal["logits", "probabilities"] = "logits"
     """What is averaged over the views."""
-    stitch: Stitch = "exact"
+    stitch: Annotated[str, AfterValidator(_stitch)] = EXACT
     """``exact`` gives each window its halo; the others blend overlapping windows, for models that are not local."""
     overlap: float = Field(default=0.5, ge=0, lt=1)
     """Share of a window that the next one covers again, when blending."""

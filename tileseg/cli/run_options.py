@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from tileseg.blend import BLENDS, stitches
 from tileseg.cli.option import option
 from tileseg.formats import DEFAULT, FORMATS
 
@@ -46,7 +47,7 @@ class ViewOptions:
     merge: Annotated[str | None, option(VIEWS, "What views average: logits (default) or probabilities.")] = None
     stitch: Annotated[
         str | None,
-        option(VIEWS, "exact (default), or blend windows with hann or gaussian.", metavar="exact|hann|gaussian"),
+        option(VIEWS, f"exact (default), or blend windows: {', '.join(BLENDS)}.", metavar="|".join(stitches())),
     ] = None
     overlap: Annotated[
         float | None, option(VIEWS, "Overlap of blended windows, a share of their size; default 0.5.")
