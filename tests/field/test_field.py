@@ -77,13 +77,13 @@ def polygons(in_process, labels: Path, out: Path) -> tuple[geopandas.GeoDataFram
 @pytest.mark.parametrize("name", ["global", "stripe", "narrow", "mercator"])
 def test_01_polygons_wider_than_half_the_globe(in_process, cases, tmp_path, name) -> None:
     found, package = polygons(in_process, made(cases, "01") / f"{name}.tif", tmp_path)
-    expected = package.to_crs(4326).geometry.area
-    assert found.geometry.area.to_numpy() == pytest.approx(expected.to_numpy(), rel=2e-2)
+    expected = shapely.area(package.to_crs(4326).geometry.to_numpy())
+    assert shapely.area(found.geometry.to_numpy()) == pytest.approx(expected, rel=2e-2)
     west, _, east, _ = found.total_bounds
     assert (west, east) >= (-180 - 1e-9, -180)
     assert east <= 180 + 1e-9
     if name == "global":
-        assert found[found["class"] == 1].geometry.area.tolist() == pytest.approx([21600, 21600])
+        assert shapely.area(found[found["class"] == 1].geometry.to_numpy()) == pytest.approx([21600, 21600])
 
 
 @pytest.mark.parametrize(("name", "pole", "equal_area"), [("arctic", 89.9, 6931), ("antarctic", -89.9, 6932)])
@@ -104,8 +104,8 @@ def test_04_long_edges_keep_within_a_pixel(in_process, cases, tmp_path) -> None:
         assert shapely.hausdorff_distance(mine.boundary, theirs.boundary) < 100
     upper, lower = (shapely.union_all(found[found["class"] == c].geometry) for c in (1, 2))
     assert upper.intersection(lower).area == pytest.approx(0, abs=1e-12)
-    whole = shapely.union_all(found.geometry)
-    assert len(getattr(whole, "interiors", [])) == 0  # no gaps between neighbours
+    gaps = [shapely.Polygon(ring) for ring in shapely.union_all(found.geometry).interiors]
+    assert sum(shapely.area(gaps)) < 1.8e-6  # all along 110 km, less than one pixel, in square degrees
 
 
 def test_06_near_infrared_that_is_called_alpha(in_process, cases, model, tmp_path) -> None:
@@ -119,8 +119,9 @@ def test_06_near_infrared_that_is_called_alpha(in_process, cases, model, tmp_pat
         )
         with rasterio.open(out / "labels.tif") as labels:
             assert (labels.read(1) != 255).all()
-    checked = done(in_process("dataset", "check", folder / "four.toml", "--json"))
-    assert "100" in checked.stdout or '"unknown": 0' in checked.stdout
+    table = done(in_process("dataset", "check", folder / "four.toml")).stdout.splitlines()
+    (row,) = [line for line in table if "rgbn " in line]
+    assert row.split()[-1] == "-"  # nothing unknown
 
 
 @pytest.mark.parametrize("name", ["same", "other", "mask"])
@@ -181,12 +182,7 @@ def test_14_photographs_are_turned_as_they_are_shown(in_process, cases, name, tm
 
 
 def building_iou(told: subprocess.CompletedProcess[str]) -> float:
-    metrics = json.loads(done(told).stdout)
-    text = json.dumps(metrics)
-    classes = metrics.get("classes") or metrics["summary"]["classes"]
-    (found,) = [c for c in classes if c.get("name") == "building"]
-    assert "iou" in found, text
-    return found["iou"]
+    return json.loads(done(told).stdout)["by_class"]["building"]["iou"]
 
 
 def test_15_nodata_of_0_in_an_evaluation(in_process, cases, tmp_path) -> None:
@@ -204,6 +200,7 @@ def test_15_nodata_of_0_in_an_evaluation(in_process, cases, tmp_path) -> None:
     assert "nodata" in hidden.stderr or "nodata" in hidden.stdout
 
 
+@pytest.mark.slow
 def test_16_nodata_of_0_in_training(in_process, cases, tmp_path) -> None:
     folder = made(cases, "16")
     options = (
@@ -217,7 +214,7 @@ def test_16_nodata_of_0_in_training(in_process, cases, tmp_path) -> None:
 
 
 def pack(in_process, archive: Path, folder: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    given = ("--classes", "other,building", "--divisor", 255, *more)
+    given = ("--classes", "other:#c8b99a,building:#d9544d", "--divisor", 255, *more)
     return in_process("model", "pack", archive, folder, *given)
 
 
