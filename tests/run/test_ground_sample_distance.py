@@ -178,6 +178,7 @@ def test_or_has_the_size_that_the_user_says(model, tmp_path) -> None:
     assert prepared.base == Fraction(1, 4)
     assert any("the scene's pixels are 0.5 m on the ground" in notice for notice in prepared.notices)
     assert not any("--pixel-size" in notice for notice in prepared.notices)
+    assert describe(prepared)["ground_sample_distance"] == 0.5
 
 
 def test_which_is_told_where_the_scene_says_its_own(scene, model, tmp_path) -> None:

@@ -123,7 +123,7 @@ def describe(prepared: PreparedRun) -> dict[str, Any]:
         "core": list(plan.tile),
         "halo": [plan.halo_at(scale) for scale in plan.scales],
         "batch": plan.batch,
-        "ground_sample_distance": prepared.scene.grid.ground_sample_distance,
+        "ground_sample_distance": prepared.scene.grid.ground_sample_distance or prepared.spec.pixel_size,
         "wanted_ground_sample_distance": wanted_distance(prepared.spec, prepared.card),
         "resampled_by": str(prepared.base),
         "scales": [str(scale) for scale in plan.scales],

@@ -30,7 +30,8 @@ _PIXELS_PER_BYTE = 1 << 20
 _SAMPLES, _SAMPLE = 6, 32
 """Windows along rows and columns in which alpha is looked at, and their side in pixels."""
 
-_SAME_TYPE = ("uint8", "int8", "uint16", "int16", "float32")
+READ_AS_THEY_ARE = ("uint8", "int8", "uint16", "int16", "float32")
+"""Types of pixels that are not converted as they are read."""
 
 _OTHER_TYPES = ("uint32", "int32", "uint64", "int64", "float16", "float64")
 
@@ -45,11 +46,11 @@ def check_header(text: str, source: RasterFile, dataset: DatasetReader) -> None:
         raise InputError(
             f"{text}: has no pixels ({dataset.count} bands of {dataset.width} x {dataset.height}); expected an image"
         )
-    if any(np.dtype(_numpy_name(dtype)).kind == "c" for dtype in dataset.dtypes):
+    if any(np.dtype(numpy_name(dtype)).kind == "c" for dtype in dataset.dtypes):
         raise InputError(
             f"{text}: its pixels are complex numbers ({dataset.dtypes[0]}); convert them to an intensity first"
         )
-    unknown = {_numpy_name(dtype) for dtype in dataset.dtypes} - {*_SAME_TYPE, *_OTHER_TYPES}
+    unknown = {numpy_name(dtype) for dtype in dataset.dtypes} - {*READ_AS_THEY_ARE, *_OTHER_TYPES}
     if unknown:
         raise InputError(f"{text}: its pixels are {', '.join(sorted(unknown))}, which tileseg does not read")
     pixels = dataset.width * dataset.height
@@ -68,7 +69,7 @@ def check_header(text: str, source: RasterFile, dataset: DatasetReader) -> None:
         )
 
 
-def _numpy_name(dtype: str) -> str:
+def numpy_name(dtype: str) -> str:
     """The name of a pixel type in NumPy: rasterio knows complex ones that NumPy does not."""
     return "complex64" if dtype.startswith("complex") else dtype
 

@@ -16,7 +16,7 @@ from tileseg.grid import Grid
 from tileseg.source.bands import alpha_bands, choose_bands
 from tileseg.source.formats import RasterFile, identify
 from tileseg.source.gdal import grid_of, identity_of, open_dataset, read_pixels, reading, warped
-from tileseg.source.header import _SAME_TYPE, _numpy_name, check_header, georeference, hidden_share, probe
+from tileseg.source.header import READ_AS_THEY_ARE, check_header, georeference, hidden_share, numpy_name, probe
 from tileseg.source.orientation import UPRIGHT, orientation_of, turned_size
 from tileseg.source.protocol import Mask, Pixels, Wanted
 from tileseg.storage.patience import patiently
@@ -138,8 +138,8 @@ def describe(
             masks = tuple(sorted({band for band, flag in zip(bands, flags, strict=True) if not flag}))
     # A mask kept beside the pixels is the better witness: lossy compression changes nodata values.
     nodata = tuple(None if masks else dataset.nodatavals[band - 1] for band in bands)
-    native = {_numpy_name(dataset.dtypes[band - 1]) for band in bands}
-    dtype = native.pop() if len(native) == 1 and native <= {*_SAME_TYPE} else "float32"
+    native = {numpy_name(dataset.dtypes[band - 1]) for band in bands}
+    dtype = native.pop() if len(native) == 1 and native <= {*READ_AS_THEY_ARE} else "float32"
     probe(text, file, dataset, bands)
     if alpha is not None and warp_to is None and (share := hidden_share(dataset, alpha)) >= _MUCH:
         data = f"; if it is data, choose it with {wanted.words.option}" if dataset.count > 2 else ""

@@ -20,10 +20,10 @@ def is_file(path: Path) -> bool:
 
 @contextmanager
 def until_whole(path: Path, ending: str = "") -> Iterator[Path]:
-    """A name beside a file to write it under: the file has it no more once that ends without an error.
+    """Give a temporary name beside a file to write it under; rename it once that ends without an error.
 
-    Nobody else has the name: threads have their process's number in common, and containers on several machines often
-    too. ``ending``: its last part, where the writer goes by it.
+    The name is random, because threads share their process's number, and containers on several machines often do too.
+    ``ending``: its last part, where the writer goes by it.
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial{ending}")
     try:
@@ -115,14 +115,14 @@ class Local:
     @contextmanager
     def workspace(self) -> Iterator[Path]:
         # Of a name that no other process has: one that lost the folder may still be writing into its own.
-        desk = self.path / f".{uuid4().hex}.partial"
-        desk.mkdir(parents=True)
+        workplace = self.path / f".{uuid4().hex}.partial"
+        workplace.mkdir(parents=True)
         try:
-            yield desk
-            for path in sorted(desk.iterdir()):
+            yield workplace
+            for path in sorted(workplace.iterdir()):
                 path.replace(self.path / path.name)
         finally:
-            shutil.rmtree(desk, ignore_errors=True)
+            shutil.rmtree(workplace, ignore_errors=True)
 
     @contextmanager
     def copied(self) -> Iterator[Path]:
