@@ -58,8 +58,8 @@ def _chosen(source: str, item: pystac.Item, wanted: str | None) -> str:
         chosen = [k for k in rasters if assets[k].has_role("data")] or rasters
     if len(chosen) != 1:
         problem = "no asset" if not chosen else f"{len(chosen)} assets"
-        told = "for a raster" if wanted is None else f"with the key or role {wanted!r}"
-        raise UsageError(f"{source}: item {item.id}: {problem} {told}; --asset: one of {', '.join(assets) or 'none'}")
+        which = "for a raster" if wanted is None else f"with the key or role {wanted!r}"
+        raise UsageError(f"{source}: item {item.id}: {problem} {which}; --asset: one of {', '.join(assets) or 'none'}")
     href = assets[chosen[0]].get_absolute_href()
     if href is None:
         raise InputError(f"{source}: item {item.id}: asset {chosen[0]} has no address")
@@ -85,7 +85,7 @@ def _taken(item: pystac.Item) -> str | None:
 
 
 def _stac_reader() -> pystac.StacIO:
-    """Reads as all else is read, so that a server that fails is asked again, and told from what is not there."""
+    """Reads as all else is read: a server that fails is asked again, and is not taken for a file that is not there."""
     from pystac.stac_io import DefaultStacIO
 
     class Reader(DefaultStacIO):

@@ -45,7 +45,7 @@ def _beside(manifest: Path | Url, text: str) -> str:
     if is_address(text) or text.startswith("/vsi"):
         return text
     if isinstance(manifest, Url):
-        # Keys have no "..": whoever wrote the list meant folders. One that leads out of the bucket is told of as it is.
+        # Keys have no "..": whoever wrote the list meant folders. One that leads out of the bucket is refused as it is.
         return f"{manifest.root}/{posixpath.normpath(str(PurePosixPath(manifest.parent.key, text)))}"
     return with_file(text, lambda file: _tidy(str(manifest.parent / file)))
 

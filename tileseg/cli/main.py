@@ -1,4 +1,4 @@
-"""``tileseg``: the commands, and what the shell is told when one fails."""
+"""``tileseg``: the commands, and what a failure prints and exits with."""
 
 from __future__ import annotations
 

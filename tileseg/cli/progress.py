@@ -30,7 +30,7 @@ class Progress:
         self._bar: bars.Progress | None = None
         self._task: bars.TaskID | None = None
         self._pixels = self._total_pixels = self._blocks = self._done = 0
-        self._began = self._told = time.monotonic()
+        self._began = self._printed = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +53,7 @@ class Progress:
         plan = prepared.plan
         self._blocks, self._done = plan.blocks, done
         self._total_pixels = plan.scene[0] * plan.scene[1]
-        self._began = self._told = time.monotonic()
+        self._began = self._printed = time.monotonic()
         resumed = f", {done} of them done before" if done else ""
         self._console.print(
             f"{prepared.spec.scene}: {plan.scene[1]} x {plan.scene[0]} pixels, {_count(plan.blocks, 'block')}"
@@ -87,8 +87,8 @@ class Progress:
             self._console.print(f"block {record.index}: {record.valid} valid pixels; seconds: {stages}")
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, rate=rate, memory=_gib(hardware.resident_bytes()))
-        elif time.monotonic() - self._told >= _PLAIN_SECONDS:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._printed >= _PLAIN_SECONDS:
+            self._printed = time.monotonic()
             left = elapsed * (self._blocks - self._done) / max(1, self._done)
             self._console.print(
                 f"{self._done}/{self._blocks} blocks, {rate}, {left:.0f} s left, {_gib(hardware.resident_bytes())}"

@@ -134,7 +134,7 @@ class Admission:
 
     @property
     def undecided(self) -> bool:
-        """Whether some worker has not answered, or is just being let in."""
+        """Whether some worker has not answered, or is just being admitted."""
         return any(not task.done() for task in self._asked.values())
 
     async def watch(self) -> None:
@@ -170,7 +170,7 @@ class Admission:
         marked = any(answer.marked for answer in self.answers.values())
         for address, answer in self.answers.items():
             if answer.problem is None and address not in self.admitted and (answer.marked or not marked):
-                self._asked[address] = asyncio.create_task(self._let_in(address, answer.slots))
+                self._asked[address] = asyncio.create_task(self._admit(address, answer.slots))
 
     async def _ask(self, address: str) -> None:
         try:
@@ -204,12 +204,12 @@ class Admission:
                 lacking.append(f"{name} {version} (here {here})")
         return UsageError(f"has {', '.join(lacking)}; install the same versions there") if lacking else None
 
-    async def _let_in(self, address: str, slots: int) -> None:
+    async def _admit(self, address: str, slots: int) -> None:
         # Dask looks at blocks that nobody could take again only when a worker comes, and then it has no resource yet.
         stranded = [] if self.admitted else list(self._client.futures.values())
         try:
             async with asyncio.timeout(self._patience):
-                await self._call(address, let_in, self._resource, slots, self._ours, self._per_host)
+                await self._call(address, take_blocks, self._resource, slots, self._ours, self._per_host)
         except Exception as error:  # noqa: BLE001 - as above
             problem = TilesegError(f"{type(error).__name__}: {first_line(error)}")
             self.answers[address] = _refusal(address, problem)
@@ -221,7 +221,7 @@ class Admission:
 
     async def release(self) -> None:
         """Take the resource back from the workers that are there."""
-        calls = [self._call(address, let_go, self._resource) for address in self.admitted]
+        calls = [self._call(address, take_no_more, self._resource) for address in self.admitted]
         with suppress(TimeoutError):
             async with asyncio.timeout(5):
                 await asyncio.gather(*calls, return_exceptions=True)
@@ -300,7 +300,7 @@ def _found(token: Path | Url) -> bool:
     return True
 
 
-async def let_in(resource: str, slots: int, ours: bool, per_host: int, dask_worker: Any) -> None:
+async def take_blocks(resource: str, slots: int, ours: bool, per_host: int, dask_worker: Any) -> None:
     """Set this worker up, and say that it takes blocks. What is not ours keeps its signals and its allocator."""
     os.environ.setdefault(COMPUTE_THREADS, str(max(1, hardware.cpu().cores // per_host)))
     if ours:
@@ -311,7 +311,7 @@ async def let_in(resource: str, slots: int, ours: bool, per_host: int, dask_work
     await dask_worker.set_resources(**{resource: slots})
 
 
-async def let_go(resource: str, dask_worker: Any) -> None:
+async def take_no_more(resource: str, dask_worker: Any) -> None:
     """Take no more blocks of this run."""
     await dask_worker.set_resources(**{resource: 0})
 

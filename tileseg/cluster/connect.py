@@ -33,7 +33,7 @@ def connect(place: ClusterSpec, needs: Needs, tell: Callable[[str], None]) -> It
     """Connect to a cluster, or start one, and let in the workers that can compute the run's blocks.
 
     Once there is one, blocks may be submitted (with ``client.slot`` as resources); more come in as they appear. Workers
-    that do not fit are told of, one line each. Raises UsageError (2) or InputError (42) where no worker fits, and
+    that do not fit are named, one line each. Raises UsageError (2) or InputError (42) where no worker fits, and
     TilesegError (1) where none has come within ``place.wait`` seconds or no scheduler answers.
     """
     deadline = time.monotonic() + place.wait

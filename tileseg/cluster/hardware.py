@@ -140,7 +140,7 @@ def gpus(proc: Path = PROC) -> tuple[Gpu, ...]:
 
 
 def backend_has_cuda() -> bool:
-    """Whether the Keras backend could use a GPU: told without importing it, by the CUDA libraries it would load.
+    """Whether the Keras backend could use a GPU: decided without importing it, by the CUDA libraries it would load.
 
     TensorFlow takes them from packages (``tensorflow[and-cuda]``) or from the system; PyTorch and JAX see to
     themselves.

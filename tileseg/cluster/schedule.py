@@ -80,8 +80,9 @@ class BlockFailure:
             return f"block at {self.core}: out of memory, though nothing else was computed; see --max-memory"
         if disk_full(error):
             return f"block at {self.core}: the disk is full: make space first"
-        told = isinstance(error, TilesegError)
-        return str(error) if told else f"block at {self.core}: {type(error).__name__}: {first_line(error)}"
+        if isinstance(error, TilesegError):
+            return str(error)
+        return f"block at {self.core}: {type(error).__name__}: {first_line(error)}"
 
 
 def run_serially(

@@ -69,8 +69,8 @@ def serve(options: WorkerOptions) -> str:
         settings["distributed.worker.memory.terminate"] = _TERMINATE
     address = options.scheduler or address_in(options.scheduler_file, time.monotonic() + _CONNECT_SECONDS)
     with dask.config.set(settings):
-        told = asyncio.run(_serve(options, address, devices, threads))
-    return "stopped" if told else f"the scheduler at {address} has ended"
+        stopped = asyncio.run(_serve(options, address, devices, threads))
+    return "stopped" if stopped else f"the scheduler at {address} has ended"
 
 
 async def _serve(options: WorkerOptions, address: str, devices: tuple[str, ...], threads: int) -> bool:
@@ -104,9 +104,9 @@ async def _serve(options: WorkerOptions, address: str, devices: tuple[str, ...],
                     f"{address}: no worker can be started for this scheduler: {first_line(error)}"
                 ) from error
         ended = asyncio.create_task(_all_ended(nannies))
-        told = asyncio.create_task(stop.wait())
-        await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (ended, told):
+        signalled = asyncio.create_task(stop.wait())
+        await asyncio.wait({ended, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (ended, signalled):
             task.cancel()
         return stop.is_set()
 

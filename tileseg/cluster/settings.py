@@ -55,7 +55,7 @@ class Setup(WorkerPlugin):
     name = "tileseg-setup"
 
     def __init__(self, *, quick: bool) -> None:
-        """``quick``: end at once when told to end."""
+        """``quick``: end at once when the worker is to end."""
         self._quick = quick
 
     def setup(self, worker: Worker) -> None:
@@ -67,7 +67,7 @@ class Setup(WorkerPlugin):
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
 
     def teardown(self, worker: Worker) -> None:
-        """Runs when the worker is told to end: all that it did is on disk, and taking TensorFlow apart is work."""
+        """Runs when the worker is to end: all that it did is on disk, and taking TensorFlow apart is work."""
         del worker
         if self._quick:
             # Removes semaphores, of which the driver would complain otherwise.

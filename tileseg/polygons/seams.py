@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -174,6 +174,8 @@ class _Seam:
     """Whether it begins at the scene's edge ..."""
     last: bool
     """... and ends there."""
+    carried: bool = False
+    """Whether the edges that come along it are given, although it is not vertical."""
 
 
 def _register_block(
@@ -238,7 +240,7 @@ def _link_bands(seams: Seams, above: _Side, below: _Side, diagonal: bool, seam: 
             back = arc(int(above.component[0]))
     at_left = shown(forth, back)
     down, up = np.array([forth], np.int32), np.array([back], np.int32)
-    _scan(seams, above, below, diagonal, seam, _NO_CORNERS, down, up, carried=True)
+    _scan(seams, above, below, diagonal, replace(seam, carried=True), _NO_CORNERS, down, up)
     forth = back = -1
     if not seam.last and key(above.component[-1]) != key(below.component[-1]):
         if below.component[-1] >= 0:
@@ -310,12 +312,12 @@ def _along(sides: Sequence[_Side]) -> _Side:
 
 
 def _scan(
-    seams: Seams, one: _Side, other: _Side, diagonal: bool, seam: _Seam, corners: Array, down: Array, up: Array,
-    *, carried: bool = False,
+    seams: Seams, one: _Side, other: _Side, diagonal: bool, seam: _Seam, corners: Array, down: Array, up: Array
 ) -> None:  # fmt: skip
     """Unite components across one seam and add the corners that lie on it.
 
-    ``carried``: ``down`` and ``up`` hold the edges that come along the seam itself, as they do on vertical seams.
+    ``down`` and ``up`` hold the edges that come along the seam itself where it is vertical or ``carried``; else those
+    that meet it at its corners.
     """
     label = seams.columns["label"].filled
     _unite_across(
@@ -328,7 +330,7 @@ def _scan(
     place, pinches = seams.place.reserve(room), seams.pinches.reserve(room)
     count, pinched = _scan_seam(
         one.starts, one.component, one.begin, one.end, other.starts, other.component, other.begin, other.end,
-        seam.vertical, carried or seam.vertical, seam.at, seam.start, seam.stop, seam.first, seam.last,
+        seam.vertical, seam.carried or seam.vertical, seam.at, seam.start, seam.stop, seam.first, seam.last,
         corners, down, up, label, following, place, component, size, pinches, seams.pinches.size,
     )  # fmt: skip
     seams.fragment.extend(np.full(count - size, -1, np.int32))
