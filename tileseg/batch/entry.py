@@ -9,11 +9,9 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tileseg.storage.place import file_of, printable, shown, stem_of, with_file
+from tileseg.storage.place import file_of, fitting, printable, shown, stem_of, with_file
 
 _SUFFIX = ".tileseg"
-_NAME_BYTES = 255
-"""Of the name of a file or folder, at most, on nearly all file systems."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,12 @@ class Entry:
     def names(self) -> tuple[str, str]:
         """What its folder may be called: after its stem, and with a digest of where it lies and of its options.
 
-        A stem for which file systems have no room is cut, and then both names have the digest.
+        A stem for which file systems have no room is cut.
         """
         stem = stem_of(self.shown)
         text = f"{self.place} {sorted(self.options.items())}"
-        digest = f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        room = _NAME_BYTES - len(f"{digest}{_SUFFIX}")
-        short = stem.encode()[:room].decode(errors="ignore")
-        return f"{stem if short == stem else short + digest}{_SUFFIX}", f"{short}{digest}{_SUFFIX}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return fitting(stem, _SUFFIX), fitting(stem, f"-{digest}{_SUFFIX}")
 
 
 def storage(scene: str) -> str:
