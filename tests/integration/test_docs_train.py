@@ -108,7 +108,7 @@ def test_every_name_within_an_option_exists() -> None:
     augmented = re.search(r"--augment ([a-z0-9.=,]+)`", text)
     assert augmented is not None
     assert {pair.partition("=")[0] for pair in augmented[1].split(",")} <= set(AugmentSpec.model_fields)
-    keys = text[text.index("| key at the top | |") : text.index("255, nodata and places")]
+    keys = text[text.index("| key at the top | |") : text.index("255, nodata, transparent labels")]
     fields = {info.alias or name for name, info in DatasetSpec.model_fields.items()}
     told = set(re.findall(r"^\| `([a-z_]+)` \|", keys, flags=re.MULTILINE))
     assert told == fields - {"scenes", "folders", "voc"}
