@@ -57,6 +57,13 @@ def test_tiles_of_a_map_are_named(tmp_path: Path) -> None:
         open_scene(tmp_path / "a.mbtiles", expected=3)
 
 
+@pytest.mark.parametrize("first", [2**64 - 1, 2**63, 2**40, 0])
+def test_a_directory_that_cannot_be_is_refused(tmp_path: Path, first: int) -> None:
+    (tmp_path / "a.tif").write_bytes(b"II+\0\x08\0\0\0" + first.to_bytes(8, "little") + bytes(64))
+    with pytest.raises(InputError, match="cannot be read"):
+        open_scene(tmp_path / "a.tif", expected=1)
+
+
 class TestWorldFiles:
     def picture(self, folder: Path) -> Path:
         Image.fromarray(smooth_noise(20, 30, 3)).save(folder / "a.png")

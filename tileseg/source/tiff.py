@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 _BIG = 43
 _MOST_TAGS = 4096
+_FARTHEST = (1 << 63) - 1
+"""Place in a file: more cannot be looked for."""
 
 
 def first_tags(stream: BinaryIO, start: int = 0) -> dict[int, int]:
@@ -24,6 +26,8 @@ def first_tags(stream: BinaryIO, start: int = 0) -> dict[int, int]:
     big = version == _BIG
     if big:
         (first,) = struct.unpack(f"{order}Q", stream.read(8))
+    if start + first > _FARTHEST:
+        raise struct.error(f"the first directory is at byte {first:,}")
     stream.seek(start + first)
     (count,) = struct.unpack(f"{order}{'Q' if big else 'H'}", stream.read(8 if big else 2))
     if count > _MOST_TAGS:
