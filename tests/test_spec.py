@@ -103,3 +103,13 @@ def test_configuration_files(tmp_path) -> None:
         read_config(bad)
     with pytest.raises(UsageError, match="No such file"):
         read_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("stem", ["a" * 251, "\u00e4" * 125, "a" * 247])
+def test_outputs_of_long_names_have_a_folder(tmp_path, stem) -> None:
+    folder = RunSpec(scene=Path(f"{stem}.tif")).folder
+    (tmp_path / folder).mkdir()  # file systems have no room for more than 255 bytes
+    assert folder.name.startswith(stem[:100])
+    assert folder.name.endswith(".tileseg")
+    assert (folder.name == f"{stem}.tileseg") is (len(stem.encode()) <= 247)
+    assert folder != RunSpec(scene=Path(f"{stem[:-1]}b.tif")).folder

@@ -425,3 +425,9 @@ def test_outputs_gone_and_no_record(scene, model, tmp_path, undisturbed) -> None
     (tmp_path / "run/.state/run.json").unlink()
     with pytest.raises(OutputsGone, match=r"run\.json is not there any more"):
         run(spec(scene, model, tmp_path / "run", min_area="9px"))
+
+
+def test_a_folder_that_is_not_utf_8_is_refused(scene, model, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"caf\\xe9: its name, .* is not UTF-8; choose another --out"):
+        run(spec(scene, model, tmp_path / "caf\udce9"))
+    assert list(tmp_path.iterdir()) == []

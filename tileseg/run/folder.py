@@ -22,7 +22,7 @@ from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, STATE, SUMMARY
 from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import RunReport
 from tileseg.storage.lease import Hold
-from tileseg.storage.place import Url
+from tileseg.storage.place import Url, printable
 from tileseg.storage.store import at, write_atomic
 from tileseg.window import Window
 
@@ -142,6 +142,7 @@ def finished(prepared: PreparedRun) -> RunReport | None:
 @contextlib.contextmanager
 def hold(prepared: PreparedRun, lost: Callable[[], None]) -> Iterator[HeldFolder]:
     """Make the folder and hold it for this process. Raises InputError, LockedError; ``lost`` is as of a lease."""
+    _check_name(prepared.folder)
     if not prepared.spec.overwrite:
         _check_own(prepared.folder)
     _check_writable(prepared.folder)
@@ -249,6 +250,16 @@ def _trace_again(prepared: PreparedRun, ledger: Ledger, records: Sequence[BlockR
                 waiting.popleft().result()
         for future in waiting:
             future.result()
+
+
+def _check_name(folder: Path | Url) -> None:
+    """Raise InputError where the folder's name, or that of one around it, is none for GDAL and JSON."""
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{printable(str(folder))}: its name, or that of a folder around it, is not UTF-8; choose another --out"
+        ) from None
 
 
 def _check_own(folder: Path | Url) -> None:
