@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -178,3 +179,36 @@ def test_mistakes(tmp_path) -> None:
     (folder / "polygons.parquet").unlink()
     with pytest.raises(InputError, match="no polygons there"):
         merge(tmp_path, tmp_path / "all.parquet")
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "x"),
+    [
+        ("parquet", "EPSG:32660", 820_000.0),
+        ("geojson", "EPSG:32660", 820_000.0),
+        ("parquet", "EPSG:32601", 160_000.0),
+        ("geojson", "EPSG:32601", 160_000.0),
+        ("geojson", "EPSG:4326", 179.9),
+        ("geojson", "EPSG:4326", -180.1),
+    ],
+)
+def test_scenes_on_both_sides_of_180_degrees_are_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, name: str, x: float
+) -> None:
+    pixel = 0.001 if name == "EPSG:4326" else 100.0
+    y = 10.0 if name == "EPSG:4326" else 1_000_000.0
+    monkeypatch.setattr(sys.modules[__name__], "PLACE", Affine(pixel, 0, x, 0, -pixel, y))
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[40:80, 10 : WIDTH - 10] = 1
+    for i, window in enumerate((Window(0, 0, HEIGHT, WIDTH // 2), Window(0, WIDTH // 2, HEIGHT, WIDTH - WIDTH // 2))):
+        make_run(tmp_path / "runs" / f"{i}.tileseg", labels, window, form, name)
+    report = merge(tmp_path / "runs", tmp_path / "all.gpkg", "EPSG:4326")
+    assert (report.scenes, report.polygons, report.joined) == (2, 1, 1)
+    (row,) = geopandas.read_file(tmp_path / "all.gpkg").itertuples()
+    west, _, east, _ = row.geometry.bounds
+    assert row.geometry.is_valid
+    assert (west, east) == pytest.approx((-180, 180))
+    assert len(row.geometry.geoms) == 2
+    flat = shapely.transform(row.geometry, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]]))
+    assert flat.envelope.area == pytest.approx(shapely.area(row.geometry), rel=0.1)
+    assert row.pixels == 40 * (WIDTH - 20)

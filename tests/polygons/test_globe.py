@@ -55,7 +55,7 @@ def one(shape: tuple[int, int]) -> Labels:
 def features(folder: Path, labels: Labels, grid: Grid, simplify: Quantity | None = None) -> list[dict[str, Any]]:
     """The features of GeoJSON as it is written; 0 is nodata."""
     cores = tile(grid.extent, 40, 40)
-    parts = [trace_block(labels[c.slices], None, c, grid.extent, nodata=0) for c in cores]
+    parts = [tuple(trace_block(labels[c.slices], None, c, grid.extent, nodata=0)) for c in cores]
     shaper = Shaper(grid, has_confidence=False)
     batches = list(join(cores, parts.__getitem__, 4))
     if simplify is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pyproj import CRS
 
 from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
-from tileseg.formats import vector_paths
+from tileseg.formats import FORMATS, vector_paths
 from tileseg.grid import Grid
 from tileseg.polygons.fragment import load_fragments, save_fragments
 from tileseg.polygons.quantity import Quantity
@@ -192,3 +193,29 @@ def test_real_mask_to_geopackage(real_data: Path, tmp_path: Path) -> None:
     # Web Mercator's planar areas are too large by 1 / cos(latitude)^2, about 1.7 here.
     assert frame["area_m2"].sum() == pytest.approx(frame.to_crs(5070).area.sum(), rel=2e-3)
     assert frame["pixels"].sum() == (part != 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("crs", "place"),
+    [("+proj=longlat +R=1737400", (0.01, 0, 10, 0, -0.01, 20)), ("+proj=eqc +R=3396190", (100, 0, 1e6, 0, -100, 1e6))],
+)
+def test_scenes_of_other_bodies_become_polygons_in_every_format(
+    tmp_path: Path, crs: str, place: tuple[float, ...]
+) -> None:
+    """GeoJSON holds the body's own longitude and latitude, and says so."""
+    labels = np.zeros((20, 30), np.uint8)
+    labels[4:9, 6:24] = 1
+    grid = Grid(20, 30, Affine(*place), CRS.from_user_input(crs).to_wkt())
+    core = grid.extent
+    fragments = list(trace_block(labels, None, core, core, nodata=0))
+    outputs = vector_paths(tmp_path, FORMATS)
+    write_polygons([core], lambda _: fragments, grid, {}, VectorOptions(), outputs)
+    assert "Not of the Earth" in json.loads(outputs["geojson"].read_text())["description"]
+    expected = shapely.box(*(grid.transform @ (6, 9)), *(grid.transform @ (24, 4)))
+    for name in ("gpkg", "parquet", "fgb"):
+        frame = FORMATS[name].read(outputs[name])
+        assert frame.geometry[0].normalize().equals_exact(expected.normalize(), 1e-6)
+        assert frame.crs.ellipsoid.semi_major_metre == grid.crs.ellipsoid.semi_major_metre
+    (notice,) = VectorOptions().notices(grid)
+    assert "not of the Earth" in notice
+    assert VectorOptions(formats=("gpkg",)).notices(grid) == []

@@ -24,6 +24,7 @@ from tileseg.errors import InputError, UsageError
 from tileseg.formats import FORMATS, Format
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
+from tileseg.polygons.cut import within_180
 from tileseg.publish.table import Table
 from tileseg.run.vectorize import Classes, VectorOptions, vectorize
 from tileseg.window import Window
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pyproj import CRS
 
 ENDINGS = (".parquet", ".gpkg", ".fgb")
+_TURN = 360.0
 _EXACT, _ROUNDED = 1 / 100, 1 / 10
 """Share of a pixel by which borders of neighbours may differ and still be one."""
 
@@ -92,13 +94,14 @@ def merge(folder: Path, out: Path, crs: str | None = None) -> MergeReport:
     if not runs:
         raise UsageError(f"{folder}: no finished runs there (expected folders with summary.json)")
     target = _target(runs, crs)
-    placed = [_place(run, target.to_wkt()) for run in runs]
+    about = _about_180(runs, target)
+    placed = [_place(run, target.to_wkt(), about) for run in runs]
     frames, cut = [], 0
     tree = shapely.STRtree([scene.area for scene in placed])
     for i, scene in enumerate(placed):
         others = sorted(int(j) for j in tree.query(scene.area, predicate="intersects") if j != i)
         lost = shapely.union_all([scene.yields_to(placed[j], first=i < j) for j in others])
-        frame, number = _without(_read(scene.run, target), lost, scene.tolerance)
+        frame, number = _without(_read(scene.run, target, about), lost, scene.tolerance)
         frame["scene"], frame["_scene"] = scene.run.name, i
         frames.append(frame)
         cut += number
@@ -107,6 +110,8 @@ def merge(folder: Path, out: Path, crs: str | None = None) -> MergeReport:
     frame = geopandas.GeoDataFrame(pd.concat(frames, ignore_index=True), crs=target)
     frame, joined = _joined(frame, max(scene.tolerance for scene in placed))
     _measure(frame, target)
+    if about:
+        frame["geometry"] = [within_180(shape) for shape in frame.geometry]
     frame["id"] = np.arange(1, len(frame) + 1)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_frame(frame.drop(columns=["_scene", "_open", "_changed"]), out, "polygons")
@@ -130,13 +135,30 @@ def _target(runs: Sequence[FinishedRun], wanted: str | None) -> CRS:
     return first if all(run.grid.crs == first for run in runs) else CRS.from_epsg(4326)
 
 
-def _place(run: FinishedRun, crs: str) -> _Placed:
+def _about_180(runs: Sequence[FinishedRun], target: CRS) -> bool:
+    """Whether longitudes are to be counted from 0 to 360 while scenes are joined: they lie closer together then."""
+    if not target.is_geographic:
+        return False
+    outlines = [run.outline(target.to_wkt()) for run in runs]
+    lon = np.concatenate([shapely.get_coordinates(outline)[:, 0] for outline in outlines])
+    return bool(np.ptp(np.remainder(lon, _TURN)) < np.ptp(lon))
+
+
+def _from_0_to_360(shapes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Geometries in degrees with longitudes from 0 to 360, their parts on both sides of 180 degrees joined again."""
+    turned = shapely.transform(shapes, lambda xy: np.column_stack([np.remainder(xy[:, 0], _TURN), xy[:, 1]]))
+    return np.asarray(shapely.union_all(shapely.make_valid(turned)[:, None], axis=1))
+
+
+def _place(run: FinishedRun, crs: str, about: bool) -> _Placed:
     outline = run.outline(crs)
     assert outline is not None
+    if about:
+        outline = _from_0_to_360(np.array([outline]))[0]
     pixel = float(np.sqrt(outline.area / (run.grid.height * run.grid.width)))
     rounded = _source(run)[0].in_degrees
     full = sum(run.summary["report"]["pixels"].values()) == run.grid.height * run.grid.width
-    area = outline if full else _valid_area(run, crs)
+    area = outline if full else _valid_area(run, crs, about)
     centre = np.array([outline.centroid.x, outline.centroid.y])
     return _Placed(run, area, centre, pixel * (_ROUNDED if rounded else _EXACT))
 
@@ -162,7 +184,7 @@ class _Valid:
         del window
 
 
-def _valid_area(run: FinishedRun, crs: str) -> Any:
+def _valid_area(run: FinishedRun, crs: str, about: bool) -> Any:
     """Where a scene has data."""
     import geopandas
 
@@ -170,7 +192,8 @@ def _valid_area(run: FinishedRun, crs: str) -> Any:
         path = Path(temporary) / "valid.parquet"
         vectorize(_Valid(run.mosaic), {"parquet": path}, Classes({1: "valid"}), VectorOptions())
         frame = geopandas.read_parquet(path)
-    return shapely.make_valid(shapely.union_all(frame.to_crs(crs).geometry.to_numpy()))
+    shapes = frame.to_crs(crs).geometry.to_numpy()
+    return shapely.make_valid(shapely.union_all(_from_0_to_360(shapes) if about else shapes))
 
 
 def _source(run: FinishedRun) -> tuple[Format, Path]:
@@ -182,7 +205,7 @@ def _source(run: FinishedRun) -> tuple[Format, Path]:
     raise InputError(f"{run.folder}: no polygons there")
 
 
-def _read(run: FinishedRun, crs: CRS) -> GeoDataFrame:
+def _read(run: FinishedRun, crs: CRS, about: bool) -> GeoDataFrame:
     import geopandas
 
     form, path = _source(run)
@@ -193,7 +216,10 @@ def _read(run: FinishedRun, crs: CRS) -> GeoDataFrame:
         frame = geopandas.GeoDataFrame(empty, geometry=[], crs=crs)
     else:
         frame = form.read(path)
+        frame = frame[~frame.geometry.isna()]  # beside the map
     frame = frame.to_crs(crs).astype({"id": "int64", "class": "int32", "pixels": "int64"})
+    if about and len(frame):
+        frame["geometry"] = _from_0_to_360(frame.geometry.to_numpy())
     frame["_open"] = frame["touches_edge"] | frame["touches_nodata"]
     frame["_changed"] = False
     return frame

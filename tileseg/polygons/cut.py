@@ -70,7 +70,7 @@ def cut(rings: list[Array], poles: list[Array], states: list[int], *, mirrored: 
         plain: longitudes run on by themselves.
     """
     if plain:
-        return _within(shapely.Polygon(rings[0], rings[1:]))
+        return within_180(shapely.Polygon(rings[0], rings[1:]))
     return _common(rings, poles, states, mirrored)
 
 
@@ -91,9 +91,9 @@ def _common(rings: list[Array], poles: list[Array], states: list[int], mirrored:
         if state == WHOLE and abs(left) < _SEAM:
             continue
         if left > 0:
-            region = region.intersection(_within(inside))
+            region = region.intersection(within_180(inside))
         else:
-            holes += [p for p in shapely.get_parts(_within(inside)) if p.geom_type == "Polygon"]
+            holes += [p for p in shapely.get_parts(within_180(inside)) if p.geom_type == "Polygon"]
     if holes:
         together = shapely.MultiPolygon(holes)
         region = region.difference(together if together.is_valid else shapely.union_all(np.array(holes)))
@@ -146,7 +146,7 @@ def _around_pole(path: Array, turns: int) -> Any:
     return shapely.intersection(_valid(shapely.Polygon(outline)), _WORLD)
 
 
-def _within(polygon: Any) -> Any:
+def within_180(polygon: Any) -> Any:
     """What of a polygon lies on the globe, turned by whole turns into its 360 degrees."""
     polygon = _valid(polygon)
     if polygon.is_empty:

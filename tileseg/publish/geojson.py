@@ -13,6 +13,8 @@ import pyarrow as pa
 import shapely
 
 from tileseg.compiled import compiled
+from tileseg.globe import globe_of
+from tileseg.grid import Grid
 from tileseg.polygons.cut import tidy
 from tileseg.polygons.ground import decimals_of
 from tileseg.polygons.rings import Array
@@ -39,7 +41,8 @@ class GeoJson:
     def __enter__(self) -> Self:
         self._file: IO[bytes] = self._path.open("wb", buffering=1 << 20)
         if not self._lines:
-            note = {} if self._table.is_georeferenced else {"description": _NO_CRS}
+            text = description_of(self._table.grid)
+            note = {} if text is None else {"description": text}
             head = json.dumps({"type": "FeatureCollection", **note}, ensure_ascii=False)
             self._file.write(head[:-1].encode() + b', "features": [\n')
         return self
@@ -68,6 +71,16 @@ def lines(path: Path, table: Table) -> GeoJson:
     """A file of features, one a line."""
     return GeoJson(path, table, lines=True)
 
+
+def description_of(grid: Grid) -> str | None:
+    """What a reader has to know of the coordinates; None where they are those of WGS 84, as RFC 7946 has it."""
+    if grid.geod is None or grid.crs_wkt is None:
+        return _NO_CRS
+    globe = globe_of(grid.crs_wkt)
+    return None if globe.is_earth else _NOT_EARTH.format(globe.degrees.name)
+
+
+_NOT_EARTH = "Not of the Earth: coordinates are longitude and latitude in {!r}, not in WGS 84."
 
 _NO_CRS = (
     "The scene has no coordinate reference system: coordinates are those of its own grid (x = column, y = row "

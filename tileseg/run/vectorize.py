@@ -23,6 +23,7 @@ from tileseg.card import ClassInfo
 from tileseg.cluster import hardware
 from tileseg.errors import UsageError, did_you_mean, disk_full, not_writable
 from tileseg.formats import DEFAULT, FORMATS
+from tileseg.globe import globe_of
 from tileseg.grid import Grid
 from tileseg.polygons.batch import split
 from tileseg.polygons.fragment import Array, Fragment, PolygonBatch, load_fragments, save_fragments
@@ -110,7 +111,12 @@ class VectorOptions(BaseModel):
     def notices(self, grid: Grid) -> list[str]:
         """What the user should know of these options on this grid, a line each."""
         if grid.geod is not None:
-            return []
+            in_degrees = [name for name in self.formats if FORMATS[name].in_degrees]
+            if not in_degrees or grid.crs_wkt is None or globe_of(grid.crs_wkt).is_earth:
+                return []
+            body = globe_of(grid.crs_wkt).degrees.name
+            what = f"{', '.join(in_degrees)} will hold longitude and latitude in {body!r}"
+            return [f"the scene is not of the Earth: {what}; the other formats keep the scene's CRS"]
         sizes = {"--min-area": self.min_area, "--fill-holes": self.fill_holes, "--simplify": self.simplify}
         return [
             f"{name} {size} counts pixels: without a coordinate reference system there are no metres"
