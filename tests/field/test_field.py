@@ -194,7 +194,8 @@ def test_15_nodata_of_0_in_an_evaluation(in_process, cases, tmp_path) -> None:
         return in_process("evaluate", "--labels", *pair, *options, "--out", tmp_path / name, *more)
 
     assert building_iou(evaluate("plain", "truth.tif", "pred.tif")) == pytest.approx(0.171, abs=1e-3)
-    mapped = evaluate("mapped", "truth0.tif", "pred0.tif", "--map-truth", "0=other", "--map", "0=other")
+    maps = [text for side in ("--map-truth", "--map") for what in ("0=other", "1=building") for text in (side, what)]
+    mapped = evaluate("mapped", "truth0.tif", "pred0.tif", *maps)
     assert building_iou(mapped) == pytest.approx(0.171, abs=1e-3)
     hidden = done(evaluate("hidden", "truth0.tif", "pred0.tif"))
     assert "nodata" in hidden.stderr or "nodata" in hidden.stdout
