@@ -162,8 +162,3 @@ class ModelCard(_Strict):
     def digest(self) -> str:
         """SHA-256 of the model's file and of what else in the card decides the result."""
         return hashlib.sha256(json.dumps([self.sha256, self.decides], sort_keys=True).encode()).hexdigest()
-
-    @property
-    def background_ids(self) -> frozenset[int]:
-        """Ids of the classes that are not vectorised by default."""
-        return frozenset(i for i, c in enumerate(self.classes) if c.background)

@@ -238,20 +238,20 @@ def create_mosaic(
     return Mosaic(path)
 
 
-class _Patient(ObjectStore[Any]):
+class _PatientStore(ObjectStore[Any]):
     """Tries writes again that a server says nothing about, which obstore does not: an object is written whole."""
 
     async def set(self, key: str, value: Buffer) -> None:
-        await patiently_await(lambda: super(_Patient, self).set(key, value))
+        await patiently_await(lambda: super(_PatientStore, self).set(key, value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         # One that arrived, although nothing was said, exists: that is no error.
-        await patiently_await(lambda: super(_Patient, self).set_if_not_exists(key, value))
+        await patiently_await(lambda: super(_PatientStore, self).set_if_not_exists(key, value))
 
 
 def _store(path: Path | Url) -> Path | ObjectStore[Any]:
     """What Zarr opens."""
-    return path if isinstance(path, Path) else _Patient(object_store(path))
+    return path if isinstance(path, Path) else _PatientStore(object_store(path))
 
 
 def _create(

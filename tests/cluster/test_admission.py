@@ -206,7 +206,7 @@ def test_workers_come_and_go(needs) -> None:
         return list(admission.admitted) == ["tcp://b:1"]
 
     admission, told = admit(cluster, needs, until=swapped)
-    assert list(admission.answers) == ["tcp://b:1"]
+    assert list(admission.reports) == ["tcp://b:1"]
     assert told == []
 
 

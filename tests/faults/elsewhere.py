@@ -36,7 +36,7 @@ def become(host: str, skew: float, expires: float) -> None:
     lease._me = lambda: {"process": os.getpid(), "host": host, "boot": host}
     lease._now = lambda folder: now()
     lease._write = write_and_touch
-    lease._Heart._renew = lambda self: touch(self._lease.path)
+    lease._Heartbeat._renew = lambda self: touch(self._lease.path)
 
 
 def main() -> None:

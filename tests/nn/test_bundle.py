@@ -197,5 +197,5 @@ def test_the_embedded_model_is_small_and_sound() -> None:
     model, card = load_bundle(folder)
     assert (card.stride, card.halo, card.local) == (16, 144, True)
     assert [c.name for c in card.classes] == ["other", "building"]
-    assert card.background_ids == {0}
+    assert [info.background for info in card.classes][:2] == [True, False]
     assert prove(model, card).holds

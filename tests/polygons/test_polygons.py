@@ -257,15 +257,15 @@ def test_fragment_survives_a_round_trip(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
     (loaded,) = load_fragments(tmp_path / "one")
     assert loaded.has_confidence
-    for part in (fragment, fragment.finished, fragment.components):
-        other = {Fragment: loaded, PolygonBatch: loaded.finished, Components: loaded.components}[type(part)]
+    for part in (fragment, fragment.complete, fragment.components):
+        other = {Fragment: loaded, PolygonBatch: loaded.complete, Components: loaded.components}[type(part)]
         for field in fields(part):
             value = getattr(part, field.name)
             if isinstance(value, np.ndarray):
                 assert value.dtype == getattr(other, field.name).dtype
                 np.testing.assert_array_equal(value, getattr(other, field.name))
     assert len(loaded.pinch_component), "the case should have an open pinch"
-    assert len(loaded.finished)
+    assert len(loaded.complete)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 40, 900])
@@ -290,7 +290,7 @@ def test_fragment_is_small_where_little_touches_the_seams() -> None:
     assert sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) < 200
 
 
-_NESTED = ("finished", "components")
+_NESTED = ("complete", "components")
 
 
 def test_blocks_must_be_a_lattice() -> None:

@@ -14,7 +14,7 @@ from fakes import FakeSource, smooth_noise, write_scene
 from tileseg import RunSpec, run
 from tileseg.errors import InputError, UsageError
 from tileseg.source.picture import overview_rgb
-from tileseg.source.protocol import PixelSource, Wanted
+from tileseg.source.protocol import PixelSource, ReadRequest
 from tileseg.source.raster import open_raster
 from tileseg.source.scene import OPENERS, Opener, open_scene, read_plane
 from tileseg.source.statistics import statistics
@@ -26,10 +26,10 @@ class NumpySource(FakeSource):
     """The pixels of a ``.npy`` file."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_numpy, (self.path, Wanted(len(self.bands)))
+        return open_numpy, (self.path, ReadRequest(len(self.bands)))
 
 
-def open_numpy(path: object, wanted: Wanted) -> NumpySource:
+def open_numpy(path: object, wanted: ReadRequest) -> NumpySource:
     try:
         pixels = np.load(str(path))
     except ValueError as error:
@@ -72,7 +72,7 @@ def sources(folder: Path) -> list[PixelSource]:
     pixels = smooth_noise(50, 70, 3)
     pixels[:6] = 0
     path = write_scene(folder / "a.tif", pixels, nodata=0)
-    return [FakeSource(pixels, pixels.any(axis=2)), open_raster(path, Wanted(3))]
+    return [FakeSource(pixels, pixels.any(axis=2)), open_raster(path, ReadRequest(3))]
 
 
 class TestAllKeepTheProtocol:

@@ -17,7 +17,7 @@ from tileseg.batch.table import moment
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
-from tileseg.run.names import SUMMARY
+from tileseg.run.names import MOSAIC, SUMMARY
 from tileseg.source.vector_file import name_to_write
 from tileseg.storage.local import until_whole
 from tileseg.storage.place import Url
@@ -57,7 +57,7 @@ class FinishedRun:
     @cached_property
     def mosaic(self) -> Mosaic:
         """Its mosaic."""
-        return Mosaic(self.folder / "mosaic.zarr")
+        return Mosaic(self.folder / MOSAIC)
 
     @cached_property
     def grid(self) -> Grid:

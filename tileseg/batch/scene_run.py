@@ -54,7 +54,7 @@ class SceneRun:
     @property
     def seconds(self) -> float:
         """Since it was opened."""
-        return time.perf_counter() - self.clock.begun
+        return time.perf_counter() - self.clock.start
 
     def blocks(self) -> Iterator[int]:
         """Those to compute, until another process takes the folder."""

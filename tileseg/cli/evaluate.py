@@ -118,9 +118,9 @@ def _live(*, quiet: bool, verbose: bool) -> Iterator[tuple[Listener, Callable[[s
     from rich.console import Console
     from rich.status import Status
 
-    from tileseg.cli.progress import Progress
+    from tileseg.cli.progress import RunProgress
 
-    class Runs(Progress):
+    class Runs(RunProgress):
         """The progress of one run after another."""
 
         def start(self, prepared: PreparedRun, done: int) -> None:

@@ -21,7 +21,7 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Join the polygons of neighbouring scenes into one layer, each piece of ground once."""
-    from tileseg.batch.merge import merge
+    from tileseg.batch.layer import write_layer
     from tileseg.errors import UsageError
     from tileseg.run.names import SUMMARY
     from tileseg.storage.place import is_address, similar_name
@@ -34,7 +34,7 @@ def command(
         raise UsageError(f"{folder}: is {what}; expected the folder of a batch, with a folder for each scene")
     if (place / SUMMARY).exists():
         raise UsageError(f"{folder}: is the folder of one scene; expected the one that it lies in, with its neighbours")
-    report = merge(place, out, crs)
+    report = write_layer(place, out, crs)
     if as_json:
         typer.echo(json.dumps({**asdict(report), "output": str(out)}, indent=2))
     elif not quiet:

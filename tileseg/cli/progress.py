@@ -21,7 +21,7 @@ _PLAIN_SECONDS = 10.0
 """Between two plain lines where there is no terminal."""
 
 
-class Progress:
+class RunProgress:
     """A :class:`tileseg.run.report.Listener` on standard error."""
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:

@@ -65,7 +65,7 @@ def command(
     if "scene" not in asked:
         raise UsageError("which scene? tileseg run SCENE, or scene = ... in --config")
     spec = RunSpec.parse(asked)
-    from tileseg.cli.progress import Progress, print_plan, print_report
+    from tileseg.cli.progress import RunProgress, print_plan, print_report
     from tileseg.run.prepare import prepare
     from tileseg.run.report import describe
     from tileseg.run.scene import run
@@ -77,7 +77,7 @@ def command(
         else:
             print_plan(prepared)
         return
-    screen = Progress(quiet=control.quiet or control.as_json, verbose=control.verbose)
+    screen = RunProgress(quiet=control.quiet or control.as_json, verbose=control.verbose)
     with screen, stop_on_interrupt(screen, *BLOCKS) as stop:
         report = run(spec, screen, stop)
     if control.as_json:

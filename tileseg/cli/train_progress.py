@@ -19,7 +19,7 @@ _PLAIN_SECONDS = 10.0
 
 
 class TrainingProgress:
-    """A :class:`tileseg.train.trainer.Listener` on standard error: one live line, or a plain one now and then."""
+    """A :class:`tileseg.train.loop.TrainingListener` on standard error: one live line, or a plain one at times."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)

@@ -120,7 +120,7 @@ class Admission:
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._per_host = 1
         self._last_there = math.inf  # when a worker was last there: nobody has been missed before one has come
-        self.answers: dict[str, WorkerReport] = {}
+        self.reports: dict[str, WorkerReport] = {}
         """By the worker's address."""
         self.admitted: dict[str, int] = {}
         """Address -> blocks in flight, of the workers that are there and fit."""
@@ -130,7 +130,7 @@ class Admission:
     @property
     def refused(self) -> dict[str, TilesegError]:
         """Workers that cannot compute, and why."""
-        return {address: answer.problem for address, answer in self.answers.items() if answer.problem is not None}
+        return {address: report.problem for address, report in self.reports.items() if report.problem is not None}
 
     @property
     def undecided(self) -> bool:
@@ -158,7 +158,7 @@ class Admission:
         for address in set(self._asked) - set(present):
             self._asked.pop(address).cancel()
             self.admitted.pop(address, None)
-            self.answers.pop(address, None)
+            self.reports.pop(address, None)
         hosts = [address.rpartition(":")[0] for address in present]
         self._per_host = max((hosts.count(host) for host in hosts), default=1)
         for address in present:
@@ -167,26 +167,26 @@ class Admission:
         if self.undecided:
             return
         # On a shared cluster, workers that were started for tileseg are preferred to all others.
-        marked = any(answer.marked for answer in self.answers.values())
-        for address, answer in self.answers.items():
-            if answer.problem is None and address not in self.admitted and (answer.marked or not marked):
-                self._asked[address] = asyncio.create_task(self._admit(address, answer.slots))
+        marked = any(report.marked for report in self.reports.values())
+        for address, report in self.reports.items():
+            if report.problem is None and address not in self.admitted and (report.marked or not marked):
+                self._asked[address] = asyncio.create_task(self._admit(address, report.slots))
 
     async def _ask(self, address: str) -> None:
         try:
             async with asyncio.timeout(self._patience):
                 problem = await self._compare(address)
                 if problem is None:
-                    answer = await self._call(address, look, self._needs, self._token)
+                    report = await self._call(address, look, self._needs, self._token)
                 else:
-                    answer = _refusal(address, problem)
+                    report = _refusal(address, problem)
         except TimeoutError:
-            answer = _refusal(address, TilesegError(f"does not answer within {self._patience:.0f} s"))
+            report = _refusal(address, TilesegError(f"does not answer within {self._patience:.0f} s"))
         except Exception as error:  # noqa: BLE001 - whatever another machine's Python raises
-            answer = _refusal(address, TilesegError(f"{type(error).__name__}: {first_line(error)}"))
-        self.answers[address] = answer
-        if answer.problem is not None:
-            self._tell(f"worker {address} is not used: {answer.problem}")
+            report = _refusal(address, TilesegError(f"{type(error).__name__}: {first_line(error)}"))
+        self.reports[address] = report
+        if report.problem is not None:
+            self._tell(f"worker {address} is not used: {report.problem}")
 
     async def _compare(self, address: str) -> UsageError | None:
         """Ask for versions with functions that every Python has: tileseg need not be there."""
@@ -212,7 +212,7 @@ class Admission:
                 await self._call(address, take_blocks, self._resource, slots, self._ours, self._per_host)
         except Exception as error:  # noqa: BLE001 - as above
             problem = TilesegError(f"{type(error).__name__}: {first_line(error)}")
-            self.answers[address] = _refusal(address, problem)
+            self.reports[address] = _refusal(address, problem)
         else:
             self.admitted[address] = slots
             for state in stranded:
@@ -228,10 +228,10 @@ class Admission:
 
     async def _call(self, address: str, function: Callable[..., Any], *args: Any) -> Any:
         """Run a function on one worker; raises what it raises."""
-        answer = (await self._client.run(function, *args, workers=[address], on_error="return"))[address]
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        result = (await self._client.run(function, *args, workers=[address], on_error="return"))[address]
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
 
 def _refusal(address: str, problem: TilesegError) -> WorkerReport:

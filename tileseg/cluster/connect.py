@@ -56,7 +56,7 @@ def connect(place: ClusterSpec, needs: Needs, tell: Callable[[str], None]) -> It
         )
         stack.callback(watching.cancel)
         _wait_for_one(client, admission, place, deadline)
-        hosts = {answer.host for answer in admission.answers.values() if answer.problem is None}
+        hosts = {report.host for report in admission.reports.values() if report.problem is None}
         tell(
             f"workers: {len(admission.admitted)} on {', '.join(sorted(hosts))} (scheduler {scheduler_address(client)})"
         )
@@ -126,7 +126,7 @@ def _wait_for_one(client: Workers, admission: Admission, place: ClusterSpec, dea
     where = scheduler_address(client)
     if admission.refused:
         first, problem = next(iter(admission.refused.items()))
-        raise type(problem)(f"{where}: none of {len(admission.answers)} workers can compute this: {first}: {problem}")
+        raise type(problem)(f"{where}: none of {len(admission.reports)} workers can compute this: {first}: {problem}")
     if admission.undecided:
         raise TilesegError(f"{where}: its workers do not answer within {place.wait:.0f} s; see their logs")
     remedy = (

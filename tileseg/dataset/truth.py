@@ -18,7 +18,7 @@ from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.source.label_raster import LabelRaster, open_labels
-from tileseg.source.protocol import Wanted
+from tileseg.source.protocol import ReadRequest
 from tileseg.source.raster import open_raster
 
 _TURNED = "; one of them is turned by a quarter: turn the labels as the image is shown"
@@ -52,7 +52,7 @@ def open_truth(pair: SceneFiles, spec: DatasetSpec, image: Grid, target: Grid, r
 
 
 def _open_colors(pair: SceneFiles) -> ColorRaster:
-    scene = open_raster(pair.labels, Wanted(3, trust_vrt=pair.reading.trust_vrt))
+    scene = open_raster(pair.labels, ReadRequest(3, trust_vrt=pair.reading.trust_vrt))
     masked = scene.alpha is not None or bool(scene.masks)
     listed = frozenset(int(text[1:], 16) for text in pair.reading.label_map if _COLOR.fullmatch(text))
     # Where an alpha band or a mask says what is data, a value that is called nodata is a colour like any other.

@@ -121,7 +121,7 @@ class _Features:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Drawn:
+class _DrawnPolygons:
     areas: npt.NDArray[Any]
     """Polygons in (column, row) of the target grid, in the order in which they are drawn."""
     labels: Labels
@@ -132,12 +132,12 @@ class _Drawn:
 
 _loading = threading.Lock()
 
-_loaded: OrderedDict[VectorTruth, _Drawn] = OrderedDict()
+_loaded: OrderedDict[VectorTruth, _DrawnPolygons] = OrderedDict()
 
 _MOST_FILES = 256
 
 
-def _polygons(truth: VectorTruth) -> _Drawn:
+def _polygons(truth: VectorTruth) -> _DrawnPolygons:
     """The polygons of a scene, read once per process."""
     with _loading:
         if truth not in _loaded:
@@ -148,7 +148,7 @@ def _polygons(truth: VectorTruth) -> _Drawn:
         return _loaded[truth]
 
 
-def _load(truth: VectorTruth) -> _Drawn:
+def _load(truth: VectorTruth) -> _DrawnPolygons:
     columns = [name for name in (truth.attribute, *(name for name, _ in truth.ignore_where)) if name is not None]
     found = _read_vectors(truth, list(dict.fromkeys(columns)))
     fields, labels = found.columns, np.zeros(len(found.shapes), np.uint8)
@@ -172,7 +172,7 @@ def _load(truth: VectorTruth) -> _Drawn:
     areas, owner = areas[order], owner[order]
     tree = shapely.STRtree(areas)
     tree.query(shapely.box(0, 0, 1, 1))  # it is built by the first query, which must be one thread's alone
-    return _Drawn(areas, labels[owner], tree, found.system, found.apart)
+    return _DrawnPolygons(areas, labels[owner], tree, found.system, found.apart)
 
 
 def _read_vectors(truth: VectorTruth, columns: list[str]) -> _Features:

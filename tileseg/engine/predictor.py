@@ -89,7 +89,7 @@ class Predictor:
         compiled = partial(self._arrays.compile, fused=True)
         self._unflip = {view.flip: compiled(partial(self._unflipped, view.flip)) for view in views}
         self._add = {view.flip: compiled(partial(self._added, view.flip)) for view in views}
-        self._finish = compiled(self._finished)
+        self._average = compiled(self._averaged)
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
@@ -117,7 +117,7 @@ class Predictor:
             if self._alone and view.flip == Flip():
                 return self._handed_back(one, count)
             total = self._unflip[view.flip](one) if total is None else self._add[view.flip](total, one)
-        return self._handed_back(self._finish(total), count)
+        return self._handed_back(self._average(total), count)
 
     def _handed_back(self, found: Any, count: int) -> npt.NDArray[np.floating[Any]]:
         return cast("npt.NDArray[np.floating[Any]]", self._arrays.to_numpy(found)[:count])
@@ -133,7 +133,7 @@ class Predictor:
         return np.ascontiguousarray(view.flip.forward(part, (1, 2)))
 
     def _function_of(self, scale: Fraction, swapped: bool) -> Callable[[Any], Any]:
-        """Tiles of one scale -> what is summed over views, on the core; or the finished result for a single view."""
+        """Tiles of one scale -> what is summed over views, on the core; or the result itself for a single view."""
         spec, arrays, ops = self._spec, self._arrays, self._ops
         core = spec.core[::-1] if swapped else spec.core
         halo, bands = self._halos[scale], len(self._network.card.bands)
@@ -164,13 +164,13 @@ class Predictor:
             extra = int(back / scale)
             return found[:, extra : extra + core[0], extra : extra + core[1]]
 
-        def finish(found: Any) -> Any:
+        def result(found: Any) -> Any:
             found = self._to_merge(found) if scale == 1 else found
-            return self._finished(found) if plain else found
+            return self._averaged(found) if plain else found
 
         first = arrays.compile(normalise, fused=True)
         middle = arrays.compile(infer)
-        last = arrays.compile(finish, fused=True)
+        last = arrays.compile(result, fused=True)
         return lambda pixels: last(middle(first(pixels)))
 
     def _to_merge(self, found: Any) -> Any:
@@ -192,7 +192,7 @@ class Predictor:
             found = ops.concatenate([ops.zeros_like(found), found], axis=-1)
         return found
 
-    def _finished(self, total: Any) -> Any:
+    def _averaged(self, total: Any) -> Any:
         """The mean over views, channels first, in the type that is handed back."""
         ops, spec = self._ops, self._spec
         mean = total if self._alone else total * np.float32(1 / len(spec.views))

@@ -16,6 +16,7 @@ from tileseg.dataset.spec import VECTORS, is_there
 from tileseg.dataset.vector_truth import feature_bounds
 from tileseg.errors import InputError, UsageError, first_line
 from tileseg.grid import Grid
+from tileseg.run.names import LABELS, MOSAIC, SUMMARY
 from tileseg.source.vector_file import vector_name
 from tileseg.window import tile
 
@@ -92,12 +93,12 @@ def _numbered(classes: Sequence[ClassInfo]) -> dict[str, str | None]:
 
 
 def _run(folder: Path) -> Side:
-    labels, mosaic, summary = folder / "labels.tif", folder / "mosaic.zarr", folder / "summary.json"
+    labels, mosaic, summary = folder / LABELS, folder / MOSAIC, folder / SUMMARY
     try:
         facts = json.loads(summary.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(
-            f"{folder}: not the folder of a finished run (no summary.json that can be read); expected one, "
+            f"{folder}: not the folder of a finished run (no {SUMMARY} that can be read); expected one, "
             "a label raster or polygons"
         ) from None
     from tileseg.mosaic import Mosaic

@@ -1,4 +1,4 @@
-"""What tracing hands to joining: finished polygons of a band of rows of a block, and what of it crosses its seams."""
+"""What tracing hands to joining: complete polygons of a band of rows of a block, and what of it crosses its seams."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Fragment:
     Below, "inner border" is a side that other blocks or bands lie beyond.
     """
 
-    finished: PolygonBatch
+    complete: PolygonBatch
     """Polygons that no other block can change, by first pixel."""
     components: Components
     """The others, as far as this block knows them. Arrays below name them by their position here."""
@@ -155,7 +155,7 @@ class Fragment:
             for name, dtype, shape, position in header["arrays"]
         }
         fragment = Fragment(
-            finished=PolygonBatch(**_group(arrays, "finished")),
+            complete=PolygonBatch(**_group(arrays, "complete")),
             components=Components(**_group(arrays, "components")),
             has_confidence=bool(header["has_confidence"]),
             row_off=int(header["row_off"]),

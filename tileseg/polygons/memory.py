@@ -17,9 +17,6 @@ into rings (32), and offsets."""
 JOIN_CORNERS = 1 << 20
 """Corners of a batch up to which memory will do; more wait in a file, and are worked on so many at a time."""
 
-BYTES_PER_SHAPED_CORNER = 120
-"""Of the polygons that are shaped and written at a time: coordinates of the scene, degrees, radians and text."""
-
 
 def trace_bytes(rows: int, cols: int, itemsize: int = 1) -> int:
     """Bytes that tracing a block takes, beside its labels (of ``itemsize`` bytes) and their confidence."""

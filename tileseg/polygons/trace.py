@@ -1,4 +1,4 @@
-"""From the labels of one block to polygons, and to what the neighbours need to finish the others.
+"""From the labels of one block to polygons, and to what the neighbours need to complete the others.
 
 One scan over the runs of equal labels does it: components by union-find of overlapping runs (two-pass labelling,
 Rosenfeld & Pfaltz 1966), and boundaries by linking each corner to the next one as the scan meets them, so that
@@ -102,31 +102,31 @@ def _trace_band(
         "touches_nodata": beside_nodata,
         "first_pixel": first,
     }
-    finished, waiting = np.flatnonzero(~is_open), np.flatnonzero(is_open)
-    number = _numbers(finished, waiting)
-    strips = strips_of(row_runs, starts, keys, in_component, core.width, inner, number - np.int32(len(finished)))
+    complete, waiting = np.flatnonzero(~is_open), np.flatnonzero(is_open)
+    number = _numbers(complete, waiting)
+    strips = strips_of(row_runs, starts, keys, in_component, core.width, inner, number - np.int32(len(complete)))
     corners = link_corners(row_runs, starts, keys, in_component, core.width, inner)
     walked = walk_corners(*corners, is_open)
     del row_runs, starts, keys, in_component, corners  # noise has as many runs as pixels, and four corners for each
     boundaries = _Boundaries.of(walked, number, core)
-    done, done_corners = boundaries.split(len(finished))
+    done, done_corners = boundaries.split(len(complete))
     return Fragment(
-        finished=PolygonBatch(
+        complete=PolygonBatch(
             coordinates=boundaries.ring_xy[:done_corners],
             ring_offsets=boundaries.ring_offsets[: done + 1],
-            polygon_offsets=boundaries.component_offsets[: len(finished) + 1],
-            **{name: column[finished] for name, column in columns.items()},
+            polygon_offsets=boundaries.component_offsets[: len(complete) + 1],
+            **{name: column[complete] for name, column in columns.items()},
         ),
         components=Components(**{name: column[waiting] for name, column in columns.items()}),
         ring_coordinates=boundaries.ring_xy[done_corners:],
         ring_offsets=boundaries.ring_offsets[done:] - done_corners,
-        component_offsets=boundaries.component_offsets[len(finished) :] - done,
+        component_offsets=boundaries.component_offsets[len(complete) :] - done,
         arc_coordinates=boundaries.arc_xy,
         arc_offsets=boundaries.arc_offsets,
-        arc_component=boundaries.arc_component - np.int32(len(finished)),
+        arc_component=boundaries.arc_component - np.int32(len(complete)),
         arc_start=boundaries.arc_ends[:, 0].copy(),
         arc_end=boundaries.arc_ends[:, 1].copy(),
-        pinch_component=boundaries.pinch_component - np.int32(len(finished)),
+        pinch_component=boundaries.pinch_component - np.int32(len(complete)),
         strip_offsets=strips[0],
         strip_starts=strips[1],
         strip_component=strips[2],
@@ -148,11 +148,11 @@ def _inner_borders(core: Window, extent: Window) -> Array:
     )
 
 
-def _numbers(finished: Array, waiting: Array) -> Array:
-    """The position of each component where the finished come first."""
-    number = np.empty(len(finished) + len(waiting), np.int32)
-    number[finished] = np.arange(len(finished))
-    number[waiting] = np.arange(len(waiting)) + len(finished)
+def _numbers(complete: Array, waiting: Array) -> Array:
+    """The position of each component where the complete come first."""
+    number = np.empty(len(complete) + len(waiting), np.int32)
+    number[complete] = np.arange(len(complete))
+    number[waiting] = np.arange(len(waiting)) + len(complete)
     return number
 
 
@@ -188,9 +188,9 @@ class _Boundaries:
             pinch_component=number[open_pinches],
         )
 
-    def split(self, finished: int) -> tuple[int, int]:
+    def split(self, complete: int) -> tuple[int, int]:
         """(rings, corners) of the first components."""
-        rings = int(self.component_offsets[finished])
+        rings = int(self.component_offsets[complete])
         return rings, int(self.ring_offsets[rings])
 
 

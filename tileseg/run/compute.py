@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from tileseg.source.protocol import PixelSource
 
 
-def make_job(begun: OpenRun) -> Job:
+def make_job(opened: OpenRun) -> Job:
     """What workers need for any block. Reads the scene's statistics where the scaling wants them."""
     from tileseg.mosaic import Mosaic
     from tileseg.run.block import Job
 
-    prepared = begun.prepared
+    prepared = opened.prepared
     return Job(
         # With the folder: an archive may hold the same scene twice.
         key=hashlib.sha256(f"{prepared.fingerprint} {prepared.folder.resolve()}".encode()).hexdigest()[:16],
@@ -43,7 +43,7 @@ def make_job(begun: OpenRun) -> Job:
         scaling=_scaling(prepared),
         merge=prepared.spec.merge,
         mosaic=Mosaic((prepared.folder / MOSAIC).resolve()),
-        ledger=replace(begun.ledger, root=begun.ledger.root.resolve()),
+        ledger=replace(opened.ledger, root=opened.ledger.root.resolve()),
         aoi=prepared.aoi,
         ignore=prepared.ignore,
         connectivity=prepared.spec.connectivity,
@@ -92,18 +92,18 @@ def connected(
 
 
 def compute(
-    begun: OpenRun, listener: Listener, stop: threading.Event, clock: Stopwatch, workers: contextlib.ExitStack
+    opened: OpenRun, listener: Listener, stop: threading.Event, clock: Stopwatch, workers: contextlib.ExitStack
 ) -> int:
     """Compute the blocks that are not done yet, on worker processes that end with ``workers``; how many they were.
 
     Raises BlocksFailed or Interrupted once those in flight are finished.
     """
-    plan, pending = begun.prepared.plan, begun.pending
-    listener.start(begun.prepared, begun.done)
+    plan, pending = opened.prepared.plan, opened.pending
+    listener.start(opened.prepared, opened.done)
     if not pending:
         clock.lap("start")
         return 0
-    job = make_job(begun)
+    job = make_job(opened)
     computed: set[int] = set()
 
     def on_done(record: BlockRecord) -> None:
@@ -124,33 +124,33 @@ def compute(
         from tileseg.cluster.settings import restore_path
 
         path = tuple(sys.path)
-        client = workers.enter_context(connected(begun.prepared, len(pending), listener))
+        client = workers.enter_context(connected(opened.prepared, len(pending), listener))
         clock.lap("start")
         failures = run_on_cluster(client, segment_block, job, pending, on_done, stop)
-        wait((begun.preview,))  # the one other thread that may be importing
+        wait((opened.preview,))  # the one other thread that may be importing
         restore_path(path)
     clock.lap("blocks")
-    check_complete(begun, len(computed), failures)
+    check_complete(opened, len(computed), failures)
     return len(computed)
 
 
-def check_complete(begun: OpenRun, computed: int, failures: Sequence[BlockFailure]) -> None:
+def check_complete(opened: OpenRun, computed: int, failures: Sequence[BlockFailure]) -> None:
     """Raise BlocksFailed if blocks failed, Interrupted if some were not even tried."""
-    blocks = begun.prepared.plan.blocks
+    blocks = opened.prepared.plan.blocks
     if failures:
         reasons = list(dict.fromkeys(map(str, failures)))  # an unreadable model fails all blocks alike
         listed = "\n".join(f"  {reason}" for reason in reasons[:5])
         more = f"\n  and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-        untried = len(begun.pending) - computed - len(failures)
+        untried = len(opened.pending) - computed - len(failures)
         also = f" and {untried} were not tried" if untried else ""
         raise BlocksFailed(
-            f"{begun.prepared.spec.scene}: {len(failures)} of {blocks} blocks could not be computed{also}; the others "
+            f"{opened.prepared.spec.scene}: {len(failures)} of {blocks} blocks could not be computed{also}; the others "
             f"are kept, and running the command again tries only these:\n{listed}{more}",
             hopeless=all(failure.hopeless for failure in failures) and not untried,
         )
-    if computed < len(begun.pending):
+    if computed < len(opened.pending):
         raise Interrupted(
-            f"stopped: {begun.done + computed} of {blocks} blocks are done and kept; "
+            f"stopped: {opened.done + computed} of {blocks} blocks are done and kept; "
             "run the same command again to go on"
         )
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class Stopwatch:
     """Seconds of the parts of a run, as they pass one after the other."""
 
-    def __init__(self, begun: float) -> None:
-        self.begun = self._lap = begun
+    def __init__(self, start: float) -> None:
+        self.start = self._lap = start
         self.seconds: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
@@ -45,7 +45,7 @@ class Stopwatch:
 
 
 def write_outputs(
-    begun: OpenRun, listener: Listener, clock: Stopwatch, computed: int, memory: hardware.PeakMemory
+    opened: OpenRun, listener: Listener, clock: Stopwatch, computed: int, memory: hardware.PeakMemory
 ) -> RunReport:
     """Write everything that needs all blocks: pyramid, COG, quicklook, polygons; the summary last.
 
@@ -54,31 +54,31 @@ def write_outputs(
     cannot be written, OSError where the disk is full.
     """
     try:
-        if begun.before is not None:
-            return _write_polygons_anew(begun, begun.before, listener, clock, memory)
-        return _write_all(begun, listener, clock, computed, memory)
+        if opened.before is not None:
+            return _write_polygons_anew(opened, opened.before, listener, clock, memory)
+        return _write_all(opened, listener, clock, computed, memory)
     except TilesegError:
         raise
     except OSError as error:
         if disk_full(error):
             raise
         raise TilesegError(
-            f"{error.filename or begun.prepared.folder}: cannot be written: {error.strerror or error}; "
+            f"{error.filename or opened.prepared.folder}: cannot be written: {error.strerror or error}; "
             "what was computed is kept: run the same command again"
         ) from error
 
 
 def _write_all(
-    begun: OpenRun, listener: Listener, clock: Stopwatch, computed: int, memory: hardware.PeakMemory
+    opened: OpenRun, listener: Listener, clock: Stopwatch, computed: int, memory: hardware.PeakMemory
 ) -> RunReport:
     from tileseg.mosaic import Mosaic
 
-    prepared, ledger = begun.prepared, begun.ledger
+    prepared, ledger = opened.prepared, opened.ledger
     folder, plan, grid = prepared.folder, prepared.plan, prepared.scene.grid
     mosaic = Mosaic(folder / MOSAIC)
     mosaic.remove_partial()
     stages: dict[str, float] = {}
-    begun.lease.check()
+    opened.lease.check()
     ledger.check()
     empty = set()
     for record in ledger.records():
@@ -89,18 +89,18 @@ def _write_all(
     listener.stage("labels, quicklook and polygons")
     mosaic.write_pyramid()
     notices = list(prepared.notices)
-    with at(folder).workspace() as desk:
+    with at(folder).workspace() as workspace:
         with ThreadPoolExecutor(2) as pool:
-            labels = pool.submit(_timed, stages, "labels.tif", partial(_label_cog, prepared, mosaic, desk))
-            picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, begun, mosaic, desk))
-            polygons = _timed(stages, "polygons", partial(_vectors, prepared, ledger, desk, empty))
+            labels = pool.submit(_timed, stages, LABELS, partial(_label_cog, prepared, mosaic, workspace))
+            picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, opened, mosaic, workspace))
+            polygons = _timed(stages, "polygons", partial(_vectors, prepared, ledger, workspace, empty))
             pixels = labels.result()
             if (problem := picture.result()) is not None:
                 notices.append(problem)
                 listener.notice(problem)
-        _let_outputs_in(begun)
+        _let_outputs_in(opened)
     clock.lap("finish")
-    wall = time.perf_counter() - clock.begun
+    wall = time.perf_counter() - clock.start
     report = RunReport(
         folder=folder,
         outputs=_outputs(prepared, quicklook=problem is None),
@@ -116,21 +116,21 @@ def _write_all(
         projected_memory=plan.memory.total,
         notices=tuple(notices),
     )
-    _write_summary(begun, report)
+    _write_summary(opened, report)
     return report
 
 
 def _write_polygons_anew(
-    begun: OpenRun, before: RunReport, listener: Listener, clock: Stopwatch, memory: hardware.PeakMemory
+    opened: OpenRun, before: RunReport, listener: Listener, clock: Stopwatch, memory: hardware.PeakMemory
 ) -> RunReport:
     """Make the polygons of a finished run by other options, from its mosaic, and write its summary anew."""
-    prepared, ledger = begun.prepared, begun.ledger
+    prepared, ledger = opened.prepared, opened.ledger
     stages: dict[str, float] = {}
     listener.stage("polygons")
     empty = {record.index for record in ledger.records() if record.valid == 0}
-    with at(prepared.folder).workspace() as desk:
-        polygons = _timed(stages, "polygons", partial(_vectors, prepared, ledger, desk, empty))
-        _let_outputs_in(begun)
+    with at(prepared.folder).workspace() as workspace:
+        polygons = _timed(stages, "polygons", partial(_vectors, prepared, ledger, workspace, empty))
+        _let_outputs_in(opened)
     outputs = _outputs(prepared, quicklook="quicklook" in before.outputs)
     for name, place in before.outputs.items():
         if name not in outputs and name in FORMATS:
@@ -142,34 +142,34 @@ def _write_polygons_anew(
         computed=0,
         polygons=polygons,
         seconds={**before.seconds, **{stage: round(spent, 3) for stage, spent in stages.items()}},
-        wall_seconds=round(time.perf_counter() - clock.begun, 3),
+        wall_seconds=round(time.perf_counter() - clock.start, 3),
         peak_memory=memory.peak,
         notices=prepared.notices,
         only_polygons=True,
     )
-    _write_summary(begun, report)
+    _write_summary(opened, report)
     return report
 
 
-def _let_outputs_in(begun: OpenRun) -> None:
+def _let_outputs_in(opened: OpenRun) -> None:
     """Look for the last time whether the folder is ours, and unmark it as finished until all outputs are in it.
 
     From here on, what a killed process leaves is a run whose blocks are all done, with the options of this one.
     """
-    begun.lease.check()
-    begun.ledger.check()
-    write_atomic(begun.ledger.run_file, begun.record.model_dump_json())
-    at(begun.prepared.folder / SUMMARY).remove()
+    opened.lease.check()
+    opened.ledger.check()
+    write_atomic(opened.ledger.run_file, opened.record.model_dump_json())
+    at(opened.prepared.folder / SUMMARY).remove()
 
 
-def _write_summary(begun: OpenRun, report: RunReport) -> None:
+def _write_summary(opened: OpenRun, report: RunReport) -> None:
     """Write what says that the run is finished; then nobody needs the polygons of single blocks."""
-    begun.lease.check()
-    begun.ledger.check()
-    text = json.dumps(summary_of(begun.prepared, begun.record, report), indent=2)
-    write_atomic(begun.prepared.folder / SUMMARY, text + "\n")
+    opened.lease.check()
+    opened.ledger.check()
+    text = json.dumps(summary_of(opened.prepared, opened.record, report), indent=2)
+    write_atomic(opened.prepared.folder / SUMMARY, text + "\n")
     with suppress(OSError):
-        at(begun.ledger.fragments).remove_tree()
+        at(opened.ledger.fragments).remove_tree()
 
 
 def _outputs(prepared: PreparedRun, *, quicklook: bool) -> dict[str, Path | Url]:
@@ -184,7 +184,7 @@ def _outputs(prepared: PreparedRun, *, quicklook: bool) -> dict[str, Path | Url]
     }
 
 
-def _vectors(prepared: PreparedRun, ledger: Ledger, desk: Path, empty: Container[int]) -> dict[str, int]:
+def _vectors(prepared: PreparedRun, ledger: Ledger, workspace: Path, empty: Container[int]) -> dict[str, int]:
     """Polygons of all blocks, joined and written; how many of each class. ``empty``: blocks without any."""
     from tileseg.polygons.fragment import Fragment, load_fragments
     from tileseg.run.vectorize import write_polygons
@@ -200,7 +200,7 @@ def _vectors(prepared: PreparedRun, ledger: Ledger, desk: Path, empty: Container
             prepared.scene.grid,
             {i: info.name for i, info in enumerate(prepared.card.classes)},
             prepared.vectors,
-            vector_paths(desk, prepared.spec.formats),
+            vector_paths(workspace, prepared.spec.formats),
         ).counts
 
 
@@ -212,7 +212,7 @@ def _timed(seconds: dict[str, float], name: str, part: Callable[[], T]) -> T:
         seconds[f"finish: {name}"] = time.perf_counter() - start
 
 
-def _label_cog(prepared: PreparedRun, mosaic: Mosaic, desk: Path) -> dict[str, int]:
+def _label_cog(prepared: PreparedRun, mosaic: Mosaic, workspace: Path) -> dict[str, int]:
     """Write the label COG; pixels per class, counted on the way."""
     from tileseg.labels import Labels, count
     from tileseg.publish.cog import write_label_cog
@@ -226,18 +226,18 @@ def _label_cog(prepared: PreparedRun, mosaic: Mosaic, desk: Path) -> dict[str, i
         return labels
 
     cores = (block.core for block in prepared.plan)
-    write_label_cog(desk / LABELS, prepared.scene.grid, classes, read, cores, threads=hardware.cpu().cores)
+    write_label_cog(workspace / LABELS, prepared.scene.grid, classes, read, cores, threads=hardware.cpu().cores)
     return {info.name: int(counts[i]) for i, info in enumerate(classes)}
 
 
-def _quicklook(begun: OpenRun, mosaic: Mosaic, desk: Path) -> str | None:
+def _quicklook(opened: OpenRun, mosaic: Mosaic, workspace: Path) -> str | None:
     """Write the picture; what to say where the scene cannot be read for it: that alone fails no run."""
     from tileseg.publish.quicklook import write_quicklook
 
-    prepared = begun.prepared
+    prepared = opened.prepared
     window, levels = pictured(prepared), (1, *mosaic.levels)
     try:
-        rgb = begun.preview.result()
+        rgb = opened.preview.result()
     except InputError as error:
         return f"no {QUICKLOOK}: {error}"
     # The coarsest level that still has the picture's pixels.
@@ -245,7 +245,7 @@ def _quicklook(begun: OpenRun, mosaic: Mosaic, desk: Path) -> str | None:
     level = max(f for f in levels if f == 1 or min(window.height // f, window.width // f) >= enough)
     size = prepared.scene.grid[window].pixel_metres
     write_quicklook(
-        desk / QUICKLOOK,
+        workspace / QUICKLOOK,
         prepared.spec.scene.name,
         rgb,
         mosaic.read_labels(_coarser(window, level), level),

@@ -18,7 +18,7 @@ from tileseg.errors import InputError, OutputsGone, TilesegError, UsageError, di
 from tileseg.formats import FORMATS, vector_paths
 from tileseg.run.identity import Record, foreign, polygons_differ, refuse_other, resumed, tracing_differs
 from tileseg.run.ledger import BlockRecord, Ledger
-from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, STATE, SUMMARY
+from tileseg.run.names import DONE, FRAGMENTS, LABELS, MOSAIC, QUICKLOOK, RECORD, STATE, SUMMARY
 from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import RunReport
 from tileseg.storage.lease import Hold
@@ -132,7 +132,7 @@ def finished(prepared: PreparedRun) -> RunReport | None:
     if polygons_differ(prepared, summary.record):
         if Record.read(prepared.folder) is None:
             raise OutputsGone(
-                f"{prepared.folder}: was finished, but {STATE}/run.json is not there any more, without which its "
+                f"{prepared.folder}: was finished, but {STATE}/{RECORD} is not there any more, without which its "
                 f"polygons are not made anew; use tileseg vectorize {prepared.folder}, or start anew with --overwrite"
             )
         return None
@@ -297,11 +297,11 @@ def _clear(folder: Path | Url) -> None:
     """
     try:
         at(folder / SUMMARY).remove()
-        at(folder / STATE / "run.json").remove()
+        at(folder / STATE / RECORD).remove()
         for name in _output_names():
             if name != MOSAIC:
                 at(folder / name).remove()
-        for place in (folder / MOSAIC, folder / STATE / "done", folder / STATE / "fragments"):
+        for place in (folder / MOSAIC, folder / STATE / DONE, folder / STATE / FRAGMENTS):
             at(place).remove_tree()
     except TilesegError:
         raise

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tileseg.errors import InputError, TilesegError
+from tileseg.run.names import DONE, FRAGMENTS, RECORD
 from tileseg.storage.lease import Hold, hold
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
@@ -49,19 +50,19 @@ class Ledger:
     @property
     def run_file(self) -> Path | Url:
         """What the folder's run is: see :class:`tileseg.run.identity.Record`."""
-        return self.root / "run.json"
+        return self.root / RECORD
 
     @property
     def fragments(self) -> Path | Url:
         """Folder of the polygons of single blocks."""
-        return self.root / "fragments"
+        return self.root / FRAGMENTS
 
     def fragment(self, index: int) -> Path | Url:
         """Where the polygons of a block are kept until all blocks are done."""
         return self.fragments / fragment_name(index)
 
     def _record(self, index: int) -> Path | Url:
-        return self.root / "done" / f"{index // 1000:06d}" / f"{index:09d}.json"
+        return self.root / DONE / f"{index // 1000:06d}" / f"{index:09d}.json"
 
     def record_done(self, record: BlockRecord) -> None:
         """Note a block as done: atomic, and after everything else of the block is written. Raises Superseded."""
@@ -72,7 +73,7 @@ class Ledger:
 
     def done(self) -> set[int]:
         """Indices of the finished blocks: one listing per thousand, no file is opened."""
-        return _indices(self.root / "done", ".json")
+        return _indices(self.root / DONE, ".json")
 
     def without_polygons(self) -> list[BlockRecord]:
         """Records of finished blocks with data whose polygons are not kept any more, by index."""
@@ -86,9 +87,9 @@ class Ledger:
 
     def records(self) -> Iterator[BlockRecord]:
         """All records, by index. Raises InputError where one is damaged, or not of tileseg."""
-        for name, data in at(self.root / "done").contents():
+        for name, data in at(self.root / DONE).contents():
             if _index(name, ".json") is not None:
-                yield _parse(self.root / "done" / name, data)
+                yield _parse(self.root / DONE / name, data)
 
     def record(self, index: int) -> BlockRecord | None:
         """The record of a block, or None if it is not finished. Raises InputError where it is damaged."""

@@ -5,6 +5,15 @@ from __future__ import annotations
 STATE = ".state"
 """Folder, inside a run's, of what makes it resumable."""
 
+RECORD = "run.json"
+"""In the state folder: which run the folder holds."""
+
+DONE = "done"
+"""In the state folder: a record of each finished block."""
+
+FRAGMENTS = "fragments"
+"""In the state folder: the polygons of single blocks."""
+
 MOSAIC = "mosaic.zarr"
 """Folder, inside a run's, of the mosaic."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rasterio.enums import ColorInterp
 
 from tileseg.errors import InputError, UsageError
-from tileseg.source.protocol import Wanted
+from tileseg.source.protocol import ReadRequest
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -24,7 +24,7 @@ _SAME = (
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BandChoice:
     """Bands that are read."""
 
     bands: tuple[int, ...]
@@ -40,7 +40,7 @@ def alpha_bands(dataset: DatasetReader) -> list[int]:
     return [i for i in dataset.indexes if dataset.colorinterp[i - 1] == ColorInterp.alpha]
 
 
-def choose_bands(text: str, dataset: DatasetReader, wanted: Wanted) -> Choice:
+def choose_bands(text: str, dataset: DatasetReader, wanted: ReadRequest) -> BandChoice:
     """Choose the bands of a file, which is called ``text`` in messages.
 
     Raises InputError where it has no such bands, UsageError where more or fewer are chosen than are wanted.
@@ -49,7 +49,7 @@ def choose_bands(text: str, dataset: DatasetReader, wanted: Wanted) -> Choice:
     if wanted.bands is not None:
         if len(wanted.bands) != expected:
             raise UsageError(f"{words.option} names {len(wanted.bands)} bands; {words.taker} {expected}")
-        return Choice(tuple(_number(text, dataset, band, words.option) for band in wanted.bands))
+        return BandChoice(tuple(_number(text, dataset, band, words.option) for band in wanted.bands))
     alphas = alpha_bands(dataset)
     data = [i for i in dataset.indexes if i not in alphas]
     if len(data) == 1 and dataset.colorinterp[data[0] - 1] == ColorInterp.palette:
@@ -58,7 +58,7 @@ def choose_bands(text: str, dataset: DatasetReader, wanted: Wanted) -> Choice:
                 f"{text}: stores numbers of colours (a palette), which give 3 bands; {words.taker} {expected}; "
                 f"choose another model, or say {words.option} 1 if the numbers themselves are meant"
             )
-        return Choice((data[0],) * 3, True, ("its colour table is expanded to red, green, blue",))
+        return BandChoice((data[0],) * 3, True, ("its colour table is expanded to red, green, blue",))
     if len(data) < expected:
         listed = f" ({', '.join(names)})" if names else ""
         remedy = words.repeat.format(once=",".join(["1"] * expected)) if data == [1] else words.remedy
@@ -70,10 +70,10 @@ def choose_bands(text: str, dataset: DatasetReader, wanted: Wanted) -> Choice:
     if len(names) == expected and all(len(matches) == 1 for matches in found):
         chosen = tuple(matches[0] for matches in found)
         note = f"bands {chosen} are its {', '.join(names)}"
-        return Choice(chosen, notes=() if chosen == tuple(data[:expected]) else (note,))
+        return BandChoice(chosen, notes=() if chosen == tuple(data[:expected]) else (note,))
     chosen = tuple(data[:expected])
     note = f"bands {chosen} of {len(data)} are used; choose others with {words.option}"
-    return Choice(chosen, notes=(note,) if len(data) > expected else ())
+    return BandChoice(chosen, notes=(note,) if len(data) > expected else ())
 
 
 def _number(text: str, dataset: DatasetReader, band: int | str, option: str) -> int:

@@ -17,7 +17,7 @@ from tileseg.source.others import unread
 from tileseg.source.vrt import rebuild
 from tileseg.storage.local import is_file
 from tileseg.storage.place import SubDataset, Url, is_address, printable
-from tileseg.storage.protocol import Refused, Stamp
+from tileseg.storage.protocol import AccessDenied, Stamp
 from tileseg.storage.store import at
 from tileseg.window import Window
 
@@ -75,7 +75,7 @@ class RasterFile:
         """
         try:
             return {file: at(file).stamp() for file in self._within(window)}
-        except (Refused, Unreachable):
+        except (AccessDenied, Unreachable):
             raise
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read any more: {error.strerror}") from error
@@ -136,7 +136,7 @@ def _on_server(path: str | Path | Url) -> RasterFile:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Inspected:
     """What a file turned out to be."""
 
     driver: str
@@ -146,7 +146,7 @@ class _Found:
     """A virtual raster, written anew."""
 
 
-def _inspect(file: Path, shown: str, parents: tuple[Path, ...], trust: bool) -> _Found:
+def _inspect(file: Path, shown: str, parents: tuple[Path, ...], trust: bool) -> _Inspected:
     """The driver of a file, and the files behind it. ``parents`` are the virtual rasters that led here."""
     _check_name(file, shown)
     head = _head(file, shown)
@@ -159,7 +159,7 @@ def _inspect(file: Path, shown: str, parents: tuple[Path, ...], trust: bool) -> 
 
         check_beside(file, shown)
         check_references(file, driver, shown)
-        return _Found(driver, {file: None})
+        return _Inspected(driver, {file: None})
     if file in parents or len(parents) >= _DEEPEST_VRT:
         raise InputError(f"{shown}: virtual rasters refer to each other more than {_DEEPEST_VRT} levels deep")
 
@@ -171,7 +171,7 @@ def _inspect(file: Path, shown: str, parents: tuple[Path, ...], trust: bool) -> 
         return found.text or _gdal_name(target, found.driver, shown), found.files
 
     made = rebuild(file, shown, refer)
-    return _Found(driver, {file: None, **made.files}, made.text)
+    return _Inspected(driver, {file: None, **made.files}, made.text)
 
 
 def _gdal_name(file: Path, driver: str, shown: str) -> str:

@@ -17,7 +17,7 @@ from tileseg.source.bands import alpha_bands
 from tileseg.source.formats import RasterFile, identify
 from tileseg.source.gdal import open_dataset, reading
 from tileseg.source.header import check_header, georeference
-from tileseg.source.protocol import Wanted
+from tileseg.source.protocol import ReadRequest
 from tileseg.source.raster import RasterScene, describe
 from tileseg.storage.patience import patiently
 from tileseg.storage.place import Url
@@ -117,7 +117,7 @@ def _describe_labels(text: str, source: RasterFile) -> LabelRaster:
         names = _category_names(dataset, data[0])
         background = dataset.tags(data[0]).get(BACKGROUND, "").split(",")
         scene = replace(
-            describe(text, source, dataset, Wanted(1, (data[0],))), palette=False, bands=(data[0],), dtype=native
+            describe(text, source, dataset, ReadRequest(1, (data[0],))), palette=False, bands=(data[0],), dtype=native
         )
         masked = scene.alpha is not None or bool(scene.masks)
         value = dataset.nodatavals[data[0] - 1]

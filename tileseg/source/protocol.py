@@ -93,7 +93,7 @@ OF_A_RUN = Words()
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReadRequest:
     """What a scene is opened for."""
 
     expected: int

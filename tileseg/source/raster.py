@@ -18,7 +18,7 @@ from tileseg.source.formats import RasterFile, identify
 from tileseg.source.gdal import grid_of, identity_of, open_dataset, read_pixels, reading, warped
 from tileseg.source.header import READ_AS_THEY_ARE, check_header, georeference, hidden_share, numpy_name, probe
 from tileseg.source.orientation import UPRIGHT, orientation_of, turned_size
-from tileseg.source.protocol import Mask, Pixels, Wanted
+from tileseg.source.protocol import Mask, Pixels, ReadRequest
 from tileseg.storage.patience import patiently
 from tileseg.storage.place import Url
 from tileseg.window import Window
@@ -96,7 +96,7 @@ class RasterScene:
         return marked or self.palette or np.dtype(self.dtype).kind == "f" or self.warp_to is not None
 
 
-def open_raster(path: str | Path | Url, wanted: Wanted) -> RasterScene:
+def open_raster(path: str | Path | Url, wanted: ReadRequest) -> RasterScene:
     """Describe a raster that GDAL reads. Raises InputError or UsageError in one line for whatever cannot be used."""
     file = identify(path, trust_vrt=wanted.trust_vrt)
     text = str(file.files[0]) if file.remote else str(path)
@@ -120,7 +120,7 @@ def open_raster(path: str | Path | Url, wanted: Wanted) -> RasterScene:
 
 
 def describe(
-    text: str, file: RasterFile, dataset: DatasetReader, wanted: Wanted, warp_to: str | None = None
+    text: str, file: RasterFile, dataset: DatasetReader, wanted: ReadRequest, warp_to: str | None = None
 ) -> RasterScene:
     """What is to be known of an open raster. Raises InputError or UsageError in one line."""
     choice = choose_bands(text, dataset, wanted)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tileseg.source.protocol import OF_A_RUN, Mask, Pixels, PixelSource, Wanted, Words
+from tileseg.source.protocol import OF_A_RUN, Mask, Pixels, PixelSource, ReadRequest, Words
 from tileseg.source.raster import open_raster
 from tileseg.storage.place import Url
 from tileseg.window import Window
@@ -23,7 +23,7 @@ class Opener:
     """What it is called in messages and in documentation."""
     recognises: Callable[[str | Path | Url], bool]
     """Whether a path or an address is one of this kind: cheap, and without an error for what is not there."""
-    open: Callable[[str | Path | Url, Wanted], PixelSource]
+    open: Callable[[str | Path | Url, ReadRequest], PixelSource]
     """Describes it. Raises InputError or UsageError in one line."""
 
 
@@ -53,7 +53,7 @@ def open_scene(
     InputError in one line for whatever cannot be used.
     """
     opener = next(opener for opener in OPENERS if opener.recognises(path))
-    return opener.open(path, Wanted(expected, bands, names, warp, trust_vrt, words))
+    return opener.open(path, ReadRequest(expected, bands, names, warp, trust_vrt, words))
 
 
 def read_plane(

@@ -79,7 +79,7 @@ def hold(folder: Path | Url, lost: Callable[[], None] | None = None) -> Iterator
     LockedError, naming the holder, at once or, where the holder seems to be dead, after watching it for some seconds.
     """
     at(folder).make_folder()
-    with _kernel(folder) as kernel, _Heart(_take(folder, kernel=kernel), lost) as heart:
+    with _kernel(folder) as kernel, _Heartbeat(_take(folder, kernel=kernel), lost) as heart:
         yield heart
 
 
@@ -171,7 +171,7 @@ def _expired(folder: Path | Url, lease: _Lease) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Observation:
     """What a look at a lease shows."""
 
     time: int
@@ -182,13 +182,13 @@ class _Look:
     """Renewed since the last look."""
 
 
-def _look_at(lease: _Lease) -> _Look:
+def _look_at(lease: _Lease) -> _Observation:
     stamp = at(lease.path).stamp()
     before = _seen.get(lease.path)
     if before is None or before[0] != stamp:
         _seen[lease.path] = (stamp, time.monotonic())
-        return _Look(stamp[1], 0.0, moved=before is not None)
-    return _Look(stamp[1], time.monotonic() - before[1], moved=False)
+        return _Observation(stamp[1], 0.0, moved=before is not None)
+    return _Observation(stamp[1], time.monotonic() - before[1], moved=False)
 
 
 def _now(folder: Path | Url) -> int:
@@ -201,7 +201,7 @@ def _now(folder: Path | Url) -> int:
         probe.remove()
 
 
-class _Heart:
+class _Heartbeat:
     """Renews a lease while it is entered, until it is lost to somebody else."""
 
     def __init__(self, lease: _Lease, tell: Callable[[], None] | None) -> None:

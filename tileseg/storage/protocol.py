@@ -13,12 +13,12 @@ Stamp = tuple[int, int] | tuple[int, int, str]
 """Size in bytes, time of change (nanoseconds, by the clock of whoever keeps the file), and ETag where there is one."""
 
 
-class Refused(InputError, PermissionError):
+class AccessDenied(InputError, PermissionError):
     """A server does not let us."""
 
 
-class Stored(Protocol):
-    """What lies at a place: a file, or a folder of files. Raises FileNotFoundError, Refused or another OSError."""
+class StoredFile(Protocol):
+    """What lies at a place: a file, or a folder of files. Raises FileNotFoundError, AccessDenied or another OSError."""
 
     def read(self, most: int | None = None) -> bytes:
         """The file, or its first bytes."""

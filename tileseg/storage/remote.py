@@ -25,7 +25,7 @@ from tileseg.errors import Unreachable, UsageError
 from tileseg.storage.environment import is_yes, s3_endpoint, silent_seconds
 from tileseg.storage.patience import T, patiently
 from tileseg.storage.place import Url
-from tileseg.storage.protocol import Refused, Stamp
+from tileseg.storage.protocol import AccessDenied, Stamp
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -254,11 +254,11 @@ def _explanation(url: Url, error: Exception) -> OSError:
     remedy = _REMEDIES[url.scheme]
     text = str(error)
     if "169.254" in text or "metadata.google" in text or "credential" in text.lower():
-        return Refused(f"{url}: no credentials found; {remedy}")
+        return AccessDenied(f"{url}: no credentials found; {remedy}")
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-        return Refused(f"{url}: access denied (or not there, and not allowed to be asked for); {remedy}")
+        return AccessDenied(f"{url}: access denied (or not there, and not allowed to be asked for); {remedy}")
     if isinstance(error, exceptions.NotSupportedError) and "Range" in text:
-        return Refused(
+        return AccessDenied(
             f"{url}: the server does not serve parts of files (byte ranges); copy the file here, or use another server"
         )
     status = re.search(r"status:? (\d{3})( [A-Z][A-Za-z ]*\w)?", text)
@@ -272,7 +272,7 @@ def _of_status(url: Url, status: int, words: str) -> OSError:
         return FileNotFoundError(errno.ENOENT, _MISSING, str(url))
     passing = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
     if status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in passing:
-        return Refused(f"{url}: refused by the server ({status}{words}); {_REMEDIES[url.scheme]}")
+        return AccessDenied(f"{url}: refused by the server ({status}{words}); {_REMEDIES[url.scheme]}")
     return Unreachable(f"{url}: the server fails ({status}{words}); running the same command again may help")
 
 

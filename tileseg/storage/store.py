@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tileseg.storage.local import Local
 from tileseg.storage.place import Url
-from tileseg.storage.protocol import Stored
+from tileseg.storage.protocol import StoredFile
 from tileseg.storage.remote import Remote
 
 
-def at(place: Path | Url) -> Stored:
+def at(place: Path | Url) -> StoredFile:
     """What lies at a place. Raises UsageError where obstore is missing."""
     return Local(place) if isinstance(place, Path) else Remote(place)
 

@@ -28,7 +28,7 @@ from tileseg.train.validation import SceneWindow, Score, validate
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 
 
-class Listener(Protocol):
+class TrainingListener(Protocol):
     """Hears how a training goes."""
 
     def notice(self, text: str) -> None:
@@ -51,7 +51,7 @@ class TrainingLoop:
     prepared: PreparedTraining
     output: TrainingOutput
     journal: Journal
-    listener: Listener
+    listener: TrainingListener
     stop: threading.Event
     """Set: end after the step in progress."""
 

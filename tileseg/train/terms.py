@@ -27,7 +27,7 @@ _TOLERANCE = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownPixels:
     """Labels and logits of one batch, made ready for all terms: unknown pixels are neutral everywhere."""
 
     mask: Any
@@ -38,7 +38,7 @@ class Known:
     """(n, y, x, class) float; its gradient is exactly 0 where unknown, whatever the logits are there."""
 
 
-def prepare(labels: Any, logits: Any, classes: int) -> Known:
+def prepare(labels: Any, logits: Any, classes: int) -> KnownPixels:
     """Labels (n, y, x), integers with 255 for unknown; logits (n, y, x, class), or one channel for two classes."""
     channels = logits.shape[-1]
     if channels != classes and (channels, classes) != (1, 2):
@@ -52,10 +52,10 @@ def prepare(labels: Any, logits: Any, classes: int) -> Known:
         z = ops.concatenate([ops.zeros_like(z), z], axis=-1)  # the softmax of (0, z) is the sigmoid of z
     mask = ops.cast(known, dtype)
     truth = ops.one_hot(ops.where(known, labels, 0), classes, dtype=dtype) * mask[..., None]
-    return Known(mask, truth, ops.log_softmax(z, axis=-1))
+    return KnownPixels(mask, truth, ops.log_softmax(z, axis=-1))
 
 
-def cross_entropy(known: Known, weights: Sequence[float] | None, smoothing: float) -> Any:
+def cross_entropy(known: KnownPixels, weights: Sequence[float] | None, smoothing: float) -> Any:
     """Mean of -log p over known pixels, weighted by class: Σ w log p / Σ w, as PyTorch's ``CrossEntropyLoss`` has it.
 
     With ``smoothing`` s a pixel's target is 1 - s for its class plus s / classes for each (Szegedy et al. 2016,
@@ -69,7 +69,7 @@ def cross_entropy(known: Known, weights: Sequence[float] | None, smoothing: floa
     return _share(-ops.sum(weight * target * known.log_probability), ops.sum(weight * known.truth))
 
 
-def focal(known: Known, alpha: Sequence[float] | None, gamma: float) -> Any:
+def focal(known: KnownPixels, alpha: Sequence[float] | None, gamma: float) -> Any:
     """Mean of -alpha (1 - p)^gamma log p over known pixels (Lin et al. 2017, equation 5, with the softmax's p)."""
     log_p = ops.sum(known.truth * known.log_probability, axis=-1)
     cost = -log_p
@@ -81,7 +81,7 @@ def focal(known: Known, alpha: Sequence[float] | None, gamma: float) -> Any:
     return _share(ops.sum(cost * known.mask), ops.sum(known.mask))
 
 
-def tversky(known: Known, counted: Sequence[int], beta: float) -> Any:
+def tversky(known: KnownPixels, counted: Sequence[int], beta: float) -> Any:
     """1 - TP / (TP + (1 - beta) FP + beta FN), probabilities for counts (Salehi et al. 2017); at 1/2 it is Dice.
 
     Counts are those of the whole batch, as in nnU-Net, so that one patch with a corner of a class does not decide;
@@ -97,7 +97,7 @@ def tversky(known: Known, counted: Sequence[int], beta: float) -> Any:
     return _share(ops.sum(loss * present), ops.sum(present))
 
 
-def boundary(known: Known, counted: Sequence[int]) -> Any:
+def boundary(known: KnownPixels, counted: Sequence[int]) -> Any:
     """1 - F1 of boundaries found within two pixels, with probabilities for masks (Bokhovkin and Burnaev 2019).
 
     Where known and unknown pixels meet is no boundary. Counts are those of the whole batch, and the result is the mean

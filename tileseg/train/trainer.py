@@ -15,13 +15,13 @@ from tileseg.storage.store import write_atomic
 from tileseg.train.checkpoint import Progress
 from tileseg.train.folder import TrainingFolder
 from tileseg.train.journal import Journal
-from tileseg.train.loop import Listener, TrainingLoop, score_windows
+from tileseg.train.loop import TrainingListener, TrainingLoop, score_windows
 from tileseg.train.output import TrainingOutput, facts
 from tileseg.train.prepare import PreparedTraining, load_scenes, prepare
 from tileseg.train.spec import TrainSpec
 from tileseg.train.validation import Score
 
-__all__ = ["Listener", "TrainReport", "train"]
+__all__ = ["TrainReport", "TrainingListener", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class TrainReport:
         return {"model": str(self.out), **facts(self.progress, self.score), "already_finished": self.already}
 
 
-def train(spec: TrainSpec, listener: Listener, stop: threading.Event | None = None) -> TrainReport:
+def train(spec: TrainSpec, listener: TrainingListener, stop: threading.Event | None = None) -> TrainReport:
     """Train a network and write its model folder; go on where an interrupted training with the same options stopped.
 
     ``stop`` ends it after the step in progress; what is best so far is in the folder then.
@@ -73,7 +73,7 @@ def _finished(folder: TrainingFolder) -> TrainReport | None:
     return None if progress is None else TrainReport(folder.spec.out, progress, None, already=True)
 
 
-def _run(prepared: PreparedTraining, listener: Listener, stop: threading.Event) -> TrainReport:
+def _run(prepared: PreparedTraining, listener: TrainingListener, stop: threading.Event) -> TrainReport:
     """Take the steps; see :func:`train`. The folder is locked."""
     spec, folder = prepared.spec, prepared.folder
     folder.claim()

@@ -26,8 +26,8 @@ from prefect.tasks import exponential_backoff
 
 from tileseg.batch.archive import run_batch
 from tileseg.batch.catalogue import write_catalogue
+from tileseg.batch.layer import write_layer
 from tileseg.batch.listener import SilentBatch
-from tileseg.batch.merge import merge
 from tileseg.batch.sources import read_sources
 from tileseg.batch.spec import BatchSpec
 from tileseg.errors import InputError, TilesegError, UsageError
@@ -77,7 +77,7 @@ def segment(sources: list[str], out: str, options: dict[str, Any]) -> dict[str, 
 def publish(out: str, merged: str | None) -> None:
     """Write the catalogue of all finished scenes, and one layer of their polygons."""
     if write_catalogue(Path(out)) and merged is not None:
-        merge(Path(out), Path(merged))
+        write_layer(Path(out), Path(merged))
 
 
 @flow(name="tileseg-archive")

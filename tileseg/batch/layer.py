@@ -26,6 +26,7 @@ from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
 from tileseg.polygons.cut import within_180
 from tileseg.publish.table import Table
+from tileseg.run.names import SUMMARY
 from tileseg.run.vectorize import Classes, VectorOptions, vectorize
 from tileseg.window import Window
 
@@ -40,8 +41,8 @@ _EXACT, _ROUNDED = 1 / 100, 1 / 10
 
 
 @dataclass(frozen=True)
-class MergeReport:
-    """What a merge gave."""
+class LayerReport:
+    """What became one layer."""
 
     scenes: int
     polygons: int
@@ -53,7 +54,7 @@ class MergeReport:
 
 
 @dataclass(frozen=True)
-class _Placed:
+class _PlacedScene:
     """A scene in the common coordinate reference system."""
 
     run: FinishedRun
@@ -62,7 +63,7 @@ class _Placed:
     centre: npt.NDArray[np.float64]
     tolerance: float
 
-    def yields_to(self, other: _Placed, first: bool) -> Any:
+    def yields_to(self, other: _PlacedScene, first: bool) -> Any:
         """The ground of both that belongs to the other; ``first``: this one comes first, which decides a tie."""
         both = shapely.intersection(self.area, other.area)
         if both.is_empty or not both.area:
@@ -79,7 +80,7 @@ class _Placed:
         )
 
 
-def merge(folder: Path, out: Path, crs: str | None = None) -> MergeReport:
+def write_layer(folder: Path, out: Path, crs: str | None = None) -> LayerReport:
     """Write the polygons of all finished runs below a folder as one layer.
 
     ``crs``: of the result; by default that of the scenes where all share it, else WGS 84. Raises UsageError for an
@@ -92,7 +93,7 @@ def merge(folder: Path, out: Path, crs: str | None = None) -> MergeReport:
         raise UsageError(f"{out}: expected one of {', '.join(ENDINGS)}")
     runs = list(finished_in(folder))
     if not runs:
-        raise UsageError(f"{folder}: no finished runs there (expected folders with summary.json)")
+        raise UsageError(f"{folder}: no finished runs there (expected folders with {SUMMARY})")
     target = _target(runs, crs)
     about = _about_180(runs, target)
     placed = [_place(run, target.to_wkt(), about) for run in runs]
@@ -115,7 +116,7 @@ def merge(folder: Path, out: Path, crs: str | None = None) -> MergeReport:
     frame["id"] = np.arange(1, len(frame) + 1)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_frame(frame.drop(columns=["_scene", "_open", "_changed"]), out, "polygons")
-    return MergeReport(len(runs), len(frame), joined, cut, target.name)
+    return LayerReport(len(runs), len(frame), joined, cut, target.name)
 
 
 def _target(runs: Sequence[FinishedRun], wanted: str | None) -> CRS:
@@ -150,7 +151,7 @@ def _from_0_to_360(shapes: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(shapely.union_all(shapely.make_valid(turned)[:, None], axis=1))
 
 
-def _place(run: FinishedRun, crs: str, about: bool) -> _Placed:
+def _place(run: FinishedRun, crs: str, about: bool) -> _PlacedScene:
     outline = run.outline(crs)
     assert outline is not None
     if about:
@@ -160,11 +161,11 @@ def _place(run: FinishedRun, crs: str, about: bool) -> _Placed:
     full = sum(run.summary["report"]["pixels"].values()) == run.grid.height * run.grid.width
     area = outline if full else _valid_area(run, crs, about)
     centre = np.array([outline.centroid.x, outline.centroid.y])
-    return _Placed(run, area, centre, pixel * (_ROUNDED if rounded else _EXACT))
+    return _PlacedScene(run, area, centre, pixel * (_ROUNDED if rounded else _EXACT))
 
 
 @dataclass(frozen=True)
-class _Valid:
+class _DataMask:
     """A mosaic's pixels with data, as labels: 1 and 0."""
 
     mosaic: Mosaic
@@ -190,7 +191,7 @@ def _valid_area(run: FinishedRun, crs: str, about: bool) -> Any:
 
     with tempfile.TemporaryDirectory(prefix="tileseg-") as temporary:
         path = Path(temporary) / "valid.parquet"
-        vectorize(_Valid(run.mosaic), {"parquet": path}, Classes({1: "valid"}), VectorOptions())
+        vectorize(_DataMask(run.mosaic), {"parquet": path}, Classes({1: "valid"}), VectorOptions())
         frame = geopandas.read_parquet(path)
     shapes = frame.to_crs(crs).geometry.to_numpy()
     return shapely.make_valid(shapely.union_all(_from_0_to_360(shapes) if about else shapes))

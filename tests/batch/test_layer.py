@@ -14,7 +14,7 @@ from affine import Affine
 from fakes import CLASSES
 from pyproj import CRS
 
-from tileseg.batch.merge import merge
+from tileseg.batch.layer import write_layer
 from tileseg.errors import InputError, UsageError
 from tileseg.formats import FORMATS as KNOWN
 from tileseg.grid import Grid
@@ -98,7 +98,7 @@ TILES = {
 def test_scenes_merge_into_the_polygons_of_the_whole(tmp_path, whole, tiling) -> None:
     for i, window in enumerate(TILES[tiling]):
         make_run(tmp_path / f"{i}.tileseg", picture(), window)
-    report = merge(tmp_path, tmp_path / "all.parquet")
+    report = write_layer(tmp_path, tmp_path / "all.parquet")
     merged = geopandas.read_parquet(tmp_path / "all.parquet")
     check(merged, whole)
     assert (report.scenes, report.polygons) == (len(TILES[tiling]), len(merged))
@@ -112,21 +112,21 @@ def test_where_one_has_no_data_the_other_counts(tmp_path, whole) -> None:
     left[20:90, 60:140] = 255  # in the left scene's own half, too
     make_run(tmp_path / "a.tileseg", left, Window(0, 0, HEIGHT, 150))
     make_run(tmp_path / "b.tileseg", right, Window(0, 40, HEIGHT, WIDTH - 40))
-    merge(tmp_path, tmp_path / "all.gpkg")
+    write_layer(tmp_path, tmp_path / "all.gpkg")
     check(geopandas.read_file(tmp_path / "all.gpkg"), whole)
 
 
 def test_geojson_s_centimetres_do_not_matter(tmp_path, whole) -> None:
     for i, window in enumerate(TILES["overlapping"]):
         make_run(tmp_path / f"{i}.tileseg", picture(), window, "geojson")
-    merge(tmp_path, tmp_path / "all.fgb")
+    write_layer(tmp_path, tmp_path / "all.fgb")
     check(geopandas.read_file(tmp_path / "all.fgb"), whole, blur=0.03)
 
 
 def test_disagreement_leaves_no_ground_twice(tmp_path) -> None:
     for i, window in enumerate(TILES["overlapping"]):
         make_run(tmp_path / f"{i}.tileseg", picture(seed=i), window)
-    merge(tmp_path, tmp_path / "all.parquet")
+    write_layer(tmp_path, tmp_path / "all.parquet")
     merged = geopandas.read_parquet(tmp_path / "all.parquet")
     assert shapely.union_all(merged.geometry).area == pytest.approx(merged.area.sum(), rel=1e-6)
     assert merged.geometry.is_valid.all()
@@ -136,10 +136,10 @@ def test_disagreement_leaves_no_ground_twice(tmp_path) -> None:
 def test_scenes_without_polygons_claim_their_ground_and_no_more(tmp_path, whole, form) -> None:
     nothing = np.zeros((HEIGHT, WIDTH), np.uint8)
     make_run(tmp_path / "empty.tileseg", nothing, Window(0, 0, HEIGHT, 100), form)
-    assert merge(tmp_path, tmp_path / "none.gpkg").polygons == 0
+    assert write_layer(tmp_path, tmp_path / "none.gpkg").polygons == 0
     assert len(geopandas.read_file(tmp_path / "none.gpkg")) == 0
     make_run(tmp_path / "full.tileseg", picture(), Window(0, 60, HEIGHT, WIDTH - 60), form)
-    report = merge(tmp_path, tmp_path / "all.parquet")
+    report = write_layer(tmp_path, tmp_path / "all.parquet")
     merged = geopandas.read_parquet(tmp_path / "all.parquet")
     assert report.scenes == 2
     assert report.polygons == len(merged) > 5
@@ -152,8 +152,8 @@ def test_overlaps_in_degrees_are_cut_in_silence(tmp_path) -> None:
     """Warnings are errors here."""
     for i, window in enumerate(TILES["overlapping"]):
         make_run(tmp_path / f"{i}.tileseg", picture(seed=i), window)
-    report = merge(tmp_path, tmp_path / "all.parquet", "EPSG:4326")
-    metres = merge(tmp_path, tmp_path / "metres.parquet")
+    report = write_layer(tmp_path, tmp_path / "all.parquet", "EPSG:4326")
+    metres = write_layer(tmp_path, tmp_path / "metres.parquet")
     assert report.cut > 0
     assert (report.scenes, report.crs) == (metres.scenes, "WGS 84")
     found, expected = (geopandas.read_parquet(tmp_path / name) for name in ("all.parquet", "metres.parquet"))
@@ -163,22 +163,22 @@ def test_overlaps_in_degrees_are_cut_in_silence(tmp_path) -> None:
 def test_other_systems_meet_in_degrees(tmp_path) -> None:
     make_run(tmp_path / "a.tileseg", picture(), Window(0, 0, 80, 110))
     make_run(tmp_path / "b.tileseg", picture(), Window(0, 0, 80, 110), crs="EPSG:32638")
-    assert merge(tmp_path, tmp_path / "all.parquet").crs == "WGS 84"
+    assert write_layer(tmp_path, tmp_path / "all.parquet").crs == "WGS 84"
     merged = geopandas.read_parquet(tmp_path / "all.parquet")
     assert merged.total_bounds[2] - merged.total_bounds[0] == pytest.approx(6, abs=0.1)
 
 
 def test_mistakes(tmp_path) -> None:
     with pytest.raises(UsageError, match="no finished runs"):
-        merge(tmp_path, tmp_path / "all.parquet")
+        write_layer(tmp_path, tmp_path / "all.parquet")
     folder = make_run(tmp_path / "a.tileseg", picture(), Window(0, 0, 80, 110))
     with pytest.raises(UsageError, match=r"\.parquet, \.gpkg, \.fgb"):
-        merge(tmp_path, tmp_path / "all.shp")
+        write_layer(tmp_path, tmp_path / "all.shp")
     with pytest.raises(UsageError, match="--crs nowhere"):
-        merge(tmp_path, tmp_path / "all.parquet", "nowhere")
+        write_layer(tmp_path, tmp_path / "all.parquet", "nowhere")
     (folder / "polygons.parquet").unlink()
     with pytest.raises(InputError, match="no polygons there"):
-        merge(tmp_path, tmp_path / "all.parquet")
+        write_layer(tmp_path, tmp_path / "all.parquet")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_scenes_on_both_sides_of_180_degrees_are_joined(
     labels[40:80, 10 : WIDTH - 10] = 1
     for i, window in enumerate((Window(0, 0, HEIGHT, WIDTH // 2), Window(0, WIDTH // 2, HEIGHT, WIDTH - WIDTH // 2))):
         make_run(tmp_path / "runs" / f"{i}.tileseg", labels, window, form, name)
-    report = merge(tmp_path / "runs", tmp_path / "all.gpkg", "EPSG:4326")
+    report = write_layer(tmp_path / "runs", tmp_path / "all.gpkg", "EPSG:4326")
     assert (report.scenes, report.polygons, report.joined) == (2, 1, 1)
     (row,) = geopandas.read_file(tmp_path / "all.gpkg").itertuples()
     west, _, east, _ = row.geometry.bounds
