@@ -18,7 +18,7 @@ from dataset_files import NORTH_UP, UTM, box, dataset, noise, polygons, write
 from tileseg.dataset import LabelledScene, load_dataset
 from tileseg.errors import InputError
 from tileseg.evaluate.sides import describe_side
-from tileseg.source.vector_file import vector_name
+from tileseg.source.vector_file import name_to_read
 
 RING = box(12, 9, 30, 25)
 FORMATS = {
@@ -106,7 +106,8 @@ def test_any_name_of_a_file_will_do(tmp_path: Path, name: str, suffix: str) -> N
     for path in list(tmp_path.glob("plain.*")):
         shutil.copy(path, tmp_path / f"{name}{path.suffix}")
     labels = tmp_path / f"{name}{suffix}"
-    assert geopandas.read_file(vector_name(labels)).geometry.count() == 1
+    with name_to_read(labels) as file:
+        assert geopandas.read_file(file).geometry.count() == 1
     assert not describe_side(labels).empty
     scene = scene_with(tmp_path, labels)
     assert (scene.read(scene.extent)[1] != drawn()).sum() <= 4

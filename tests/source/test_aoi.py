@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
+import sqlite3
 from pathlib import Path
 
 import geopandas
@@ -12,6 +14,7 @@ import pytest
 import rasterio.features
 import shapely
 from affine import Affine
+from fakes import smooth_noise, write_scene
 from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS, Transformer
@@ -198,6 +201,85 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
             Aoi.from_file(path, GRID)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
+
+
+def in_degrees(shapes: list[shapely.Geometry]) -> str:
+    """GeoJSON."""
+    return str(geopandas.GeoSeries(shapes, crs=UTM).to_crs(4326).to_json())
+
+
+@pytest.mark.parametrize("name", ["a.geojson", "a.geojsonl", "a.geojsons", "a.ndjson"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_json_of_all_kinds_is_read(tmp_path: Path, name: str, mark: str) -> None:
+    shapes = [on_ground(shape) for shape in SHAPES]
+    text = in_degrees(shapes)
+    if name != "a.geojson":
+        between = "\n\x1e" if name == "a.geojsons" else "\n"
+        text = between.join(["", *(json.dumps(feature) for feature in json.loads(text)["features"])]).lstrip("\n")
+    (tmp_path / name).write_text(mark + text, encoding="utf-8")
+    assert (Aoi.from_file(tmp_path / name, GRID).mask(GRID.extent) != burnt(shapes)).mean() < 0.002
+
+
+@pytest.mark.parametrize("extent", [(None,) * 4, (0.0,) * 4, (1.0, 1.0, 2.0, 2.0)])
+@pytest.mark.parametrize("index", ["YES", "NO"])
+def test_what_a_geopackage_says_of_its_extent_decides_nothing(
+    tmp_path: Path, extent: tuple[float | None, ...], index: str
+) -> None:
+    shapes = [on_ground(shape) for shape in SHAPES]
+    path = save(tmp_path / "a.gpkg", shapes, SPATIAL_INDEX=index)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE gpkg_contents SET min_x=?, min_y=?, max_x=?, max_y=?", extent)
+    assert np.array_equal(Aoi.from_file(path, GRID).mask(GRID.extent), burnt(shapes))
+
+
+@pytest.mark.parametrize("folder", ["a!b", "a;b", "a\tb", "a\nb", "a#b", "a?b", "ü %20"])
+@pytest.mark.parametrize("name", ["a.gdb", "a.zip", "a.shp", "a.gpkg"])
+def test_paths_of_all_characters_are_read(tmp_path: Path, folder: str, name: str) -> None:
+    shapes = [on_ground(shape) for shape in SHAPES]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    if name == "a.gdb":
+        save(plain / name, shapes, driver="OpenFileGDB")
+    else:
+        save(plain / ("a.shp" if name == "a.zip" else name), shapes)
+    if name == "a.zip":
+        shutil.make_archive(str(tmp_path / "a"), "zip", plain)
+        (tmp_path / "a.zip").rename(plain / "a.zip")
+    plain.rename(tmp_path / folder)
+    aoi = Aoi.from_file(tmp_path / folder / name, GRID)
+    assert (aoi.mask(GRID.extent) != burnt(shapes)).mean() < 0.001  # a FileGDB has steps of a tenth of a millimetre
+
+
+@pytest.mark.parametrize("between", [",", ";", "\t"])
+def test_tables_with_wkt_are_read(tmp_path: Path, between: str) -> None:
+    shape = on_ground(SHAPES[0])
+    (tmp_path / "a.csv").write_text(f'id{between}WKT\n1{between}"{shape.wkt}"\n')
+    assert np.array_equal(Aoi.from_file(tmp_path / "a.csv", GRID).mask(GRID.extent), burnt([shape]))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id;x;y\n1;534000;9318000\n", r"a column called WKT; .*ogr2ogr -oo GEOM_POSSIBLE_NAMES=<column>"),
+        ('id;geometry\n1;"POLYGON ((0 0, 9 0, 9 9, 0 0))"\n', "a column called WKT"),
+        ('id;WKT\n1;"POLYGON ((35 -6, 36 -6, 36 -5, 35 -6))"\n', r"names no system, .*ogr2ogr -a_srs EPSG:<code>"),
+    ],
+)
+def test_tables_that_cannot_be_used_say_what_to_do(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError, match=told):
+        Aoi.from_file(tmp_path / "a.csv", GRID)
+
+
+def test_what_is_something_else_is_named(tmp_path: Path) -> None:
+    write_scene(tmp_path / "a.tif", smooth_noise(20, 30, 3))
+    (tmp_path / "a.gpkg").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "a.geojson").write_text("hello")
+    what = {"a.tif": "it is a raster", "a.gpkg": "a pointer of Git LFS", "a.geojson": "no such format"}
+    for name, told in what.items():
+        with pytest.raises(InputError, match=f"cannot be read as a vector file: .*{told}") as caught:
+            Aoi.from_file(tmp_path / name, GRID)
+        assert "driver" not in str(caught.value)
 
 
 @pytest.mark.real_data

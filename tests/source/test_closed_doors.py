@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import threading
@@ -23,7 +24,7 @@ from tileseg.source.aoi import Aoi
 from tileseg.source.formats import identify
 from tileseg.source.picture import overview_rgb
 from tileseg.source.scene import open_scene
-from tileseg.source.vector_file import vector_name
+from tileseg.source.vector_file import name_to_read
 from tileseg.window import Window
 
 CANARY = 77
@@ -299,17 +300,25 @@ def virtual_table(ground: Ground) -> Path:
     return path
 
 
+def spilled(ground: Ground) -> tuple[Path, Path]:
+    """An Erdas file, and the file beside it in which its pixels lie, all of them CANARY."""
+    rasterio.shutil.copy(ground.canary, ground.inside / "e.img", driver="HFA", USE_SPILL="YES")
+    return ground.inside / "e.img", ground.inside / "e.ige"
+
+
 def erdas_elsewhere(ground: Ground) -> Path:
-    """An Erdas file whose pixels lie in another file, by an absolute name."""
-    path = ground.inside / "e.img"
-    rasterio.shutil.copy(ground.inside / "a.tif", path, driver="HFA", USE_SPILL="YES")
-    spill = ground.canary.with_name("e.ige")
-    (ground.inside / "e.ige").rename(spill)
-    data = path.read_bytes()
-    assert data.count(b"e.ige\0") >= 1
-    longer = b"../outside/e.ige"
-    place = data.rindex(b"e.ige\0")  # the name is followed by room in the file's last entry, or by nothing
-    path.write_bytes(data[:place] + longer + data[place + len(longer) :])
+    """The pixels lie in another folder, by a name that is as long as the right one."""
+    path, pixels = spilled(ground)
+    pixels.rename(ground.inside.parent / "o")
+    path.write_bytes(path.read_bytes().replace(b"e.ige\0", b"../o\0\0"))
+    return path
+
+
+def erdas_link(ground: Ground) -> Path:
+    """The pixels lie beside it, in a link that leads to another folder."""
+    path, pixels = spilled(ground)
+    pixels.rename(ground.canary.with_name("e.ige"))
+    pixels.symlink_to(ground.canary.with_name("e.ige"))
     return path
 
 
@@ -350,6 +359,8 @@ ATTACKS = {
     "derived": other_systems("DERIVED_SUBDATASET:LOGAMPLITUDE:{file}"),
     "options": open_options,
     "table": virtual_table,
+    "erdas-path": erdas_elsewhere,
+    "erdas-link": erdas_link,
 }
 
 
@@ -367,7 +378,10 @@ def test_no_other_file_is_read_and_nothing_is_fetched(ground: Ground, name: str,
     assert ground.asked == []
 
 
-@pytest.mark.parametrize("name", ["attribute", "cwd", "overview-tag", "overview-link", "bmp-polyglot", "jpeg-polyglot"])
+@pytest.mark.parametrize(
+    "name",
+    ["attribute", "cwd", "overview-tag", "overview-link", "bmp-polyglot", "jpeg-polyglot", "erdas-path", "erdas-link"],
+)
 def test_the_ways_are_open_in_gdal(ground: Ground, name: str) -> None:
     """The attacks are real ones: what is shut above is not what would fail anyway."""
     path = ATTACKS[name](ground)
@@ -483,7 +497,9 @@ class TestVectors:
         import geopandas
         import shapely
 
-        frame = geopandas.GeoDataFrame(geometry=[shapely.box(500_010, 3_999_970, 500_030, 3_999_990)], crs=32637)
+        frame = geopandas.GeoDataFrame(
+            {"n": [1]}, geometry=[shapely.box(500_010, 3_999_970, 500_030, 3_999_990)], crs=32637
+        )
         frame.to_file(path)
         return path
 
@@ -510,20 +526,77 @@ class TestVectors:
         grid = open_scene(ground.inside / "a.tif", expected=1).grid
         with pytest.raises(InputError, match="description of other data"):
             Aoi.from_file(path, grid)
-        with pytest.raises(InputError, match="description of other data"):
-            vector_name(path)
+        with pytest.raises(InputError, match="description of other data"), name_to_read(path):
+            pass
         assert ground.asked == []
 
-    def test_virtual_tables_are_not_followed(self, ground: Ground) -> None:
+    @pytest.mark.parametrize("name", ["a.gpkg", "a.zip", "a.gpkg.zip", "b.zip"])
+    def test_virtual_tables_are_not_followed(self, ground: Ground, name: str) -> None:
         path = self.polygons(ground.inside / "a.gpkg")
         with sqlite3.connect(path) as database:
-            database.execute("PRAGMA writable_schema=ON")
+            database.executescript("DROP TABLE rtree_a_geom; PRAGMA writable_schema=ON")
             sql = f"CREATE VIRTUAL TABLE a USING VirtualOGR('/vsicurl/{ground.url}')"
             database.execute("UPDATE sqlite_master SET sql=?, rootpage=0 WHERE name='a'", (sql,))
-        with pytest.raises(InputError, match="virtual"):
-            vector_name(path)
+            database.execute("DELETE FROM sqlite_master WHERE type='trigger'")
+        for inner, outer in (("a.gpkg", "a.zip"), ("a.gpkg", "a.gpkg.zip"), ("a.gpkg.zip", "b.zip")):
+            with zipfile.ZipFile(ground.inside / outer, "w") as archive:
+                archive.write(ground.inside / inner, inner)
+        with pytest.raises(InputError, match="archive in an archive" if name == "b.zip" else "is a virtual one"):
+            Aoi.from_file(ground.inside / name, open_scene(ground.inside / "a.tif", expected=1).grid)
+        assert ground.asked == []
+
+    @pytest.mark.parametrize("kind", ["link", "url"])
+    @pytest.mark.parametrize("name", ["a.geojson", "a.zip", "a.json"])
+    def test_systems_are_not_fetched(self, ground: Ground, name: str, kind: str) -> None:
+        import pyogrio
+
+        features = json.loads(self.polygons(ground.inside / "b.geojson").read_text())["features"]
+        system = {"properties": {"href": ground.url, "url": ground.url}, "type": kind}
+        text = json.dumps({"type": "FeatureCollection", "features": features * 2000, "crs": system})
+        if name == "a.json":
+            arcs = [[[500_010, 3_999_970], [20, 0], [0, 20], [-20, -20]]]
+            shapes = {"a": {"type": "Polygon", "arcs": [[0]]}}
+            text = json.dumps({"type": "Topology", "objects": shapes, "arcs": arcs, "crs": system})
+        (ground.inside / "c.json").write_text(text)
+        if name == "a.zip":
+            with zipfile.ZipFile(ground.inside / name, "w") as archive:
+                archive.write(ground.inside / "c.json", "c.json")
+        else:
+            (ground.inside / "c.json").rename(ground.inside / name)
+        with pytest.raises(InputError, match="its coordinate reference system is an address"):
+            Aoi.from_file(ground.inside / name, open_scene(ground.inside / "a.tif", expected=1).grid)
+        assert ground.asked == []
+        if name == "a.geojson":
+            pyogrio.read_info(ground.inside / name)
+            assert ground.asked  # GDAL does, if let
+
+    def test_schemas_are_not_fetched(self, ground: Ground) -> None:
+        import pyogrio
+
+        path = ground.inside / "a.gml"
+        ring = "500010,3999970 500030,3999970 500030,3999990 500010,3999970"
+        path.write_text(
+            '<wfs:FeatureCollection xmlns:wfs="http://www.opengis.net/wfs" xmlns:gml="http://www.opengis.net/gml" '
+            'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:o="http://x.org/" xsi:schemaLocation="'
+            f'http://x.org/ {ground.url}?SERVICE=WFS&amp;REQUEST=DescribeFeatureType&amp;TYPENAME=a">'
+            "<gml:featureMember><o:a><o:g><gml:Polygon><gml:outerBoundaryIs><gml:LinearRing><gml:coordinates>"
+            f"{ring}</gml:coordinates></gml:LinearRing></gml:outerBoundaryIs></gml:Polygon></o:g></o:a>"
+            "</gml:featureMember></wfs:FeatureCollection>"
+        )
+        grid = open_scene(ground.inside / "a.tif", expected=1).grid
+        assert Aoi.from_file(path, grid).area.area == pytest.approx(200)
+        assert ground.asked == []
+        path.with_suffix(".gfs").unlink(missing_ok=True)
+        pyogrio.read_info(path)
+        assert ground.asked  # GDAL does, if let
+
+    @pytest.mark.parametrize("line", ["Create View a As", '"\\IsSeamless" = "TRUE"'])
+    def test_tables_of_other_tables_are_not_followed(self, ground: Ground, line: str) -> None:
+        (ground.inside / "a.tab").write_text(f"!Table\n!Version 300\n{line}\n")
+        with pytest.raises(InputError, match="description of other data"), name_to_read(ground.inside / "a.tab"):
+            pass
 
     def test_plain_files_are_read(self, ground: Ground) -> None:
         grid = open_scene(ground.inside / "a.tif", expected=1).grid
-        for name in ("b.gpkg", "b.geojson", "b.shp", "b.fgb"):
+        for name in ("b.gpkg", "b.geojson", "b.shp", "b.fgb", "b.tab"):
             assert Aoi.from_file(self.polygons(ground.inside / name), grid).area.area == pytest.approx(400, rel=0.01)

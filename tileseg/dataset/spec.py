@@ -28,7 +28,10 @@ Meaning = int | str
 
 RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".webp", ".vrt", ".img")
 """Suffixes of what is taken for an image in a folder."""
-VECTORS = (".geojson", ".json", ".gpkg", ".parquet", ".geoparquet", ".fgb", ".shp", ".geojsonl", ".gml", ".kml")
+VECTORS = (
+    ".geojson", ".json", ".gpkg", ".parquet", ".geoparquet", ".fgb", ".shp", ".gml", ".kml", ".gdb", ".tab",
+    ".geojsonl", ".geojsons", ".geojsonseq", ".ndjson",
+)  # fmt: skip
 """Suffixes of what is taken for polygons."""
 
 

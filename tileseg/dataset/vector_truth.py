@@ -26,7 +26,7 @@ from tileseg.errors import InputError, first_line
 from tileseg.grid import Grid
 from tileseg.labels import Labels
 from tileseg.source.on_grid import on_grid
-from tileseg.source.vector_file import vector_name
+from tileseg.source.vector_file import name_to_read, unreadable
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -213,37 +213,44 @@ def _read_parquet(truth: VectorTruth, columns: list[str]) -> _Features:
 
 def _read_ogr(truth: VectorTruth, columns: list[str]) -> _Features:
     """Features near the scene. What a file says of its own extent may be missing or old, so it is not asked."""
+    path = truth.path
+    try:
+        with name_to_read(path) as name:
+            return _features_of(truth, name, columns)
+    except (DataSourceError, DataLayerError, ValueError, shapely.errors.ShapelyError) as error:
+        raise unreadable(path, error) from error
+
+
+def _features_of(truth: VectorTruth, name: str, columns: list[str]) -> _Features:
+    """Features near the scene in the file that pyogrio opens by ``name``."""
     from pyproj import CRS
 
-    path, name = truth.path, vector_name(truth.path)
-    try:
-        layers = [str(layer) for layer, kind in pyogrio.list_layers(name) if kind is not None]
-        layer = truth.layer or (layers[0] if len(layers) == 1 else None)
-        if layer is None or layer not in layers:
-            raise InputError(
-                f"{path}: has the layers {', '.join(layers[:8]) or 'none'}; say which one with layer"
-                + (f" (there is no {layer!r})" if layer else "")
-            )
-        info = pyogrio.read_info(name, layer=layer)
-        _check_columns(path, columns, [str(field) for field in info["fields"]])
+    path = truth.path
+    layers = [str(layer) for layer, kind in pyogrio.list_layers(name) if kind is not None]
+    layer = truth.layer or (layers[0] if len(layers) == 1 else None)
+    if layer is None or layer not in layers:
+        raise InputError(
+            f"{path}: has the layers {', '.join(layers[:8]) or 'none'}; say which one with layer"
+            + (f" (there is no {layer!r})" if layer else "")
+        )
+    info = pyogrio.read_info(name, layer=layer)
+    _check_columns(path, columns, [str(field) for field in info["fields"]])
 
-        def read(near: Box | None) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-            meta, _, wkb, data = pyogrio.raw.read(name, layer=layer, columns=columns, force_2d=True, bbox=near)
-            return shapely.from_wkb(wkb, on_invalid="fix"), dict(zip(meta["fields"], data, strict=True))
+    def read(near: Box | None) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        meta, _, wkb, data = pyogrio.raw.read(name, layer=layer, columns=columns, force_2d=True, bbox=near)
+        return shapely.from_wkb(wkb, on_invalid="fix"), dict(zip(meta["fields"], data, strict=True))
 
-        system, crs = _system(None if info["crs"] is None else CRS.from_user_input(info["crs"]), (math.nan,) * 4)
-        shapes, fields = read(_bbox(truth.grid, crs))
-        if len(shapes):
-            return _Features(system, crs, shapes, fields, apart=False)
-        boxes = _feature_boxes(path, layer)
-        bounds = _total(boxes)
-        system, crs = _system(crs, bounds)
-        near = _bbox(truth.grid, crs)
-        if near is not None and shapely.intersects(shapely.box(*boxes), shapely.box(*near)).any():
-            # By other coordinates than the file says, or past what its header says that there is.
-            shapes, fields = read(None)
-    except (DataSourceError, DataLayerError, ValueError, shapely.errors.ShapelyError) as error:
-        raise InputError(f"{path}: cannot be read as a vector file: {first_line(error)}") from error
+    system, crs = _system(None if info["crs"] is None else CRS.from_user_input(info["crs"]), (math.nan,) * 4)
+    shapes, fields = read(_bbox(truth.grid, crs))
+    if len(shapes):
+        return _Features(system, crs, shapes, fields, apart=False)
+    boxes = _feature_boxes(path, layer)
+    bounds = _total(boxes)
+    system, crs = _system(crs, bounds)
+    near = _bbox(truth.grid, crs)
+    if near is not None and shapely.intersects(shapely.box(*boxes), shapely.box(*near)).any():
+        # By other coordinates than the file says, or past what its header says that there is.
+        shapes, fields = read(None)
     return _Features(system, crs, shapes, fields, _is_apart(truth.grid, crs, bounds))
 
 
@@ -254,7 +261,8 @@ def feature_bounds(path: Path, layer: str | None = None) -> Box:
 
 def _feature_boxes(path: Path, layer: str | None) -> npt.NDArray[np.float64]:
     """(4, n): left, bottom, right, top of each feature that has a place."""
-    boxes = np.asarray(pyogrio.read_bounds(vector_name(path), layer=layer)[1], np.float64)
+    with name_to_read(path) as name:
+        boxes = np.asarray(pyogrio.read_bounds(name, layer=layer)[1], np.float64)
     return boxes[:, np.isfinite(boxes).all(axis=0)]
 
 

@@ -17,7 +17,7 @@ from tileseg.dataset.vector_truth import feature_bounds
 from tileseg.errors import InputError, UsageError, first_line
 from tileseg.grid import Grid
 from tileseg.run.names import LABELS, MOSAIC, SUMMARY
-from tileseg.source.vector_file import vector_name
+from tileseg.source.vector_file import name_to_read, unreadable
 from tileseg.window import tile
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ def describe_side(path: Path, attribute: str | None = None) -> Side:
     ``attribute`` is the column of a vector file that says the class; by default ``class_name``, which tileseg writes.
     Raises InputError, UsageError.
     """
-    if path.is_dir():
-        return _run(path)
     if path.suffix.lower() in VECTORS and not _is_raster_package(path):
         return _vectors(path, attribute)
+    if path.is_dir():
+        return _run(path)
     return _raster(path)
 
 
@@ -157,7 +157,8 @@ def _is_raster_package(path: Path) -> bool:
     if path.suffix.lower() != ".gpkg" or not path.is_file():
         return False
     try:
-        return not any(kind is not None for _, kind in pyogrio.list_layers(vector_name(path)))
+        with name_to_read(path) as name:
+            return not any(kind is not None for _, kind in pyogrio.list_layers(name))
     except pyogrio.errors.DataSourceError:
         return False
 
@@ -179,7 +180,7 @@ def _vectors(path: Path, attribute: str | None) -> Side:
 
 
 def _columns(path: Path) -> list[str]:
-    if not path.is_file():
+    if not is_there(path):
         raise InputError(f"{path}: is not there; expected a label raster, polygons or the folder of a run")
     if _is_parquet(path):
         from pyarrow import ArrowInvalid, parquet
@@ -189,9 +190,10 @@ def _columns(path: Path) -> list[str]:
         except (ArrowInvalid, OSError) as error:
             raise InputError(f"{path}: cannot be read as GeoParquet: {first_line(error)}") from error
     try:
-        return [str(name) for name in pyogrio.read_info(vector_name(path))["fields"]]
+        with name_to_read(path) as name:
+            return [str(field) for field in pyogrio.read_info(name)["fields"]]
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a vector file: {first_line(error)}") from error
+        raise unreadable(path, error) from error
 
 
 def _column(path: Path, name: str) -> Any:
@@ -199,7 +201,8 @@ def _column(path: Path, name: str) -> Any:
         from pyarrow import parquet
 
         return parquet.read_table(path, columns=[name])[name].to_pylist()
-    return pyogrio.raw.read(vector_name(path), columns=[name], read_geometry=False)[3][0].tolist()
+    with name_to_read(path) as file:
+        return pyogrio.raw.read(file, columns=[name], read_geometry=False)[3][0].tolist()
 
 
 def _is_parquet(path: Path) -> bool:
@@ -223,7 +226,8 @@ def bounds(path: Path) -> tuple[CRS | None, tuple[float, float, float, float]]:
         frame = geopandas.read_parquet(path)
         crs, box = frame.crs, frame.total_bounds
     else:
-        crs, box = pyogrio.read_info(vector_name(path))["crs"], feature_bounds(path)
+        with name_to_read(path) as name:
+            crs, box = pyogrio.read_info(name)["crs"], feature_bounds(path)
     left, bottom, right, top = (float(v) for v in box)
     from pyproj import CRS
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -16,10 +15,13 @@ import pyarrow as pa
 import pyogrio
 
 from tileseg.publish.table import LAYER, Rows, Table, schema_of
-from tileseg.source.vector_file import name_to_write
+from tileseg.source.vector_file import gdal_options, name_to_write
 
 OF_GEOPACKAGES = {"VERSION": "1.2"}
 """How GDAL makes GeoPackages: readers from before 2023 warn about 1.4, of which nothing is used."""
+
+_FIXED_DATE = {"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"}
+"""GeoPackage notes when it was written; the same polygons are to give the same bytes."""
 
 _UNDEFINED = (
     'ENGCRS["Undefined Cartesian SRS with unknown unit",EDATUM["Unknown engineering datum"],CS[Cartesian,2],'
@@ -81,7 +83,7 @@ class Ogr:
         failures = (DataLayerError, DataSourceError, FeatureError, FieldError, pa.ArrowException, OSError, RuntimeError)
         reader = pa.RecordBatchReader.from_batches(schema_of(self._table), self._batches())
         try:
-            with _fixed_date(), name_to_write(self._path) as name:
+            with gdal_options(_FIXED_DATE), name_to_write(self._path) as name:
                 pyogrio.write_arrow(
                     reader,
                     name,
@@ -104,24 +106,3 @@ def geopackage(path: Path, table: Table) -> Ogr:
 def flatgeobuf(path: Path, table: Table) -> Ogr:
     """A FlatGeobuf file."""
     return Ogr(path, table, "FlatGeobuf")
-
-
-_DATE = threading.Lock()
-
-_date_users = 0
-
-
-@contextmanager
-def _fixed_date() -> Iterator[None]:
-    """GeoPackage notes when it was written; the same polygons are to give the same bytes."""
-    global _date_users  # noqa: PLW0603 - the option is global in GDAL
-    with _DATE:
-        _date_users += 1
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
-    try:
-        yield
-    finally:
-        with _DATE:
-            _date_users -= 1
-            if not _date_users:
-                pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})

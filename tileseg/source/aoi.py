@@ -14,7 +14,8 @@ import shapely
 from tileseg.errors import InputError, first_line
 from tileseg.grid import Grid
 from tileseg.source.on_grid import on_grid, parts_of
-from tileseg.source.vector_file import vector_name
+from tileseg.source.others import POLYGONS_OF_A_TABLE
+from tileseg.source.vector_file import is_table, name_to_read, unreadable
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -41,16 +42,21 @@ class Aoi:
         crs, found = _read(Path(path))
         parts, _ = parts_of(np.array(found, dtype=object))
         if not len(parts):
-            raise InputError(f"{path}: holds no polygon; expected an area of interest as polygons")
+            remedy = f"; {POLYGONS_OF_A_TABLE}" if is_table(Path(path)) else ""
+            raise InputError(f"{path}: holds no polygon; expected an area of interest as polygons{remedy}")
         bounds = tuple(shapely.total_bounds(parts).tolist())
         theirs = None if crs is None or grid.crs is None or _are_wrong_degrees(crs, bounds) else crs
         placed, _ = on_grid(parts, theirs, grid)
         area = _only_polygons(placed)
         frame = shapely.box(0, 0, grid.width, grid.height)
         if not area.intersects(frame):
+            doubt = "is its coordinate reference system right?"
+            if crs is None and grid.crs is not None:
+                doubt = "it names no system, so that of the scene is assumed; write it anew with one: ogr2ogr -a_srs "
+                doubt += "EPSG:<code> copy.gpkg IN"
             raise InputError(
                 f"{path}: none of its polygons lies on the scene: they span {_span(bounds, theirs)}, the scene "
-                f"{_span(grid.bounds, grid.crs)}; is its coordinate reference system right?"
+                f"{_span(grid.bounds, grid.crs)}; {doubt}"
             )
         return cls(_only_polygons(np.array([area.intersection(shapely.buffer(frame, 1, join_style="mitre"))])))
 
@@ -106,7 +112,8 @@ def _box(window: Window) -> shapely.Polygon:
 def _read(path: Path) -> tuple[CRS | None, list[Any]]:
     """Coordinate reference system and geometries of a vector file, or a folder that is one (FileGDB)."""
     if not path.is_file() and not path.is_dir():
-        raise InputError(f"{path}: is not there; expected a vector file with the area of interest")
+        what = "is no regular file" if path.exists() else "is not there"
+        raise InputError(f"{path}: {what}; expected a vector file with the area of interest")
     with np.errstate(invalid="ignore"):  # GEOS meets numbers that are none; they are told of below
         crs, found = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_ogr(path)
         numbers = np.isfinite([shapely.get_coordinates(shape).sum() for shape in found])
@@ -134,24 +141,23 @@ def _read_ogr(path: Path) -> tuple[CRS | None, list[Any]]:
     from pyogrio.errors import DataLayerError, DataSourceError
     from pyproj import CRS
 
-    name = vector_name(path)
     crs: CRS | None = None
     found: list[Any] = []
     try:
-        for layer, kind in pyogrio.list_layers(name):
-            if kind is None:
-                continue
-            meta, _, geometries, _ = pyogrio.raw.read(name, layer=layer, columns=[], force_2d=True)
-            here = None if meta["crs"] is None else CRS.from_user_input(meta["crs"])
-            parts = [part for part in shapely.from_wkb(geometries, on_invalid="fix") if part is not None]
-            if found and parts and here != crs:
-                raise InputError(f"{path}: its layers have different coordinate reference systems; keep one of them")
-            crs, found = (here, found + parts) if parts else (crs, found)
+        with name_to_read(path) as name:
+            for layer, kind in pyogrio.list_layers(name):
+                if kind is None:
+                    continue
+                meta, _, geometries, _ = pyogrio.raw.read(name, layer=layer, columns=[], force_2d=True)
+                here = None if meta["crs"] is None else CRS.from_user_input(meta["crs"])
+                parts = [part for part in shapely.from_wkb(geometries, on_invalid="fix") if part is not None]
+                if found and parts and here != crs:
+                    raise InputError(
+                        f"{path}: its layers have different coordinate reference systems; keep one of them"
+                    )
+                crs, found = (here, found + parts) if parts else (crs, found)
     except (DataSourceError, DataLayerError, ValueError, shapely.errors.ShapelyError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a vector file: {first_line(error)}; expected polygons in GeoJSON, GeoPackage, "
-            "GeoParquet, FlatGeobuf, a shapefile or another format of GDAL"
-        ) from error
+        raise unreadable(path, error) from error
     return crs, found
 
 

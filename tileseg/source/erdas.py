@@ -22,10 +22,13 @@ _MOST_BYTES = 1 << 20
 
 def check_names(file: Path, shown: str) -> None:
     """Refuse an Erdas Imagine file that names files anywhere but in its own folder. Raises InputError."""
+    folder = file.parent.resolve()
     try:
+        links = [link for link in folder.iterdir() if link.is_symlink() and link.resolve().parent != folder]
         with file.open("rb") as stream:
             for data in _data(stream):
-                if b"/" in data or b"\\" in data or b".." in data:
+                led_out = any(bytes(link.name, "utf-8", "surrogateescape") in data for link in links)
+                if led_out or b"/" in data or b"\\" in data or b".." in data:
                     raise InputError(
                         f"{shown}: names another file outside its own folder; convert it with gdal_translate where you "
                         "trust it"

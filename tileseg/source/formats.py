@@ -212,6 +212,12 @@ def _head(file: Path, shown: str) -> bytes:
     return head
 
 
+def is_raster(file: Path) -> bool:
+    """Whether a file begins as a raster does."""
+    with file.open("rb") as stream:
+        return _magic(stream.read(_HEAD)) is not None
+
+
 def _magic(head: bytes) -> str | None:
     for magic, driver in _SIGNATURES:
         if head.startswith(magic):

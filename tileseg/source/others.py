@@ -6,6 +6,11 @@ _CONVERT = "convert it: gdal_translate -of COG IN OUT.tif"
 _PART = "choose one raster of it and convert that: gdalinfo IN lists them, gdal_translate -of COG SUBDATASET OUT.tif"
 _MOVED = "unpack it first"
 
+POLYGONS_OF_A_TABLE = (
+    "polygons of a table must stand in a column called WKT; if they do not, make a GeoPackage: ogr2ogr -oo "
+    "GEOM_POSSIBLE_NAMES=<column> -a_srs EPSG:<code> copy.gpkg IN"
+)
+
 _OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 or netCDF-4 file", _PART),
     (0, b"CDF\x01", "a netCDF file", _PART),
@@ -51,6 +56,10 @@ _OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
 _ENDINGS = {
     ".ecw": ("an ECW image", "convert it with a GDAL that has the ECW driver: gdal_translate -of COG IN OUT.tif"),
     ".sid": ("a MrSID image", "convert it with mrsiddecode, or with a GDAL that has the MrSID driver"),
+    ".csv": (
+        "a table of text",
+        f"a list of scenes is for tileseg batch; {POLYGONS_OF_A_TABLE}",
+    ),
     ".xyz": ("a list of points", _CONVERT),
     ".hgt": ("an SRTM height file", _CONVERT),
     ".dcm": ("a DICOM file", "export it as TIFF or PNG with its viewer"),
