@@ -58,9 +58,9 @@ class Scaling(_Strict):
     std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
     """One value, or one per band."""
     center: float | None = None
-    """Of the window, in pixel values (Hounsfield units, say)."""
+    """Centre of the window, in pixel values (Hounsfield units, say)."""
     width: float | None = Field(default=None, gt=0)
-    """Of the window, in pixel values."""
+    """Width of the window, in pixel values."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Scaling:
@@ -129,7 +129,7 @@ class ModelCard(_Strict):
     training: dict[str, JsonValue] = {}
     """Free facts about how it was trained, and its scores: the settings that made it, say."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of ``model.keras``."""
+    """SHA-256 of ``model.keras``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelCard:

@@ -66,7 +66,7 @@ FORMATS = {
         ),
     )
 }  # fmt: skip
-"""By name."""
+"""Name -> format."""
 
 DEFAULT = "geojson"
 

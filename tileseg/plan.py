@@ -54,9 +54,9 @@ class MemoryProjection:
     """Projected peak of resident memory, in bytes, as named terms that add up."""
 
     driver_terms: Mapping[str, int]
-    """Of the process that plans, feeds and finishes, and computes where there are no workers."""
+    """Term -> bytes of the process that plans, feeds and writes outputs, and computes where there are no workers."""
     worker_terms: Mapping[str, int]
-    """Of one worker process."""
+    """Term -> bytes of one worker process."""
     workers: int
     """How many."""
 
@@ -97,7 +97,7 @@ class Plan:
     step: tuple[int, int]
     """From one tile to the next: equal to ``tile`` unless tiles are blended."""
     halo: int | None
-    """Context in pixels of each view as told by the user, or None to derive it from the model."""
+    """Context in pixels of each view as the user gave it, or None to derive it from the model."""
     batch: int
     workers: int
     """Worker processes; 0: everything in one process."""

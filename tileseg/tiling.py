@@ -18,7 +18,7 @@ LARGEST_TILE = 2048
 
 @dataclass(frozen=True, slots=True)
 class SceneShape:
-    """What a plan knows of a scene."""
+    """What a plan needs to know about a scene."""
 
     size: tuple[int, int]
     """Pixels: rows, columns."""
@@ -32,7 +32,7 @@ class ViewChoice:
     """The views that are averaged."""
 
     scales: tuple[Fraction, ...] = (Fraction(1),)
-    """Of the scene's own pixels."""
+    """Scales relative to the scene's own pixels."""
     base: Fraction = Fraction(1)
     """The scale in whose pixels windows are meant: that at which the model sees the scene as it was trained."""
     flips: Flips = "none"

@@ -22,7 +22,7 @@ from tileseg.storage.place import Url, file_of, is_address
 from tileseg.storage.store import at, write_atomic
 
 SOURCE = "source.json"
-"""In the state folder of a scene: what the batch knows of it."""
+"""File in the state folder of a scene that says which scene it is."""
 
 
 @dataclass(frozen=True)

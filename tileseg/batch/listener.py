@@ -1,4 +1,4 @@
-"""How a batch tells what becomes of its scenes."""
+"""Who receives the progress of a batch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tileseg.run.report import Silent
 
 
 class BatchListener(Protocol):
-    """Hears how a batch gets on; from several threads, one at a time."""
+    """Receives the progress of a batch, from several threads, one at a time."""
 
     def notice(self, text: str) -> None:
         """Something that the user should know, in one line."""
 
     def start(self, scenes: int) -> None:
-        """So many scenes are about to be looked at."""
+        """The batch is about to look at ``scenes`` scenes."""
 
     def block(self, scene: str, record: BlockRecord, pixels: int) -> None:
         """A block is finished."""

@@ -1,4 +1,4 @@
-"""The finished runs of a folder, as their summaries tell of them."""
+"""The finished runs of a folder, as their summaries describe them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 _CORNERS = 3
-"""Of a polygon, at least."""
+"""Least corners of a polygon."""
 _SIDE = 16
 """Points on each side of a footprint: straight lines of one projection are curves of another."""
 
@@ -51,7 +51,7 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """Of its folder, without ending."""
+        """Name of its folder, without ending."""
         return self.folder.name.removesuffix(".tileseg")
 
     @cached_property

@@ -109,7 +109,7 @@ class Preparer:
                 return SceneRun(entry, run, job, clock, stack.pop_all(), wanted=wanted, lost=lost)
 
     def _before(self, prepared: PreparedRun) -> tuple[list[str], RunReport | None]:
-        """What keeps a folder from being gone on with, and the report where it is finished."""
+        """What keeps a folder from being resumed, and the report where it is finished."""
         if different := differences(prepared):
             return different, None
         try:

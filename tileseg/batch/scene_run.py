@@ -26,7 +26,7 @@ class SceneRun:
     """A scene that is being computed; changed by the main thread only, but for ``lost``."""
 
     entry: Entry
-    """With the folder that the sources gave it."""
+    """The scene, with the folder that the sources gave it."""
     run: OpenRun
     job: Job | None
     """None where all blocks are done."""
@@ -57,7 +57,7 @@ class SceneRun:
         return time.perf_counter() - self.clock.start
 
     def blocks(self) -> Iterator[int]:
-        """Those to compute, until another process takes the folder."""
+        """Indices of the blocks to compute, until another process takes the folder."""
         for index in self.run.pending:
             if self.lost.is_set():
                 self.wanted = self.submitted

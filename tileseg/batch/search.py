@@ -19,7 +19,7 @@ ENDINGS = (
 """What rasters in folders are called."""
 
 _NOT_FROM_SERVERS = (".gpkg", ".vrt")
-"""Of these, those that are only read as files."""
+"""Endings, among these, of formats that are read as files only."""
 
 
 def objects_below(url: Url) -> Iterator[str]:

@@ -16,7 +16,7 @@ class BatchSpec:
     """A batch: which scenes, and how."""
 
     entries: tuple[Entry, ...]
-    """Those of this process: a shard is made before."""
+    """Scenes of this process: the shard has been chosen before."""
     out: Path | Url
     """Folder of all outputs."""
     options: dict[str, Any] = field(default_factory=dict)

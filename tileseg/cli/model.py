@@ -202,7 +202,7 @@ _SETTINGS = "spec"
 """Where the card of a model that was trained by tileseg has the options: too many to be read among other facts."""
 _BY_SCENE = "iou_by_scene"
 _BY_KIND = "iou_by_kind"
-"""Of real and of drawn scenes, where there are drawn ones."""
+"""Score of real and of drawn scenes apart, where there are drawn ones."""
 _DRAWN = "drawn_scenes"
 
 

@@ -220,7 +220,7 @@ def _source(
 
 
 def _is_unfinished(run: Path | Url) -> bool:
-    """Whether this is the folder of a run that has begun and not come to its end."""
+    """Whether this is the folder of a run that is not finished."""
     from tileseg.run.ledger import Ledger
     from tileseg.run.names import STATE, SUMMARY
     from tileseg.storage.store import at

@@ -57,7 +57,7 @@ class Needs:
     """Some scenes: one pixel of each is read."""
     model: Path
     digest: str
-    """Of the model's file and of what else in its card decides the result: ``ModelCard.digest``."""
+    """Digest of the model's file and of what else in its card decides the result: ``ModelCard.digest``."""
     folder: Path | Url
     """An output folder that exists, where the driver leaves a file for the workers to find."""
     memory: int
@@ -98,7 +98,7 @@ def left_behind(folder: Path | Url, token: str) -> Iterator[Path | Url]:
 
 
 class Admission:
-    """Asks workers as they come, and lets in those that fit. Its coroutines run in the client's event loop."""
+    """Asks workers as they come, and admits those that fit. Its coroutines run in the client's event loop."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Admission:
         self._per_host = 1
         self._last_there = math.inf  # when a worker was last there: nobody has been missed before one has come
         self.reports: dict[str, WorkerReport] = {}
-        """By the worker's address."""
+        """Worker's address -> its report."""
         self.admitted: dict[str, int] = {}
         """Address -> blocks in flight, of the workers that are there and fit."""
         self.given_up: str | None = None

@@ -1,4 +1,4 @@
-"""Connect to a scheduler that runs already, or to whatever a class starts, and let in the workers that fit."""
+"""Connect to a scheduler that runs already, or to whatever a class starts, and admit the workers that fit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _GRACE_SECONDS = 1.0
 
 @contextmanager
 def connect(place: ClusterSpec, needs: Needs, tell: Callable[[str], None]) -> Iterator[Workers]:
-    """Connect to a cluster, or start one, and let in the workers that can compute the run's blocks.
+    """Connect to a cluster, or start one, and admit the workers that can compute the run's blocks.
 
     Once there is one, blocks may be submitted (with ``client.slot`` as resources); more come in as they appear. Workers
     that do not fit are named, one line each. Raises UsageError (2) or InputError (42) where no worker fits, and
@@ -107,7 +107,7 @@ def _connected(target: Any, place: ClusterSpec) -> Iterator[Workers]:
 
 
 def _wait_for_one(client: Workers, admission: Admission, place: ClusterSpec, deadline: float) -> None:
-    """Until a worker is let in. Raises what is wrong with the others, or that there are none."""
+    """Wait until a worker is admitted. Raises what is wrong with the others, or that there are none."""
     all_refused_since = None
     while not admission.admitted:
         now = time.monotonic()

@@ -58,7 +58,7 @@ class MainMemory:
     """Main memory in bytes, as far as this process may use it."""
 
     total: int
-    """Of the machine, or the cgroup's limit where that is less."""
+    """Memory of the machine, or the cgroup's limit where that is less."""
     available: int
     """Can be taken now without swapping; page cache that the kernel would give back counts as available."""
 
@@ -85,7 +85,7 @@ class Hardware:
     cpu: Cpu
     memory: MainMemory
     gpus: tuple[Gpu, ...]
-    """Those that ``CUDA_VISIBLE_DEVICES`` leaves to this process, in the driver's order."""
+    """GPUs that ``CUDA_VISIBLE_DEVICES`` leaves to this process, in the driver's order."""
 
 
 def detect() -> Hardware:
@@ -228,7 +228,7 @@ def parse_gpu_information(index: int, text: str) -> Gpu:
 
 
 def visible(found: tuple[Gpu, ...], setting: str | None) -> tuple[Gpu, ...]:
-    """Those that ``CUDA_VISIBLE_DEVICES`` leaves: indices or starts of UUIDs, up to the first that names none."""
+    """GPUs that ``CUDA_VISIBLE_DEVICES`` leaves: indices or starts of UUIDs, up to the first that names none."""
     if setting is None:
         return found
     chosen: list[Gpu] = []

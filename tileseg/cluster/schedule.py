@@ -274,7 +274,7 @@ class _InFlight(Generic[J, R]):
 
 @lru_cache(maxsize=4)
 def _opened(sealed: bytes) -> Callable[[int], Any]:
-    """On a worker: what was sealed. Threads share it, and with it what they have opened of the run's files."""
+    """Open on a worker what was sealed. Threads share it, and with it the files of the run that they have opened."""
     return pickle.loads(sealed)  # type: ignore[no-any-return]
 
 

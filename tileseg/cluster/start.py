@@ -16,7 +16,7 @@ from tileseg.errors import TilesegError, UsageError, first_line, root_of
 from tileseg.spec import ClusterSpec
 
 _PORT = 8787
-"""Of Dask's dashboards, if it is free."""
+"""Port of Dask's dashboards, if it is free."""
 _EXTRAS = {
     "dask_jobqueue": "jobqueue",
     "dask_cuda": "cuda",

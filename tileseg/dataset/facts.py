@@ -45,16 +45,16 @@ class SceneFacts:
     grid: tuple[int, int]
     """(rows, columns) at the dataset's ground sample distance."""
     source: str
-    """Of the labels: ``raster``, ``raster on another grid``, or the number of polygons."""
+    """Where labels come from: ``raster``, ``raster on another grid``, or the number of polygons."""
     counts: tuple[int, ...]
     """Pixels of each class, and last those whose class is not known."""
     mean: tuple[float, ...]
-    """Of each band, over pixels with data."""
+    """Mean of each band, over pixels with data."""
     std: tuple[float, ...]
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Of each class, of the pixels whose class is known; zeros where none is."""
+        """Share of each class among the pixels whose class is known; zeros where none is."""
         known = max(1, sum(self.counts[:-1]))
         return tuple(count / known for count in self.counts[:-1])
 
@@ -74,7 +74,7 @@ class DatasetReport:
     ground_sample_distance: float | None
     """Metres per pixel to which scenes are resampled; None: each is read as it is."""
     facts: tuple[SceneFacts, ...]
-    """Of the scenes that can be read."""
+    """Facts of the scenes that can be read."""
     findings: tuple[Problem, ...]
     scenes: tuple[LabelledScene, ...]
     """The same scenes, to be drawn."""
@@ -85,7 +85,7 @@ class DatasetReport:
         return sum(finding.level == "error" for finding in self.findings)
 
     def shares(self, split: Split) -> tuple[float, ...]:
-        """Of each class, of all pixels of a split whose class is known."""
+        """Share of each class among all pixels of a split whose class is known."""
         counts = np.array([f.counts[:-1] for f in self.facts if f.split == split] or [(0,) * len(self.classes)])
         total = counts.sum(axis=0)
         return tuple((total / max(1, total.sum())).tolist())

@@ -38,7 +38,7 @@ class Axis:
 
     @property
     def radius(self) -> float:
-        """Of the triangle, in source pixels."""
+        """Radius of the triangle, in source pixels."""
         return max(1.0, 1 / self.scale)
 
     def source(self, start: int, stop: int) -> tuple[int, int]:

@@ -103,7 +103,7 @@ def overlay(
 
 
 def _some(scenes: Sequence[LabelledScene], most: int) -> list[LabelledScene]:
-    """At most that many, evenly spread."""
+    """At most ``most`` scenes, evenly spread."""
     if len(scenes) <= most:
         return list(scenes)
     return [scenes[int((i + 0.5) * len(scenes) / most)] for i in range(most)]

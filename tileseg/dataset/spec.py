@@ -81,7 +81,7 @@ class ReadOptions(_Strict):
     weight: Annotated[float, Field(gt=0, strict=False)] = 1.0
     """How often pixels of it are sampled, over those of others."""
     drawn: bool = False
-    """Made by a program instead of a camera: scores of such scenes are told apart."""
+    """Made by a program instead of a camera: such scenes are scored apart."""
 
 
 class SceneEntry(ReadOptions):
@@ -104,7 +104,7 @@ class FolderEntry(ReadOptions):
     labels: str
     """A folder, a pattern whose star stands for what the images' star stands for, or one file for all images."""
     split: Split = "train"
-    """Of all that ``validate`` does not pick."""
+    """Split of all that ``validate`` does not pick."""
     validate_: Annotated[float | str | Names | None, Field(alias="validate")] = None
     """Validation scenes: a list of names (what the star stands for), a regular expression that names match as a
     whole, or a share such as 0.2, drawn by ``seed``."""

@@ -66,7 +66,7 @@ class VectorTruth:
     identity: tuple[int, int]
     """Size and time of change of the file."""
     name: str = "the scene"
-    """Of the image, for what may be said of the file."""
+    """Name of the image, for messages about the file."""
 
     def read(self, window: Window) -> Labels:
         """Labels of a window; of overlapping polygons the later one in the file counts, IGNORE over all."""
@@ -112,7 +112,7 @@ class VectorTruth:
 class _Features:
     system: System
     crs: CRS | None
-    """Of the shapes; None: they are taken to be in the image's coordinates."""
+    """Coordinate reference system of the shapes; None: they are taken to be in the image's coordinates."""
     shapes: npt.NDArray[Any]
     """Geometries near the scene, in the file's coordinates."""
     columns: Mapping[str, Any]
@@ -177,7 +177,7 @@ def _load(truth: VectorTruth) -> _DrawnPolygons:
 
 def _read_vectors(truth: VectorTruth, columns: list[str]) -> _Features:
     path = truth.path
-    with np.errstate(invalid="ignore"):  # GEOS meets numbers that are none; they are told of below
+    with np.errstate(invalid="ignore"):  # GEOS meets numbers that are none; they are reported below
         found = _read_parquet(truth, columns) if path.suffix.lower() in _PARQUET else _read_ogr(truth, columns)
     broken = np.flatnonzero(~np.isfinite(_summed(found.shapes)))
     if len(broken):

@@ -43,11 +43,11 @@ class PredictorSpec:
     merge: Merge = "logits"
     """What is averaged over views."""
     precision: Precision = "float32"
-    """Of the network; normalisation, resampling and sums are float32."""
+    """Precision of the network; normalisation, resampling and sums are float32."""
     halo: int | None = None
     """Context in pixels of each view (a multiple of the stride), or None for what exactness needs."""
     output: Literal["float16", "float32"] = "float16"
-    """Type of the logits that are handed back."""
+    """Type of the logits that are returned."""
 
 
 class Predictor:
@@ -115,11 +115,11 @@ class Predictor:
         for view in self._spec.views:
             one = self._functions[self._key(view)](self._seen(tiles, view))
             if self._alone and view.flip == Flip():
-                return self._handed_back(one, count)
+                return self._to_host(one, count)
             total = self._unflip[view.flip](one) if total is None else self._add[view.flip](total, one)
-        return self._handed_back(self._average(total), count)
+        return self._to_host(self._average(total), count)
 
-    def _handed_back(self, found: Any, count: int) -> npt.NDArray[np.floating[Any]]:
+    def _to_host(self, found: Any, count: int) -> npt.NDArray[np.floating[Any]]:
         return cast("npt.NDArray[np.floating[Any]]", self._arrays.to_numpy(found)[:count])
 
     def _key(self, view: View) -> tuple[Fraction, bool]:
@@ -193,7 +193,7 @@ class Predictor:
         return found
 
     def _averaged(self, total: Any) -> Any:
-        """The mean over views, channels first, in the type that is handed back."""
+        """The mean over views, channels first, in the type that is returned."""
         ops, spec = self._ops, self._spec
         mean = total if self._alone else total * np.float32(1 / len(spec.views))
         if spec.merge == "probabilities" and not self._alone:

@@ -27,7 +27,7 @@ class InferenceSpec:
 
     plan: Plan
     scaling: Scaling
-    """With the scene's own statistics filled in where the card wants them."""
+    """The card's scaling, with the scene's own statistics where the card wants them."""
     merge: Merge
 
     @property
@@ -47,7 +47,7 @@ class InferenceSpec:
         return self.predictor, self.plan.step, self.plan.stitch
 
     def smaller(self, core: Window) -> tuple[InferenceSpec, str]:
-        """With half the batch, or else half the tile; and what was done.
+        """A specification with half the batch, or else half the tile; and what was done.
 
         Smaller tiles change nothing only where seams are exact: others keep their size, as a block's logits must not
         depend on the device that computed it. Raises DeviceMemory.
@@ -66,7 +66,7 @@ class InferenceSpec:
         return self._with(tile=(height, width), step=(height, width)), done
 
     def sized_as(self, other: InferenceSpec) -> InferenceSpec:
-        """With the tile, step and batch of another."""
+        """This specification with the tile, step and batch of another."""
         return self._with(tile=other.plan.tile, step=other.plan.step, batch=other.plan.batch)
 
     def _with(self, **sizes: Any) -> InferenceSpec:
@@ -83,7 +83,7 @@ class TiledNetwork:
         """Take a network, which is asked for an engine when the first block comes."""
         self._network = network
         self._fitting: dict[tuple[object, ...], InferenceSpec] = {}
-        """By the key of what was asked for: what the device's memory holds of it, where that is less."""
+        """Key of what was asked for -> what the device's memory holds of it, where that is less."""
         self._kept: tuple[PredictorSpec, Predictor] | None = None
 
     def __call__(

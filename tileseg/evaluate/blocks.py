@@ -39,10 +39,10 @@ WIDEST_BAND = 15
 """Pixels: the band of the boundary IoU is not wider unless asked for."""
 
 _BAND_SHARE = 0.02
-"""Of the diagonal of the scene: the band's width in the boundary IoU's paper."""
+"""Share of the scene's diagonal that is the band's width in the boundary IoU's paper."""
 
 _PRESENT = 0.01
-"""Of a tile: a class with less in both truth and prediction does not rank it."""
+"""Share of a tile: a class with less in both truth and prediction does not rank it."""
 
 
 def band_width(grid: Grid, wanted: Quantity | None) -> int:

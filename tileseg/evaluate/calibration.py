@@ -45,7 +45,7 @@ class Calibration:
         _add(truth, prediction, chances, self.counts, self.probability, self.hits)
 
     def __add__(self, other: Calibration) -> Calibration:
-        """Of several scenes."""
+        """Pool two scenes."""
         return Calibration(self.counts + other.counts, self.probability + other.probability, self.hits + other.hits)
 
     @property

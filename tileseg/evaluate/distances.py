@@ -81,7 +81,7 @@ class Distances:
     from_prediction: Distribution
 
     def __add__(self, other: Distances) -> Distances:
-        """Of several scenes."""
+        """Pool two scenes."""
         return Distances(self.from_truth + other.from_truth, self.from_prediction + other.from_prediction)
 
     def scaled(self, factor: float) -> Distances:

@@ -35,9 +35,9 @@ _RUNS = "runs"
 
 Split = Literal["train", "validate", "all"]
 SPLITS: dict[str, Split] = {"validate": "validate", "train": "train", "all": "all"}
-"""By what the user writes."""
+"""What the user writes -> split."""
 Progress = Callable[[str, int, int], None]
-"""Is told (scene, blocks done, blocks)."""
+"""Gets (scene, blocks done, blocks)."""
 
 
 @dataclass(frozen=True)

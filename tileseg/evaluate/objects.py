@@ -28,7 +28,7 @@ class Objects:
     """(n,) class ids."""
 
     def of(self, label: int) -> npt.NDArray[np.object_]:
-        """Those of one class."""
+        """Objects of one class."""
         return np.asarray(self.geometries[self.labels == label])
 
     def within(self, height: int, width: int) -> Objects:
@@ -40,13 +40,13 @@ class Objects:
         return Objects(geometries, self.labels).at_least(0)
 
     def at_least(self, area: float) -> Objects:
-        """Those of this area (in pixels) or more; none without area."""
+        """Objects of this area (in pixels) or more; none without area."""
         areas = shapely.area(self.geometries)
         kept = (areas >= area) & (areas > 0)
         return Objects(self.geometries[kept], self.labels[kept])
 
     def without(self, unknown: npt.NDArray[np.object_]) -> Objects:
-        """Those of which less than half lies in polygons where nothing is known."""
+        """Objects of which less than half lies in polygons where nothing is known."""
         if not len(unknown) or not len(self.geometries):
             return self
         mine, there = shapely.STRtree(unknown).query(self.geometries, predicate="intersects")
@@ -70,7 +70,7 @@ class ObjectMatches:
     """(truths,) IoU of each true polygon with the predicted one that fits it best; 0 where none touches it."""
 
     def __add__(self, other: ObjectMatches) -> ObjectMatches:
-        """Of several scenes."""
+        """Pool two scenes."""
         return ObjectMatches(
             self.truths + other.truths,
             self.predictions + other.predictions,

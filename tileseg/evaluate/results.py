@@ -163,7 +163,7 @@ def _window(ranked: RankedWindow) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """With None for NaN, which JSON does not know."""
+    """The value with None for NaN, which JSON does not know."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):

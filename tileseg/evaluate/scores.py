@@ -90,7 +90,7 @@ class SceneScores:
     """Scenes in which only one side has a border of the class, so that there are no distances."""
     calibration: Calibration | None
     matchings: Mapping[int, ObjectMatches]
-    """By class that is not background."""
+    """Class that is not background -> its matches."""
     unknown: int
     """Pixels without a true class."""
     missing: int

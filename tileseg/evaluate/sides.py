@@ -44,7 +44,7 @@ class Side:
     values: Mapping[str, str | None]
     """Every value that occurs, or that its makers named, and its name: ids as text, or values of an attribute."""
     infos: Mapping[str, ClassInfo] = field(default_factory=dict)
-    """By name: colours, and what is background, as far as the file says."""
+    """Name -> colour, and whether it is background, as far as the file says."""
     attribute: str | None = None
     """Column of the polygons' values."""
     mosaic: Path | None = None
@@ -54,7 +54,7 @@ class Side:
     empty: bool = False
     """Polygons, but not a single one."""
     nodata: str | None = None
-    """Of a raster: the value that it calls nodata."""
+    """The value that a raster calls nodata."""
     hidden: float = 0.0
     """Share of its pixels that have that value."""
 

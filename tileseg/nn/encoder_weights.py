@@ -15,7 +15,7 @@ from tileseg.nn.bundle import load_archive
 
 IMAGENET = "imagenet"
 DEVIATION = (58.395, 57.12, 57.375)
-"""Of ImageNet's red, green and blue, in 8-bit values."""
+"""Standard deviations of ImageNet's red, green and blue, in 8-bit values."""
 
 _FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 _LARGEST = 10_000_000

@@ -130,7 +130,7 @@ class Trace:
     """A graph's steps with their reaches at one window size."""
 
     shapes: tuple[Shape, ...]
-    """Of every value."""
+    """Shape of every value."""
     reaches: tuple[tuple[Reaches | None, ...], ...]
     """Per step and input; None where the step needs the whole of that input."""
     pitch: tuple[tuple[Fraction, Fraction] | None, ...]
@@ -273,7 +273,7 @@ _RULES: dict[type, Rule] = {
     layers.Cropping2D: _cropping,
     layers.Dense: _dense,
 }
-"""By exact type: a subclass may compute anything."""
+"""Rules by exact type: a subclass may compute anything."""
 
 _ELEMENTWISE_LAYERS = {
     layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU,

@@ -16,7 +16,7 @@ from tileseg.nn.options import Encoder, NetworkSpec
 layers = keras.layers
 
 _MOMENTUM = 0.9
-"""Of the means that batch normalisation uses after training. Keras's own 0.99 trails a hundred steps behind."""
+"""How slowly batch normalisation's means follow. Keras's own 0.99 trails a hundred steps behind."""
 
 ENCODERS: dict[Encoder, tuple[tuple[int, int], ...]] = {
     "vgg16": ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)),

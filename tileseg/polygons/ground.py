@@ -35,7 +35,7 @@ _MOST_BESIDE = 20_000
 """Points of a batch beside the map that are brought to its border; more are thinned out."""
 
 ON, BESIDE, WHOLE, PARTLY = 0, 1, 2, 3
-"""Of a ring: on the ground; beside it; around all of it; on the ground in part."""
+"""Where a ring lies: on the ground; beside it; around all of it; on the ground in part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,7 @@ def _holds(ring: Array, point: Array) -> bool:
 
 
 def decimals_of(grid: Grid) -> int:
-    """With how many decimals coordinates are written (degrees; those of the grid without a CRS).
+    """Decimals with which coordinates are written (degrees; those of the grid without a CRS).
 
     7 (a centimetre), and more where pixels are so small that rounding would move corners by more than 1/16 of one.
     """
@@ -301,7 +301,7 @@ def decimals_of(grid: Grid) -> int:
 
 
 def digits_of_areas(grid: Grid) -> int:
-    """With how many decimals areas and perimeters are given: 4, and more where pixels are so small."""
+    """Decimals with which areas and perimeters are written: 4, and more where pixels are small."""
     if grid.geod is None or grid.pixel_metres is None:
         return 4
     return min(12, max(4, 2 - math.floor(math.log10(math.prod(grid.pixel_metres)))))

@@ -47,7 +47,7 @@ def with_junctions(coordinates: Array, offsets: Array) -> tuple[Array, Array]:
 def _insert_junctions(
     coordinates: Array, offsets: Array, by_row: Array, by_col: Array, lengths: Array
 ) -> tuple[Array, Array]:
-    """With empty ``lengths``: vertices of each ring; with those: the vertices themselves."""
+    """Vertices of each ring (count) where ``lengths`` is empty, else the vertices themselves."""
     rings = len(offsets) - 1
     counting = len(lengths) < rings
     counts = np.zeros(rings, np.int64)

@@ -110,7 +110,7 @@ class Seams:
     place: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
     """A corner's (x, y), or an arc's (position in the fragment, number of corners)."""
     first_fragment: list[int] = field(default_factory=lambda: [0])
-    """Of each block, and how many there are in all."""
+    """Number of each block's first fragment; at the end, how many there are in all."""
     pinches: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
     """Entries that are to swap what follows them if they are of one component."""
 

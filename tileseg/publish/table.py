@@ -53,7 +53,7 @@ class Table:
 
     @property
     def decimals(self) -> dict[str, int]:
-        """With how many decimals numbers that are not whole are given."""
+        """Column -> decimals with which numbers that are not whole are written."""
         digits, names = (
             digits_of_areas(self.grid),
             [n for n, kind in self.columns.items() if pa.types.is_floating(kind)],

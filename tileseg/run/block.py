@@ -49,7 +49,7 @@ class Job:
     model: Path
     """Model folder."""
     scaling: Scaling
-    """With the scene's own statistics filled in where the card wants them."""
+    """The card's scaling, with the scene's own statistics where the card wants them."""
     merge: Literal["logits", "probabilities"]
     mosaic: Mosaic
     ledger: Ledger
@@ -196,9 +196,9 @@ class _Model:
 
     folder: Path
     card: ModelCard
-    """With the SHA-256 of the model's file."""
+    """Card, with the SHA-256 of the model's file."""
     threads: int
-    """Of the processor."""
+    """Threads of the processor."""
 
 
 def _network_for(job: Job) -> TiledNetwork:

@@ -98,7 +98,7 @@ def _write_all(
             if (problem := picture.result()) is not None:
                 notices.append(problem)
                 listener.notice(problem)
-        _let_outputs_in(opened)
+        _publish_outputs(opened)
     clock.lap("finish")
     wall = time.perf_counter() - clock.start
     report = RunReport(
@@ -130,7 +130,7 @@ def _write_polygons_anew(
     empty = {record.index for record in ledger.records() if record.valid == 0}
     with at(prepared.folder).workspace() as workspace:
         polygons = _timed(stages, "polygons", partial(_vectors, prepared, ledger, workspace, empty))
-        _let_outputs_in(opened)
+        _publish_outputs(opened)
     outputs = _outputs(prepared, quicklook="quicklook" in before.outputs)
     for name, place in before.outputs.items():
         if name not in outputs and name in FORMATS:
@@ -151,7 +151,7 @@ def _write_polygons_anew(
     return report
 
 
-def _let_outputs_in(opened: OpenRun) -> None:
+def _publish_outputs(opened: OpenRun) -> None:
     """Look for the last time whether the folder is ours, and unmark it as finished until all outputs are in it.
 
     From here on, what a killed process leaves is a run whose blocks are all done, with the options of this one.

@@ -49,7 +49,7 @@ class OpenRun:
     """A run whose folder is held by this process, and what is left to compute."""
 
     prepared: PreparedRun
-    """With the sizes that an earlier call chose, if there was one."""
+    """The prepared run, with the sizes that an earlier call chose, if there was one."""
     record: Record
     """What ``run.json`` says, or is to say once the polygons of a finished run are made anew."""
     ledger: Ledger
@@ -59,7 +59,7 @@ class OpenRun:
     done: int
     """Blocks that earlier calls finished."""
     before: RunReport | None
-    """Of a finished run, of which only the polygons are made anew."""
+    """Report of a finished run, of which only the polygons are made anew; else None."""
     preview: Future[npt.NDArray[np.uint8]]
     """The scene's picture (y, x, 3), read while blocks are computed."""
 

@@ -92,7 +92,7 @@ class Sizes(BaseModel):
 _UNKNOWN = Sizes(
     block=(1, 1), tile=(1, 1), step=(1, 1), batch=1, precision="float32", window_asked=None, batch_asked=None
 )
-"""Sizes of runs of other versions: such runs are not gone on with, so nobody asks for them."""
+"""Sizes of runs of other versions: they are never used, because such runs are not resumed."""
 
 
 class Record(BaseModel):
@@ -102,12 +102,12 @@ class Record(BaseModel):
 
     identity: dict[str, JsonValue]
     scene: str
-    """Of which it was made, as the user named it."""
+    """Scene that the run is of, as the user named it."""
     begun: str
     """Which beginning of the run it is."""
     sizes: Sizes
     earlier_sizes: tuple[Sizes, ...] = ()
-    """Those that finished blocks had before the sizes changed, oldest first."""
+    """Sizes that finished blocks had before they changed, oldest first."""
 
     @classmethod
     def read(cls, folder: Path | Url) -> Self | None:
@@ -118,7 +118,7 @@ class Record(BaseModel):
 
     @classmethod
     def parse(cls, values: Any, path: Path | Url) -> Self:
-        """Of JSON values. Raises InputError, naming the file, where they are of something else."""
+        """Make a record from JSON values. Raises InputError, naming the file, where they are of something else."""
         identity = values.get("identity") if isinstance(values, dict) else None
         if isinstance(identity, dict) and identity.get("algorithm") != ALGORITHM:
             # Of another version, which may have written the rest in other words.

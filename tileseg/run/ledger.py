@@ -45,7 +45,7 @@ class Ledger:
 
     root: Path | Url
     begun: str = ""
-    """Which beginning of the run in this folder is meant: ``begun`` of ``run.json``. Another one is none of ours."""
+    """``begun`` of ``run.json``: when this run began. A folder with another one belongs to another run."""
 
     @property
     def run_file(self) -> Path | Url:
@@ -129,12 +129,12 @@ def fragment_name(index: int) -> str:
 
 
 def _indices(folder: Path | Url, ending: str) -> set[int]:
-    """Of the blocks that have a file in a folder."""
+    """Indices of the blocks that have a file in a folder."""
     return {index for name in at(folder).names() if (index := _index(name, ending)) is not None}
 
 
 def _index(name: str, ending: str) -> int | None:
-    """Of the block that a file belongs to, or None where it is no file of ours."""
+    """Index of the block that a file belongs to, or None where it is no file of ours."""
     stem = name.rpartition("/")[2].removesuffix(ending)
     return int(stem) if name.endswith(ending) and stem.isascii() and stem.isdigit() else None
 

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and what it gives in the end."""
+"""What a run reports on the way, and its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tileseg.storage.place import Url
 
 
 class Listener(Protocol):
-    """Is told how a run gets on."""
+    """Receives the progress of a run."""
 
     def notice(self, text: str) -> None:
         """Something that the user should know, in one line."""
@@ -33,7 +33,7 @@ class Listener(Protocol):
 
 
 class Silent:
-    """Tells nobody."""
+    """A listener that ignores everything."""
 
     def notice(self, text: str) -> None:
         """Nothing."""
@@ -69,7 +69,7 @@ class RunReport:
     earlier calls too); ``finish: ...``: parts that run side by side."""
     wall_seconds: float
     megapixels_per_second: float
-    """Of the scene, over the whole call."""
+    """Pace over the whole call, in pixels of the scene."""
     peak_memory: int
     """Resident bytes over all processes."""
     projected_memory: int

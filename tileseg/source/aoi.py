@@ -114,7 +114,7 @@ def _read(path: Path) -> tuple[CRS | None, list[Any]]:
     if not path.is_file() and not path.is_dir():
         what = "is no regular file" if path.exists() else "is not there"
         raise InputError(f"{path}: {what}; expected a vector file with the area of interest")
-    with np.errstate(invalid="ignore"):  # GEOS meets numbers that are none; they are told of below
+    with np.errstate(invalid="ignore"):  # GEOS meets numbers that are none; they are reported below
         crs, found = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_ogr(path)
         numbers = np.isfinite([shapely.get_coordinates(shape).sum() for shape in found])
     if not numbers.all():

@@ -17,7 +17,7 @@ _NAMES = {b"ImgExternalRaster", b"Eimg_RRDNamesList", b"Eimg_DependentFile"}
 """Types of the entries in which names of files stand."""
 _MOST_ENTRIES = 100_000
 _MOST_BYTES = 1 << 20
-"""Of an entry with names: more is damaged."""
+"""Most bytes of an entry with names: a larger one is damaged."""
 
 
 def check_names(file: Path, shown: str) -> None:

@@ -24,7 +24,7 @@ from tileseg.window import Window
 DRIVERS = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "BMP", "WEBP", "HFA", "ENVI", "NITF", "GPKG", "VRT")
 """GDAL drivers that tileseg uses (a Cloud-Optimised GeoTIFF is a GTiff)."""
 _OF_ONE_FILE = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "BMP", "WEBP", "HFA", "NITF")
-"""Those that are used for files on a server."""
+"""Drivers for files on a server."""
 _GDAL_NAMES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
 """Scheme -> GDAL's file system; web servers are /vsicurl/."""
 
@@ -61,7 +61,7 @@ class RasterFile:
     text: str | None = field(default=None, repr=False)
     """A virtual raster, written anew: GDAL opens this text, and never the file."""
     places: tuple[Window | None, ...] = field(default=(), repr=False)
-    """Of a virtual raster: where the pixels of each of ``files`` may appear in it; None: anywhere."""
+    """Where the pixels of each of ``files`` may appear in a virtual raster; None: anywhere."""
 
     @property
     def remote(self) -> bool:

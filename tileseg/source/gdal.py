@@ -77,7 +77,7 @@ _SERVERS = {
     "GDAL_HTTP_LOW_SPEED_LIMIT": 100,  # bytes per second
     "CPL_VSIL_CURL_NON_CACHED": "/vsis3/:/vsigs/:/vsiaz/:/vsicurl/",  # once closed: it may have changed by then
 }
-"""On top of these for scenes on servers; where the environment says otherwise, it wins."""
+"""Further options for scenes on servers; where the environment says otherwise, it wins."""
 
 _SERVER_TROUBLE = re.compile(r"HTTP|curl|IReadBlock|read error|got \d+ bytes|connect|timed out|resolve", re.IGNORECASE)
 """Complaints of GDAL that may be the server's fault."""

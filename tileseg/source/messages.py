@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 _FAILURE = "rasterio._err.chaining_error_handler"
-"""Of rasterio's callbacks, the one that turns failures into errors; others only log."""
+"""The callback of rasterio that turns failures into errors; others only log."""
 _OURS = "rasterio._e"
 
 _local = threading.local()

@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]
 _STEPS = 512
 """Points along the diagonal of what is reprojected: a straight line in one system is bent in another."""
 _MARGIN = 0.05
-"""Of the grid's size: polygons are cut this far outside it before they are reprojected."""
+"""Polygons are cut outside the grid by this share of its size before they are reprojected."""
 _EDGE = 1e-9
 """Degrees: how far from the seam of a map polygons are cut, so that it is clear on which side they are."""
 

@@ -46,7 +46,7 @@ def statistics(scene: PixelSource) -> tuple[npt.NDArray[np.float64], npt.NDArray
 
 
 def _spread(grid: Grid, down: int, across: int) -> Iterator[Window]:
-    """Of the windows that cover a grid, those of every ``down``-th row and ``across``-th column of windows."""
+    """The windows in every ``down``-th row and ``across``-th column of those that cover a grid."""
     size = _SAMPLE_WINDOW
     for row in range(down // 2 * size, grid.height, down * size):
         for col in range(across // 2 * size, grid.width, across * size):

@@ -39,7 +39,7 @@ BEAT = 10.0
 EXPIRES = 60.0
 """Seconds without a renewal after which a lease of another machine is taken to be dead."""
 _WATCH = 2 * BEAT
-"""Seconds for which it must also have stood still under our eyes, by our clock."""
+"""Seconds, by our clock, for which we must have seen it unchanged besides."""
 
 _NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -175,9 +175,9 @@ class _Observation:
     """What a look at a lease shows."""
 
     time: int
-    """Of its last renewal, by the file system's clock (nanoseconds)."""
+    """When it was last renewed, by the file system's clock (nanoseconds)."""
     still: float
-    """Seconds, by our clock, for which it has been so under our eyes."""
+    """Seconds, by our clock, for which we have seen it unchanged."""
     moved: bool
     """Renewed since the last look."""
 

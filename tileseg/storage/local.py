@@ -37,7 +37,7 @@ def until_whole(path: Path, ending: str = "") -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """On this machine, or on a file system that it has mounted."""
+    """A file or folder on this machine, or on a file system that it has mounted."""
 
     path: Path
 

@@ -32,7 +32,7 @@ class Url:
     key: str = ""
     """What follows, without slashes at its ends; of web addresses with their percent signs."""
     query: str = field(default="", repr=False)
-    """Of a web address. It may be a signature, which must not be written down anywhere."""
+    """Query of a web address. It may be a signature, which must not be written down anywhere."""
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -55,13 +55,13 @@ _ANONYMOUS = {"s3": "AWS_NO_SIGN_REQUEST", "gs": "GS_NO_SIGN_REQUEST", "az": "AZ
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """On an object store or a web server."""
+    """A file or folder on an object store or a web server."""
 
     url: Url
 
     @property
     def _key(self) -> str:
-        """Of web addresses, the store is the whole of it, with its percent signs as they are."""
+        """Key in the store. For a web address the store is all of it, with its percent signs as they are."""
         return self.url.key if self.url.writable else ""
 
     def _ask(self, question: str | Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -27,9 +27,9 @@ class Progress:
     seconds: float = 0.0
     """Spent so far, over all runs."""
     waited: float = 0.0
-    """Of these, seconds in which the network waited for patches."""
+    """Seconds, among these, in which the network waited for patches."""
     validating: float = 0.0
-    """Of these, seconds of validation."""
+    """Seconds, among these, of validation."""
     best_score: float = -1.0
     """Highest validation score; -1 before the first."""
     best_step: int = 0
@@ -91,7 +91,7 @@ class Checkpoint:
     """``group/position`` -> values."""
     progress: Progress
     fingerprint: str
-    """Of the options and the dataset that it was trained with."""
+    """Digest of the options and the dataset that it was trained with."""
 
     def restore(self, name: str, variables: Sequence[Any]) -> None:
         """Give a group's values back to its variables."""

@@ -144,7 +144,7 @@ def _picked(images: Any, index: Any) -> Any:
 
 
 def _run(images: Any, axis: int, start: int, length: int) -> Any:
-    """So many rows (axis 1) or columns (axis 2)."""
+    """``length`` rows (axis 1) or columns (axis 2) from ``start`` on."""
     return images[:, start : start + length] if axis == 1 else images[:, :, start : start + length]
 
 

@@ -87,7 +87,7 @@ class TrainingFolder:
         return None if checkpoint is None else checkpoint.progress
 
     def check_writable(self) -> None:
-        """Raise InputError where the folder cannot be made or written, as far as can be told without writing."""
+        """Raise InputError where the folder cannot be made or written, as far as that shows without writing."""
         place = self.root
         while not place.exists() and place != place.parent:
             place = place.parent

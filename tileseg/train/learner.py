@@ -22,7 +22,7 @@ from tileseg.train.spec import TrainSpec
 from tileseg.train.step import TrainingModel, compile_labels, compile_step, computing_in
 
 _BLOCKS = 5
-"""Of an encoder."""
+"""Blocks of an encoder."""
 
 
 class Learner:

@@ -29,7 +29,7 @@ Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 
 
 class TrainingListener(Protocol):
-    """Hears how a training goes."""
+    """Receives the progress of a training."""
 
     def notice(self, text: str) -> None:
         """Something that the user should know."""

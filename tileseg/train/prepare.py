@@ -54,7 +54,7 @@ class PreparedTraining:
 
     @property
     def about(self) -> str:
-        """What the user is told first, in one line."""
+        """What the user reads first, in one line."""
         count = len(self.dataset.train)
         scenes = f"{count} scene{'s' * (count != 1)} to train on, {len(self.dataset.validate)} to validate on"
         windows = f"{len(self.validation.watched)} of {len(self.validation.windows)} validation windows"

@@ -84,7 +84,7 @@ class TrainSpec(BaseModel):
     out: Path
     """Model folder that is made; the training's own files are kept in ``training/`` in it."""
     name: str | None = Field(default=None, min_length=1)
-    """Of the model, in its card; by default the name of the folder."""
+    """Name of the model in its card; by default that of the folder."""
 
     network: Annotated[NetworkSpec, BeforeValidator(_pairs)] = NetworkSpec()
     """Options of the network."""

@@ -126,7 +126,7 @@ def _dilated(values: Any, side: int) -> Any:
 
 
 def _chosen(values: Any, counted: Sequence[int]) -> Any:
-    """Those channels; all of them need no copy."""
+    """The channels ``counted``; all of them need no copy."""
     return values if len(counted) == values.shape[-1] else ops.take(values, list(counted), axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""One training, from a spec to a model folder; begun anew, or gone on with where it was stopped."""
+"""One training, from a spec to a model folder: from the start, or from where it was stopped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainReport:
     out: Path
     progress: Progress
     score: Score | None
-    """Of the model that was saved, on all validation windows; None without validation scenes."""
+    """Score of the saved model on all validation windows; None without validation scenes."""
     already: bool = False
     """Whether it was finished before."""
 

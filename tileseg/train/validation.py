@@ -26,7 +26,7 @@ LARGEST = 512
 
 
 _FORWARD_SHARE = 1 / 3
-"""Of the work of a step, what looking alone takes: going back through the layers takes twice as much."""
+"""Share of a step's work that the forward pass takes: the backward pass takes twice as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,12 @@ class Score:
 
     @property
     def iou(self) -> dict[str, float]:
-        """Of each class, its mean over the scenes in which truth or prediction have it."""
+        """Class -> mean over the scenes in which truth or prediction have it."""
         return self._mean(self.scenes)
 
     @property
     def iou_by_scene(self) -> dict[str, dict[str, float]]:
-        """Of each class that the truth or the prediction has, in each scene."""
+        """Scene -> class that its truth or prediction has -> IoU."""
         return {scene.name: self._mean([scene]) for scene in self.scenes}
 
     def _mean(self, scenes: Sequence[SceneScore]) -> dict[str, float]:
