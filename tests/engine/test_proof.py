@@ -92,6 +92,24 @@ def test_models_of_16_bits_are_proved_and_run_in_float32(tmp_path: Path, policy:
     assert np.moveaxis(found, 0, -1) == pytest.approx(to_numpy(whole(image))[0], abs=1e-5)
 
 
+def test_a_model_that_takes_bytes_is_proved_with_bytes(tmp_path: Path) -> None:
+    image = keras.Input((None, None, 3), dtype="uint8")
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(layers.Rescaling(1 / 255)(image))
+    keras.Model(image, layers.Conv2D(2, 1)(x)).save(tmp_path / "m.keras")
+    pack(tmp_path / "m.keras", tmp_path / "model", DESCRIBED)
+    proof = prove(*load_bundle(tmp_path / "model"))
+    assert proof.holds
+    assert proof.deviation > 0.01
+
+
+def test_a_model_without_a_single_layer_is_proved(tmp_path: Path) -> None:
+    image = keras.Input((None, None, 2))
+    keras.Model(image, image).save(tmp_path / "m.keras")
+    described = Description(name="m", bands=("a", "b"), classes=TWO, scaling=Scaling())
+    pack(tmp_path / "m.keras", tmp_path / "model", described)
+    assert prove(*load_bundle(tmp_path / "model")).holds
+
+
 def test_a_cast_to_16_bits_at_the_end_is_not_carried_out(tmp_path: Path) -> None:
     plain = enlarging(2)
     keras.Model(plain.inputs[0], ops.cast(plain.outputs[0], "float16")).save(tmp_path / "m.keras")

@@ -74,6 +74,10 @@ def test_a_softmax_is_not_taken_for_logits(tmp_path: Path, how: str) -> None:
         ("logits", 2, layers.Softmax(axis=(1, 2)), "over rows or columns instead of channels"),
         ("logits", 2, lambda x: ops.softmax(x, axis=2), "over rows or columns instead of channels"),
         ("softmax", 1, layers.Softmax(), "of one channel it is always 1"),
+        ("logits", 1, lambda x: 1 / (1 + ops.exp(-x)), "0 to 1 however bright .*say --activation sigmoid"),
+        ("logits", 1, lambda x: (ops.tanh(x) + 1) / 2, "0 to 1 however bright .*say --activation sigmoid"),
+        ("logits", 2, lambda x: 1 / (1 + ops.exp(-x)), "each of its 2 channels gives 0 to 1 however bright"),
+        ("logits", 2, lambda x: x * np.nan, "nothing but NaN"),
     ],
 )
 def test_other_false_claims_are_refused(tmp_path: Path, claim: str, channels: int, end: object, said: str) -> None:
@@ -90,6 +94,9 @@ def test_other_false_claims_are_refused(tmp_path: Path, claim: str, channels: in
         ("logits", 2, layers.Activation("log_softmax")),
         ("sigmoid", 1, layers.Activation("sigmoid")),
         ("logits", 2, layers.ReLU()),
+        ("logits", 1, layers.ReLU()),
+        ("logits", 1, layers.Activation("tanh")),
+        ("sigmoid", 1, lambda x: 1 / (1 + ops.exp(-x))),
     ],
 )
 def test_true_claims_are_taken(tmp_path: Path, claim: str, channels: int, end: object) -> None:

@@ -60,6 +60,13 @@ def test_a_fixed_batch_is_no_hindrance(tmp_path: Path) -> None:
     assert tuple(load_archive(tmp_path / "fixed.keras").inputs[0].shape) == (None, None, None, 3)
 
 
+def test_names_of_image_and_map_are_no_hindrance(tmp_path: Path) -> None:
+    image = keras.Input((None, None, 3), name="image")
+    keras.Model({"image": image}, {"mask": layers.Conv2D(2, 3, padding="same")(image)}).save(tmp_path / "named.keras")
+    pack(tmp_path / "named.keras", tmp_path / "model", DESCRIBED)
+    assert prove(*load_bundle(tmp_path / "model")).holds
+
+
 def flat(x: object) -> object:
     """Every pixel of a map depends on every other, by weights for this size."""
     return layers.Reshape((32, 48, 2))(layers.Dense(32 * 48 * 2)(layers.Flatten()(x)))

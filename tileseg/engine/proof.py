@@ -11,6 +11,7 @@ from tileseg.card import ModelCard, Scaling
 from tileseg.engine.keras import KerasNetwork
 from tileseg.engine.predictor import Predictor, PredictorSpec
 from tileseg.engine.protocol import Engine, WindowSpec
+from tileseg.nn.activation import random_images
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.graph import flatten
@@ -82,7 +83,7 @@ def prove(model: keras.Model, card: ModelCard, *, seed: int = 0) -> Proof:
     rows, cols = (-(-side // c) * c for side, c in zip(scene, core, strict=True))
     rng = np.random.default_rng(seed)
     # Beyond the scene's odd edges its rows and columns go on as whatever: both sides see the same numbers.
-    pixels = rng.normal(size=(1, rows + 2 * halo, cols + 2 * halo, len(card.bands))).astype(np.float32)
+    pixels = random_images(model, rng, (1, rows + 2 * halo, cols + 2 * halo, len(card.bands)))
     network = KerasNetwork(model, card)
     tiled = Predictor(network, PredictorSpec(core, halo, (View(),), Scaling(), halo=halo, output="float32"))
 
@@ -114,7 +115,7 @@ def _far(tiled: Predictor, network: KerasNetwork, rng: np.random.Generator, axis
     window = card.halo + -(-64 // card.stride) * card.stride
     long = -(-(FAR + window) // card.stride) * card.stride
     sides = (2 * card.stride, long) if axis == 1 else (long, 2 * card.stride)
-    strip = rng.normal(size=(1, *sides, len(card.bands))).astype(np.float32)
+    strip = random_images(network.model, rng, (1, *sides, len(card.bands)))
 
     def logits(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         engine = network.engine(WindowSpec(images.shape[1], images.shape[2], 0, 1, "float32"))
@@ -137,4 +138,4 @@ def _folded_tolerance(model: keras.Model) -> float:
         for step in flatten(model).steps
         for tensor in step.node.output_tensors
     }
-    return max(FOLDED_TOLERANCE, *(_ROUNDINGS * _UNITS.get(kind, 0.0) for kind in kinds))
+    return max((FOLDED_TOLERANCE, *(_ROUNDINGS * _UNITS.get(kind, 0.0) for kind in kinds)))

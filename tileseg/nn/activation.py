@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from tileseg.card import Activation
 from tileseg.errors import InputError, first_line
@@ -34,6 +35,10 @@ _PROBABILITY = 1e-3
 """How far a probability may lie beyond 0 or 1, by rounding."""
 _SUM = 2e-2
 """How far probabilities of 16 bits may add up to anything but 1."""
+_BRIGHT = 1e3
+"""Deviation of a random image so bright that logits leave 0 to 1 where they can."""
+_SPAN = 0.5
+"""How much of 0 to 1 must be taken then, to tell a sigmoid from a network that is nearly constant."""
 
 
 def contradiction(model: keras.Model, claim: Activation) -> str | None:
@@ -91,23 +96,29 @@ def contradiction_of_outputs(model: keras.Model, claim: Activation, stride: int,
     ``stride``: windows are multiples of it. Raises InputError where the model does not take such images.
     """
     rows = -(-32 // stride) * stride
-    images = np.random.default_rng(seed).normal(size=(2, rows, rows + stride, model.inputs[0].shape[-1]))
-    images[1] *= 4
+    rng = np.random.default_rng(seed)
+    shape = (1, rows, rows + stride, model.inputs[0].shape[-1])
+    images = np.concatenate([random_images(model, rng, shape, gain) for gain in (1, 4, _BRIGHT)])
     try:
-        found = to_numpy(model(images.astype(np.float32), training=False)).astype(np.float64)
+        *found, bright = to_numpy(model(images, training=False)).astype(np.float64)
     except Exception as error:  # layers of all origins raise what they like
         raise InputError(
             f"model {model.name} does not take images of {rows} x {rows + stride}: {first_line(error)}"
         ) from error
-    low, high, channels = found.min(), found.max(), found.shape[-1]
-    total = found.sum(axis=-1)
+    if np.isnan(found).all():
+        return "it gives nothing but NaN for random images, so its weights are no numbers"
+    low, high, channels = np.min(found), np.max(found), bright.shape[-1]
+    total = np.sum(found, axis=-1)
     within = low >= -_PROBABILITY and high <= 1 + _PROBABILITY
     adds_up = np.abs(total - 1).max() <= _SUM
     if claim == "logits":
-        probable = channels > 1 and within and adds_up
-        return (
-            "its channels always add up to 1: probabilities, not logits; say --activation softmax" if probable else None
-        )
+        if channels > 1 and within and adds_up:
+            return "its channels always add up to 1: probabilities, not logits; say --activation softmax"
+        if within and bright.min() >= -_PROBABILITY and bright.max() <= 1 + _PROBABILITY and np.ptp(bright) > _SPAN:
+            whose = "it gives" if channels == 1 else f"each of its {channels} channels gives"
+            remedy = "say --activation sigmoid" if channels == 1 else "let the model end before they are computed"
+            return f"{whose} 0 to 1 however bright an image is: probabilities of a sigmoid, not logits; {remedy}"
+        return None
     if not within:
         return f"it gives {low:.3g} to {high:.3g} for random images: no probabilities; say --activation logits"
     if claim == "softmax" and not adds_up:
@@ -116,3 +127,15 @@ def contradiction_of_outputs(model: keras.Model, claim: Activation, stride: int,
             "classes gives 1"
         )
     return None
+
+
+def random_images(
+    model: keras.Model, rng: np.random.Generator, shape: tuple[int, ...], gain: float = 1.0
+) -> npt.NDArray[np.float32]:
+    """Images (n, rows, columns, bands) as a model takes them: mean 0 and deviation ``gain``.
+
+    Where it takes integers they are bytes, as float32, which is how a run hands them over.
+    """
+    if "int" in keras.backend.standardize_dtype(model.inputs[0].dtype):
+        return rng.integers(0, 128, shape).astype(np.float32)
+    return (gain * rng.normal(size=shape)).astype(np.float32)

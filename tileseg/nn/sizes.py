@@ -16,13 +16,16 @@ from tileseg.nn.twin import copy_layer
 def with_free_size(model: keras.Model) -> keras.Model:
     """The same layers and weights for images of any number, height and width; the model itself where it takes those.
 
+    A model that has names for its image and its map (a dictionary of one) takes and gives them alone.
+
     Raises:
         InputError: In one line, if a layer was made for the size at hand, or the map has another size than the image.
     """
     graph = flatten(model)
     given, made = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
     if given[:3] == (None, None, None):
-        return model
+        plain = all(isinstance(side, keras.KerasTensor) for side in (model.input, model.output))
+        return model if plain else keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     size = " x ".join(str(side or "any") for side in given[1:3])
     if len(made) == 4 and made[1:3] != given[1:3]:
         raise InputError(
