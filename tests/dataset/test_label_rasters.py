@@ -51,6 +51,16 @@ KINDS: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "int16, nodata": (lambda values, hidden: np.where(hidden, -9, values).astype("int16"), {"nodata": -9}, ""),
     "uint16": (lambda values, hidden: np.where(hidden, 255, values).astype("uint16"), {}, ""),
+    "float, NaN, nodata and a map": (
+        lambda values, hidden: np.where(hidden, np.nan, values).astype("float32"),
+        {"nodata": 0},
+        "label_map = { 0 = 0, 1 = 1, 2 = 2 }\n",
+    ),
+    "float, nodata that is no whole number": (
+        lambda values, hidden: np.where(hidden, -1e38, values).astype("float32"),
+        {"nodata": float(np.float32(-1e38))},
+        "",
+    ),
     "uint32, nodata": (lambda values, hidden: np.where(hidden, 9, values).astype("uint32"), {"nodata": 9}, ""),
     "internal mask": (lambda values, _: values.astype("uint8"), {"mask": True}, ""),
     "palette": (lambda values, _: values.astype("uint8"), {"palette": PALETTE, "mask": True}, ""),
@@ -91,13 +101,17 @@ def test_what_is_hidden_is_unknown_on_any_grid(tmp_path: Path, kind: str, margin
 
 
 @pytest.mark.parametrize("margin", [0, MARGIN])
-@pytest.mark.parametrize("nodata", [0, 1, 2])
-def test_a_class_that_is_called_nodata_is_told_and_the_map_wins(tmp_path: Path, nodata: int, margin: int) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("uint8", 0), ("uint8", 1), ("int16", 2), ("int64", 0), ("uint32", 2), ("float32", 0)]
+)
+def test_a_class_that_is_called_nodata_is_told_and_the_map_wins(
+    tmp_path: Path, dtype: str, nodata: int, margin: int
+) -> None:
     values, _ = labels_and_hidden()
     write(tmp_path / "a.tif", noise(*SIZE))
     place = NORTH_UP @ Affine.translation(-MARGIN * (margin > 0), -MARGIN * (margin > 0))
     inner = np.s_[MARGIN : MARGIN + SIZE[0], MARGIN : MARGIN + SIZE[1]]
-    write(tmp_path / "l.tif", (values if margin else values[inner]).astype(np.uint8), nodata=nodata, transform=place)
+    write(tmp_path / "l.tif", (values if margin else values[inner]).astype(dtype), nodata=nodata, transform=place)
     entry = "[[scenes]]\nimage = 'a.tif'\nlabels = 'l.tif'\n"
     name = ("ground", "building", "water")[nodata]
     scene = load_dataset(dataset(tmp_path, entry)).train[0]

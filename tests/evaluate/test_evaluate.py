@@ -350,13 +350,17 @@ def _boxes() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("side", ["truth", "prediction"])
 @pytest.mark.parametrize(
-    ("nodata", "map_"), [(0, "0=other,1=building"), (1, "0=other,1=building"), (0, "1=building,*=other")]
-)
-def test_a_class_that_is_called_nodata_is_told_and_the_map_wins(tmp_path, side, nodata, map_) -> None:
+    ("dtype", "nodata", "map_"),
+    [
+        ("uint8", 0, "0=other,1=building"), ("uint8", 1, "0=other,1=building"), ("uint8", 0, "1=building,*=other"),
+        ("float32", 0, "0=other,1=building"), ("int64", 0, "1=building,*=other"),
+    ],
+)  # fmt: skip
+def test_a_class_that_is_called_nodata_is_told_and_the_map_wins(tmp_path, side, dtype, nodata, map_) -> None:
     truth, predicted = _boxes()
     right = metrics.jaccard_score(truth.ravel(), predicted.ravel())
     files = [
-        _write(tmp_path / f"{name}.tif", labels, nodata=nodata if name == side else None)
+        _write(tmp_path / f"{name}.tif", labels.astype(dtype), nodata=nodata if name == side else None)
         for name, labels in (("prediction", predicted), ("truth", truth))
     ]
     name = ("other", "building")[nodata]

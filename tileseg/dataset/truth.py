@@ -71,9 +71,9 @@ def _open_raster(pair: SceneFiles) -> LabelRaster:
     if raster.nodata is None or str(raster.nodata) not in pair.reading.label_map:
         return raster
     scene = replace(raster.scene, nodata=(None,))
-    if scene.alpha is None and not scene.masks:
+    if scene.alpha is None and not scene.masks and np.dtype(scene.dtype).kind != "f":
         return replace(raster, scene=scene, nodata=None)
-    # What alpha or a mask hides stays unknown, so it needs a value that is none of the raster's own.
+    # What alpha or a mask hides, and NaN, stay unknown, so they need a value that is none of the raster's own.
     dtype = "int16" if np.dtype(raster.dtype).itemsize == 1 else "int32"
     return replace(raster, scene=scene, dtype=dtype, nodata=int(np.iinfo(dtype).min))
 

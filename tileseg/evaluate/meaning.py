@@ -126,6 +126,8 @@ def _parse(option: str, texts: Sequence[str]) -> dict[str, str]:
         value, equals, wanted = (piece.strip() for piece in part.rpartition("="))
         if not equals or not value or not wanted:
             raise UsageError(f"{option} {part}: expected VALUE=CLASS, such as building=1, or *=0 for all others")
+        if out.get(value, wanted) != wanted:
+            raise UsageError(f"{option} {part}: {value} is {out[value]} already; expected each value once")
         out[value] = wanted
     return out
 

@@ -100,18 +100,20 @@ class _Handle:
             raise changed(scene)
         self.lut = lut(self.dataset, scene.bands[0]) if scene.palette else None
 
-    def read(self, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
-        """Pixels (y, x, band) and valid (y, x) of a window; every n-th of them if ``shape`` is smaller."""
+    def read(self, scene: RasterScene, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
+        """Pixels (y, x, band) and valid (y, x) of a window; every n-th of them if ``shape`` is smaller.
+
+        ``scene`` may call other pixels nodata than the one that the file was opened for.
+        """
         try:
-            return self._read(window, shape)
+            return self._read(scene, window, shape)
         finally:
             # What is written over while it is open gives complaints of all kinds, or some old pixels and some new.
             here = self.scene.file.stamps(None if self.scene.warp_to else window)
             if not here.items() <= self.stamps.items():
                 raise changed(self.scene)
 
-    def _read(self, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
-        scene = self.scene
+    def _read(self, scene: RasterScene, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
         frame = rasterio.windows.Window(window.col_off, window.row_off, window.width, window.height)
         if self.lut is not None:
             index = self.dataset.read(scene.bands[0], window=frame, out_shape=shape)
@@ -195,7 +197,7 @@ def read_pixels(
 
     def attempt() -> tuple[Pixels, Mask]:
         with reading(scene.path, scene.file, window, {"GDAL_CACHEMAX": cache}), handle_of(scene) as handle:
-            return handle.read(stored, shape)
+            return handle.read(scene, stored, shape)
 
     pixels, valid = patiently(attempt)
     return (

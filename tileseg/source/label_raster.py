@@ -111,7 +111,10 @@ def _describe_labels(text: str, source: RasterFile) -> LabelRaster:
         georeference(text, dataset, warp=False, option=None)
         data = [i for i in dataset.indexes if i not in alpha_bands(dataset)]
         if len(data) != 1:
-            raise InputError(f"{text}: has {len(data)} bands; expected one band of class ids")
+            raise InputError(
+                f"{text}: has {len(data)} bands; expected one band of class ids; take out the one that holds them: "
+                "gdal_translate -b 1 in.tif labels.tif"
+            )
         native = dataset.dtypes[data[0] - 1]
         colors = _colors(dataset, data[0])
         names = _category_names(dataset, data[0])
@@ -127,14 +130,12 @@ def _describe_labels(text: str, source: RasterFile) -> LabelRaster:
 
 def _type_of(native: str, value: float | None, *, masked: bool) -> tuple[str, int | None]:
     """The type that labels are read as, and the label of pixels without data. ``value``: what the file declares."""
-    if native not in _FITTING:
-        may_lack = masked or value is not None or np.dtype(native).kind == "f"
-        return "int32", int(np.iinfo(np.int32).min) if may_lack else None
-    limits = np.iinfo(native)
+    read = native if native in _FITTING else "int32"
+    limits = np.iinfo(read)
     if value is not None and float(value).is_integer() and limits.min <= value <= limits.max:
-        return native, int(value)
-    if not masked:
-        return native, None
+        return read, int(value)
+    if not masked and np.dtype(native).kind != "f" and (read == native or value is None):
+        return read, None
     # Every id may be in use, so the one for nodata lies outside the type (or where no class is).
     dtype = "int16" if limits.bits == 8 else "int32"
     return dtype, int(np.iinfo(dtype).min)
