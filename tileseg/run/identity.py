@@ -104,7 +104,7 @@ class Record(BaseModel):
     scene: str
     """Scene that the run is of, as the user named it."""
     begun: str
-    """Which beginning of the run it is."""
+    """A token of this run: another one that begins anew in the folder has another."""
     sizes: Sizes
     earlier_sizes: tuple[Sizes, ...] = ()
     """Sizes that finished blocks had before they changed, oldest first."""

@@ -45,7 +45,7 @@ class Ledger:
 
     root: Path | Url
     begun: str = ""
-    """``begun`` of ``run.json``: when this run began. A folder with another one belongs to another run."""
+    """``begun`` of ``run.json``, a token of this run. A folder with another one belongs to another run."""
 
     @property
     def run_file(self) -> Path | Url:

@@ -163,11 +163,11 @@ class VirtualRaster:
     """Every file behind it, and where its pixels may appear in the virtual raster; None: anywhere."""
 
 
-Source = Callable[[str], tuple[str, Mapping[Path, Window | None]]]
+Resolver = Callable[[str], tuple[str, Mapping[Path, Window | None]]]
 """Checks a file that a virtual raster refers to: how GDAL is to open it, and the files behind it."""
 
 
-def rebuild(file: Path, shown: str, refer: Source) -> VirtualRaster:
+def rebuild(file: Path, shown: str, refer: Resolver) -> VirtualRaster:
     """Read a virtual raster and write it anew.
 
     ``shown``: its name in messages; ``refer`` is called with every reference to a file. Raises InputError, naming what
@@ -194,7 +194,7 @@ def rebuild(file: Path, shown: str, refer: Source) -> VirtualRaster:
 class _Writer:
     """Copies what is understood of one virtual raster, and collects the files behind it."""
 
-    def __init__(self, shown: str, refer: Source) -> None:
+    def __init__(self, shown: str, refer: Resolver) -> None:
         self._shown = shown
         self._refer = refer
         self._known: dict[str, tuple[str, Mapping[Path, Window | None]]] = {}
