@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.features
+import rasterio.shutil
 import shapely
 from fakes import save_tiny, smooth_noise, write_scene
 from rasterio.transform import from_origin
@@ -266,11 +268,38 @@ def test_classes_that_do_not_match_are_told_before_anything_is_run(model: Path, 
     assert not (tmp_path / "out").exists()
 
 
+def _elsewhere(path: Path, file: Path) -> Path:
+    """A virtual raster of a file that lies outside its folder."""
+    path.parent.mkdir()
+    rasterio.shutil.copy(file, path, driver="VRT")
+    return path
+
+
+def test_virtual_rasters_of_files_elsewhere_where_the_user_says_so(tmp_path: Path) -> None:
+    prediction, truth = _write(tmp_path / "p.tif", _blobs(1)), _write(tmp_path / "t.tif", _blobs(2))
+    image = write_scene(tmp_path / "i.tif", smooth_noise(HEIGHT, WIDTH, 3))
+    virtual = [_elsewhere(tmp_path / file.stem / "a.vrt", file) for file in (prediction, truth, image)]
+    rest = ("--no-distances", "--no-polygons", "--out")
+    for given in ((virtual[0], truth, image), (prediction, virtual[1], image), (prediction, truth, virtual[2])):
+        labels = ("--labels", *given[:2], "--image", given[2], *rest)
+        code, said = _run(*labels, tmp_path / "none")
+        assert code == 42
+        assert "a.vrt: refers to" in said
+        assert "--trust-vrt" in said
+        shutil.rmtree(tmp_path / "none")
+        code, said = _run("--trust-vrt", *labels, tmp_path / "out", "--overwrite")
+        assert code == 0, said
+    plain = _run("--labels", prediction, truth, *rest, tmp_path / "plain")
+    assert plain[0] == 0
+    assert _metrics(tmp_path / "out")["confusion"] == _metrics(tmp_path / "plain")["confusion"]
+
+
 @pytest.mark.slow
 def test_a_model_on_a_dataset(tmp_path: Path) -> None:
     card = save_tiny(tmp_path / "model")
     pixels = smooth_noise(HEIGHT, WIDTH, 3)
     write_scene(tmp_path / "a.tif", pixels)
+    _elsewhere(tmp_path / "virtual" / "a.vrt", tmp_path / "a.tif")
     truth = _blobs()
     truth[:9] = 255
     _write(tmp_path / "a_labels.tif", truth)
@@ -283,7 +312,8 @@ def test_a_model_on_a_dataset(tmp_path: Path) -> None:
             for c in card.classes
         )
         + ']\n[[scenes]]\nimage = "a.tif"\nlabels = "a_labels.tif"\nsplit = "validate"\n'
-        '[[scenes]]\nimage = "a.tif"\nlabels = "b.geojson"\nclass = "roof"\nsplit = "validate"\nname = "second"\n'
+        '[[scenes]]\nimage = "virtual/a.vrt"\ntrust_vrt = true\nlabels = "b.geojson"\nclass = "roof"\n'
+        'split = "validate"\nname = "second"\n'
     )
     spec = EvaluateSpec(tmp_path / "out")
     model = ModelSpec(str(tmp_path / "model"), dataset, run={"workers": 0, "precision": "float32"})

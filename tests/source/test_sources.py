@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import rasterio
 from fakes import FakeSource, smooth_noise, write_scene
+from typer.testing import CliRunner
 
 from tileseg import RunSpec, run
+from tileseg.cli.main import app
+from tileseg.dataset.dataset import load_dataset
 from tileseg.errors import InputError, UsageError
 from tileseg.source.picture import overview_rgb
 from tileseg.source.protocol import PixelSource, ReadRequest
@@ -47,17 +50,40 @@ def numpy_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("numpy_files")
 def test_a_run_of_a_toy_source_is_that_of_the_raster(tmp_path: Path, model: Path) -> None:
-    pixels = smooth_noise(150, 210, 3)
+    pixels = smooth_noise(70, 100, 3)
     np.save(tmp_path / "scene.npy", pixels)
     write_scene(tmp_path / "scene.tif", pixels, crs=None)
     labels = []
     for name in ("scene.npy", "scene.tif"):
         out = tmp_path / f"{name}.out"
-        run(RunSpec(scene=tmp_path / name, model=str(model), out=out, workers=0, block=64, window=64))
+        run(
+            RunSpec(
+                scene=tmp_path / name, model=str(model), out=out, workers=0, block=64, window=64, precision="float32"
+            )
+        )
         with rasterio.open(out / "labels.tif") as file:
             labels.append(file.read(1))
     assert np.array_equal(*labels)
     assert len(np.unique(labels[0])) > 1
+
+
+@pytest.mark.usefixtures("numpy_files")
+def test_labels_of_a_toy_source_become_polygons_and_teach(tmp_path: Path) -> None:
+    labels = smooth_noise(40, 70, 1)[..., 0] // 128
+    np.save(tmp_path / "labels.npy", labels[..., None])
+    write_scene(tmp_path / "labels.tif", labels[..., None], crs=None)
+    write_scene(tmp_path / "scene.tif", smooth_noise(40, 70, 3), crs=None)
+    done = CliRunner().invoke(app, ["vectorize", str(tmp_path / "labels.npy"), "--out", str(tmp_path / "toy.geojson")])
+    assert done.exit_code == 0, done.output
+    raster = CliRunner().invoke(app, ["vectorize", str(tmp_path / "labels.tif"), "--out", str(tmp_path / "a.geojson")])
+    assert raster.exit_code == 0, raster.output
+    assert (tmp_path / "toy.geojson").read_bytes() == (tmp_path / "a.geojson").read_bytes()
+    (tmp_path / "d.toml").write_text(
+        'bands = ["red", "green", "blue"]\nclasses = [{name = "other", background = true}, {name = "roof"}]\n'
+        '[[scenes]]\nimage = "scene.tif"\nlabels = "labels.npy"\n'
+    )
+    scene = load_dataset(tmp_path / "d.toml", gsd="native").scenes[0]
+    assert np.array_equal(scene.read_labels(scene.grid.extent), labels)
 
 
 @pytest.mark.usefixtures("numpy_files")

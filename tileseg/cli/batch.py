@@ -90,10 +90,10 @@ def command(
     stem = "batch"
     if archive.shard is not None:
         entries, stem = part_of(entries, archive.shard), f"batch-{archive.shard.replace('/', '-of-')}"
-    if control.dry_run:
-        _list(entries, folder, as_json=control.as_json)
-        return
     asked = {**(read_config(control.config) if control.config else {}), **chosen(options)}
+    if control.dry_run:
+        _list(entries, folder, as_json=control.as_json, trust_vrt=bool(asked.get("trust_vrt")))
+        return
     asked = {name: value for name, value in asked.items() if name not in ("scene", "out")}
     from tileseg.batch.archive import run_batch
     from tileseg.batch.spec import BatchSpec
@@ -164,14 +164,14 @@ class _Lines:
         self._console.print(line, style=style, markup=False)
 
 
-def _list(entries: tuple[Entry, ...], out: Path | Url, *, as_json: bool) -> None:
+def _list(entries: tuple[Entry, ...], out: Path | Url, *, as_json: bool, trust_vrt: bool) -> None:
     from tileseg.batch.folders import folder_of
     from tileseg.errors import InputError
     from tileseg.source.scene import open_scene
 
     def identity(entry: Entry) -> str | None:
         try:
-            return open_scene(entry.scene, expected=1, warp=True).identity
+            return open_scene(entry.scene, expected=1, warp=True, trust_vrt=trust_vrt).identity
         except InputError:
             return None
 

@@ -62,6 +62,7 @@ def command(
         distances=measures.distances,
         polygons=measures.polygons,
         overwrite=control.overwrite,
+        trust_vrt=subject.trust_vrt,
     )
     given, quiet = chosen(run), control.quiet or control.as_json
     if subject.labels is not None:
@@ -90,6 +91,7 @@ def _refuse(spec: EvaluateSpec) -> None:
         ("--attribute", spec.attribute),
         ("--image", spec.image),
         ("--pixel", spec.pixel),
+        ("--trust-vrt", spec.trust_vrt),
     ):
         if value:
             raise UsageError(f"{name} is for --labels: with --model, the dataset says it")

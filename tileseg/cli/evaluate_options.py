@@ -30,6 +30,10 @@ class SubjectOptions:
     pixel: Annotated[
         float | None, option(_WHAT, "Metres per pixel, where both sides are polygons and there is no --image.")
     ] = None
+    trust_vrt: Annotated[
+        bool,
+        option(_WHAT, "With --labels: let a virtual raster refer to files outside its own folder.", "--trust-vrt"),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)

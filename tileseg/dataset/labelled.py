@@ -63,6 +63,8 @@ class LabelledScene:
     """Value of pixels without data: one, or one per band."""
     drawn: bool = False
     """Whether a program made it instead of a camera."""
+    trust_vrt: bool = False
+    """Whether its virtual rasters may refer to files outside their own folder."""
     cached: bool = False
     """Whether tiles are kept in memory once they were read."""
 
@@ -188,6 +190,7 @@ def open_labelled(pair: SceneFiles, spec: DatasetSpec, gsd: float | None) -> Lab
         rescale=rescale,
         truth=truth,
         key=key,
+        trust_vrt=pair.reading.trust_vrt,
     )
 
 

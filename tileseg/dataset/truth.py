@@ -18,8 +18,8 @@ from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.source.label_raster import LabelRaster, open_labels
-from tileseg.source.protocol import ReadRequest
-from tileseg.source.raster import open_raster
+from tileseg.source.raster import RasterScene
+from tileseg.source.scene import open_scene
 
 _TURNED = "; one of them is turned by a quarter: turn the labels as the image is shown"
 _SAME_PLACE = 0.1
@@ -52,11 +52,12 @@ def open_truth(pair: SceneFiles, spec: DatasetSpec, image: Grid, target: Grid, r
 
 
 def _open_colors(pair: SceneFiles) -> ColorRaster:
-    scene = open_raster(pair.labels, ReadRequest(3, trust_vrt=pair.reading.trust_vrt))
-    masked = scene.alpha is not None or bool(scene.masks)
+    scene = open_scene(pair.labels, expected=3, trust_vrt=pair.reading.trust_vrt)
     listed = frozenset(int(text[1:], 16) for text in pair.reading.label_map if _COLOR.fullmatch(text))
     # Where an alpha band or a mask says what is data, a value that is called nodata is a colour like any other.
-    return ColorRaster(replace(scene, nodata=(None,) * 3) if masked else scene, frozenset() if masked else listed)
+    if isinstance(scene, RasterScene) and (scene.alpha is not None or scene.masks):
+        return ColorRaster(replace(scene, nodata=(None,) * 3), frozenset())
+    return ColorRaster(scene, listed)
 
 
 def _open_raster(pair: SceneFiles) -> LabelRaster:
@@ -70,12 +71,7 @@ def _open_raster(pair: SceneFiles) -> LabelRaster:
         raise
     if raster.nodata is None or str(raster.nodata) not in pair.reading.label_map:
         return raster
-    scene = replace(raster.scene, nodata=(None,))
-    if scene.alpha is None and not scene.masks and np.dtype(scene.dtype).kind != "f":
-        return replace(raster, scene=scene, nodata=None)
-    # What alpha or a mask hides, and NaN, stay unknown, so they need a value that is none of the raster's own.
-    dtype = "int16" if np.dtype(raster.dtype).itemsize == 1 else "int32"
-    return replace(raster, scene=scene, dtype=dtype, nodata=int(np.iinfo(dtype).min))
+    return raster.with_nodata_as_label()
 
 
 def _values(pair: SceneFiles, spec: DatasetSpec, raster: LabelRaster | None) -> ValueTable:

@@ -17,7 +17,7 @@ from tileseg.dataset.labelled import LabelledScene
 from tileseg.errors import InputError, UsageError, not_writable
 from tileseg.evaluate.compare import default_threads, score
 from tileseg.evaluate.meaning import agree, match_classes
-from tileseg.evaluate.pairing import pair_files, pair_scene, reference_grid
+from tileseg.evaluate.pairing import open_image, pair_files, pair_scene, reference_grid
 from tileseg.evaluate.report import write_report
 from tileseg.evaluate.results import Evaluation
 from tileseg.evaluate.scores import Comparison, Options
@@ -64,6 +64,8 @@ class EvaluateSpec:
     distances: bool = True
     polygons: bool = True
     overwrite: bool = False
+    trust_vrt: bool = False
+    """Whether a virtual raster may refer to files outside its own folder."""
 
     def options(self) -> Options:
         """What is measured. Raises UsageError."""
@@ -105,12 +107,15 @@ def evaluate_labels(prediction: Path, truth: Path, spec: EvaluateSpec, progress:
     """
     options = spec.options()
     spec.check_out()
-    true, predicted = (describe_side(path, _column(path, spec.attribute)) for path in (truth, prediction))
+    true, predicted = (
+        describe_side(path, _column(path, spec.attribute), trust_vrt=spec.trust_vrt) for path in (truth, prediction)
+    )
     if spec.attribute is not None and not (true.is_vector or predicted.is_vector):
         raise UsageError("--attribute: neither side is a vector file")
     meaning = agree(true, predicted, names=spec.classes, map_truth=spec.map_truth, map_prediction=spec.map_prediction)
-    grid = reference_grid(true, predicted, spec.image, spec.pixel)
-    pair, notices = pair_files(true, predicted, meaning, grid, spec.image)
+    image = None if spec.image is None else open_image(spec.image, trust_vrt=spec.trust_vrt)
+    grid = reference_grid(true, predicted, image, spec.pixel)
+    pair, notices = pair_files(true, predicted, meaning, grid, image)
     scored = score(pair, meaning.classes, options, _named(progress, pair.name))
     found = Evaluation(
         {"prediction": str(prediction), "truth": str(truth)},
@@ -177,6 +182,7 @@ def _run_spec(scene: LabelledScene, model: ModelSpec, spec: EvaluateSpec, *, sam
             "scene": scene.scene.path,
             "out": folder,
             "model": model.model,
+            "trust_vrt": scene.trust_vrt,
             "bands": scene.scene.bands if same_bands else None,
             **model.run,
         }

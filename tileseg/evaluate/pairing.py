@@ -92,7 +92,7 @@ class MappedChances:
         return np.minimum(total, CERTAIN).astype(np.uint16)
 
 
-def reference_grid(truth: Side, prediction: Side, image: Path | None, pixel: float | None) -> Grid:
+def reference_grid(truth: Side, prediction: Side, image: PixelSource | None, pixel: float | None) -> Grid:
     """The grid on which two sides are compared: the truth's, else the prediction's, else the image's, else made.
 
     ``pixel``: metres per pixel where both are polygons. Raises UsageError, InputError.
@@ -110,7 +110,7 @@ def reference_grid(truth: Side, prediction: Side, image: Path | None, pixel: flo
     if prediction.grid is not None:
         return prediction.grid
     if image is not None:
-        return open_image(image).grid
+        return image.grid
     if pixel is None:
         raise UsageError(
             "--labels: both are polygons, so there are no pixels to compare: say --image IMAGE (whose pixels are "
@@ -148,18 +148,18 @@ def _moved(box: Box, crs: CRS | None, target: CRS | None) -> Box:
     return left, bottom, right, top
 
 
-def open_image(path: Path) -> PixelSource:
-    """An image to look at: its first three bands, or one."""
+def open_image(path: Path, *, trust_vrt: bool) -> PixelSource:
+    """An image to look at: its first three bands, or one. Raises InputError."""
     from tileseg.source.scene import open_scene
 
     try:
-        return open_scene(path, expected=3)
+        return open_scene(path, expected=3, trust_vrt=trust_vrt)
     except InputError:
-        return open_scene(path, expected=1)
+        return open_scene(path, expected=1, trust_vrt=trust_vrt)
 
 
 def pair_files(
-    truth: Side, prediction: Side, meaning: Meaning, grid: Grid, image: Path | None
+    truth: Side, prediction: Side, meaning: Meaning, grid: Grid, image: PixelSource | None
 ) -> tuple[Comparison, tuple[str, ...]]:
     """Two files on one grid, and what there is to say about it. Raises InputError."""
     notices: list[str] = []
@@ -171,14 +171,14 @@ def pair_files(
         sides.append(opened)
     if truth.grid is not None and prediction.grid is not None and is_placed(truth.grid) != is_placed(prediction.grid):
         notices.append("only one of both says where it lies: compared pixel by pixel")
-    shown = image or prediction.scene
-    picture = None
+    shown, picture = image, None
+    if shown is None and prediction.scene is not None:
+        shown = open_image(prediction.scene, trust_vrt=prediction.trust_vrt)
     if shown is not None:
-        scene = open_image(shown)
-        if _same(scene.grid, grid):
-            picture = Picture.of(scene)
+        if _same(shown.grid, grid):
+            picture = Picture.of(shown)
         elif image is not None:
-            notices.append(f"{image}: is on another grid ({_by(scene.grid)}), so it is not shown")
+            notices.append(f"{shown.path}: is on another grid ({_by(shown.grid)}), so it is not shown")
     chances = _chances(prediction, meaning, sides[1])
     if chances is None:
         notices.append(f"{prediction.path}: holds no probabilities on this grid, so calibration is not measured")
@@ -236,7 +236,7 @@ def _open(side: Side, values: Mapping[str, int], meaning: Meaning, grid: Grid) -
         label = values[ALL]
         reading = ReadOptions.model_validate({"class": infos[label].name})
     else:
-        reading = ReadOptions(label_map=dict(values), attribute=side.attribute)
+        reading = ReadOptions(label_map=dict(values), attribute=side.attribute, trust_vrt=side.trust_vrt)
     # Called by the name of what it is compared with, for what may be said of them.
     listed = SceneFiles(side.path.name, "validate", Path("the other side"), side.labels, reading)
     whole = Rescale(Axis(grid.height, 1.0), Axis(grid.width, 1.0))

@@ -57,6 +57,8 @@ class Side:
     """The value that a raster calls nodata."""
     hidden: float = 0.0
     """Share of its pixels that have that value."""
+    trust_vrt: bool = False
+    """Whether a virtual raster may refer to files outside its own folder."""
 
     @property
     def is_vector(self) -> bool:
@@ -69,7 +71,7 @@ class Side:
         return any(name is not None for name in self.values.values())
 
 
-def describe_side(path: Path, attribute: str | None = None) -> Side:
+def describe_side(path: Path, attribute: str | None = None, *, trust_vrt: bool = False) -> Side:
     """Look at a file or a run's folder. Label rasters without names are read once, to see which ids occur.
 
     ``attribute`` is the column of a vector file that says the class; by default ``class_name``, which tileseg writes.
@@ -79,7 +81,7 @@ def describe_side(path: Path, attribute: str | None = None) -> Side:
         return _vectors(path, attribute)
     if path.is_dir():
         return _run(path)
-    return _raster(path)
+    return _raster(path, trust_vrt)
 
 
 def describe_model(name: str, classes: Sequence[ClassInfo]) -> Side:
@@ -114,13 +116,14 @@ def _run(folder: Path) -> Side:
         {info.name: info for info in classes},
         mosaic=mosaic,
         scene=scene if is_there(scene) else None,
+        trust_vrt=facts["spec"].get("trust_vrt", False),
     )
 
 
-def _raster(path: Path) -> Side:
+def _raster(path: Path, trust_vrt: bool) -> Side:
     from tileseg.source.label_raster import open_labels
 
-    raster = open_labels(path)
+    raster = open_labels(path, trust_vrt=trust_vrt)
     names: dict[str, str | None] = {str(i): name for i, name in sorted(raster.names.items())}
     infos = {
         name: ClassInfo(name=name, color=raster.colors[i], background=i in raster.background)
@@ -131,7 +134,7 @@ def _raster(path: Path) -> Side:
     for value in found:
         names.setdefault(str(value), None)
     nodata = None if raster.nodata is None else str(raster.nodata)
-    return Side(path, path, raster.grid, names, infos, nodata=nodata, hidden=hidden)
+    return Side(path, path, raster.grid, names, infos, nodata=nodata, hidden=hidden, trust_vrt=trust_vrt)
 
 
 def _ids(raster: LabelRaster) -> tuple[list[int], float]:

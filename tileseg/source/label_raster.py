@@ -17,8 +17,9 @@ from tileseg.source.bands import alpha_bands
 from tileseg.source.formats import RasterFile, identify
 from tileseg.source.gdal import open_dataset, reading
 from tileseg.source.header import check_header, georeference
-from tileseg.source.protocol import ReadRequest
+from tileseg.source.protocol import PixelSource, ReadRequest, Words
 from tileseg.source.raster import RasterScene, describe
+from tileseg.source.scene import RASTERS, opener_of
 from tileseg.storage.patience import patiently
 from tileseg.storage.place import Url
 from tileseg.window import Window
@@ -31,6 +32,8 @@ BACKGROUND = "class_background"
 """Tag of a label band: ids of the classes that are background, with commas."""
 
 
+_OF_LABELS = Words(taker="labels have", remedy="expected one band of class ids", warp=None)
+
 _FITTING = ("uint8", "int8", "uint16", "int16", "int32")
 """Types whose values are all class ids."""
 
@@ -39,7 +42,7 @@ _FITTING = ("uint8", "int8", "uint16", "int16", "int32")
 class LabelRaster:
     """A raster of class ids to be vectorised; picklable."""
 
-    scene: RasterScene
+    scene: PixelSource
     """The raster as a scene of one band."""
     dtype: str
     """NumPy type of the labels that are read."""
@@ -77,6 +80,19 @@ class LabelRaster:
             labels[~valid] = self.nodata
         return labels
 
+    def with_nodata_as_label(self) -> LabelRaster:
+        """The same with the value that the file calls nodata as a label like any other.
+
+        What alpha or a mask hides, and NaN, stay without data, and get a label that is none of the raster's own.
+        """
+        if not isinstance(self.scene, RasterScene):
+            return self
+        scene = replace(self.scene, nodata=(None,))
+        if scene.alpha is None and not scene.masks and np.dtype(scene.dtype).kind != "f":
+            return replace(self, scene=scene, nodata=None)
+        dtype, nodata = _outside(self.dtype)
+        return replace(self, scene=scene, dtype=dtype, nodata=nodata)
+
     def _check(self, values: npt.NDArray[Any], window: Window) -> None:
         """Refuse values that are no class ids: with a fraction, or too large."""
         if values.dtype.kind == "f" and (broken := values[np.floor(values) != values]).size:
@@ -97,10 +113,15 @@ class LabelRaster:
 
 
 def open_labels(path: str | Path | Url, *, trust_vrt: bool = False) -> LabelRaster:
-    """Describe a raster of integer class ids. Raises InputError in one line if it is none.
+    """Describe a raster of integer class ids, of any kind of source. Raises InputError in one line if it is none.
 
     A virtual raster may refer to files outside its own folder with ``trust_vrt``.
     """
+    opener = opener_of(path)
+    if opener is not RASTERS:
+        scene = opener.open(path, ReadRequest(1, trust_vrt=trust_vrt, words=_OF_LABELS))
+        dtype, nodata = _type_of(scene.dtype, None, masked=scene.has_gaps)
+        return LabelRaster(scene, dtype, nodata, {}, {})
     source = identify(path, trust_vrt=trust_vrt)
     return patiently(partial(_describe_labels, str(source.files[0]) if source.remote else str(path), source))
 
@@ -136,8 +157,15 @@ def _type_of(native: str, value: float | None, *, masked: bool) -> tuple[str, in
         return read, int(value)
     if not masked and np.dtype(native).kind != "f" and (read == native or value is None):
         return read, None
-    # Every id may be in use, so the one for nodata lies outside the type (or where no class is).
-    dtype = "int16" if limits.bits == 8 else "int32"
+    return _outside(read)
+
+
+def _outside(native: str) -> tuple[str, int]:
+    """A type and a label for pixels without data. Every id may be in use, so that lies outside the type of the ids.
+
+    (Of 32 bits: where no class is.)
+    """
+    dtype = "int16" if np.iinfo(native).bits == 8 else "int32"
     return dtype, int(np.iinfo(dtype).min)
 
 

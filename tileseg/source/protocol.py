@@ -42,7 +42,7 @@ class PixelSource(Protocol):
 
     @property
     def dtype(self) -> str:
-        """NumPy type of the pixels that are read: uint8, int8, uint16, int16 or float32."""
+        """NumPy type of the pixels that are read: uint8, int8, uint16, int16 or float32; of labels any."""
 
     @property
     def palette(self) -> bool:

@@ -27,10 +27,15 @@ class Opener:
     """Describes it. Raises InputError or UsageError in one line."""
 
 
-OPENERS: list[Opener] = [
-    Opener("rasters that GDAL reads", lambda path: True, open_raster),  # noqa: ARG005 - it refuses what it cannot read
-]
+RASTERS = Opener("rasters that GDAL reads", lambda path: True, open_raster)  # noqa: ARG005 - it refuses the rest
+
+OPENERS: list[Opener] = [RASTERS]
 """Kinds of sources, the first that recognises a path opens it. Another kind is one more line, before GDAL's."""
+
+
+def opener_of(path: str | Path | Url) -> Opener:
+    """The kind of source that a path or an address is."""
+    return next(opener for opener in OPENERS if opener.recognises(path))
 
 
 def open_scene(
@@ -52,8 +57,7 @@ def open_scene(
     files outside its own folder with ``trust_vrt``. ``words``: how messages name what the user can change. Raises
     InputError in one line for whatever cannot be used.
     """
-    opener = next(opener for opener in OPENERS if opener.recognises(path))
-    return opener.open(path, ReadRequest(expected, bands, names, warp, trust_vrt, words))
+    return opener_of(path).open(path, ReadRequest(expected, bands, names, warp, trust_vrt, words))
 
 
 def read_plane(
