@@ -1,7 +1,7 @@
 """Memory of polygons on the labels that are hardest for them: noise, a checkerboard, a class that hangs together.
 
-    python benchmarks/hostile.py                # tracing a block of 2048 x 2048; joining 4096 x 4096
-    python benchmarks/hostile.py --side 16384   # joining a scene of this size: some minutes, and 5 GB of disk
+    python benchmarks/hostile.py                # tracing a block of 2048 x 2048; joining and writing 4096 x 4096
+    python benchmarks/hostile.py --side 16384   # a scene of this size: some minutes, and 20 GB of disk
 
 Peaks are of this process, above what it held before, as Linux counts them. Exit code 1 if one is above its projection.
 """
@@ -17,12 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
+from pyproj import CRS
 
+from tileseg.formats import vector_paths
+from tileseg.grid import Grid
 from tileseg.polygons.fragment import load_fragments, save_fragments
 from tileseg.polygons.join import join
 from tileseg.polygons.memory import MIB, join_bytes, trace_bytes
 from tileseg.polygons.trace import trace_block
-from tileseg.run.vectorize import warm_up
+from tileseg.run.vectorize import warm_up, write_polygons
+from tileseg.spec import VectorOptions
 from tileseg.window import Window, tile
 
 BLOCK = 2048
@@ -86,7 +91,18 @@ def main() -> None:
         joined, seconds = peak(put_together)
         projected = join_bytes(*most)
         bad |= joined > projected
-        print(f"| 0.6, {side} x {side} | join | {joined / MIB:.0f} | {projected / MIB:.0f} | {seconds:.1f} |")
+        scene = f"0.6, {side} x {side}"
+        print(f"| {scene} | join | {joined / MIB:.0f} | {projected / MIB:.0f} | {seconds:.1f} |", flush=True)
+        grid = Grid(side, side, Affine(10, 0, 399_960, 0, -10, 5_000_040), CRS.from_epsg(32633).to_wkt())
+        for form in ("geojson", "parquet", "gpkg", "fgb"):
+            outputs = vector_paths(folder, [form])
+
+            def write(outputs: dict[str, Path] = outputs) -> None:
+                write_polygons(cores, lambda i: load_fragments(folder / str(i)), grid, {}, VectorOptions(), outputs)
+
+            taken, seconds = peak(write)
+            print(f"| {scene} | join, write {form} | {taken / MIB:.0f} | | {seconds:.1f} |", flush=True)
+            outputs[form].unlink()
         print(f"\nlargest batch: {most[0]} corners, {most[1]} rings")
     sys.exit(bad)
 

@@ -29,8 +29,9 @@ from tileseg.polygons.fragment import PolygonBatch
 from tileseg.polygons.join import join
 from tileseg.polygons.shape import Shaper
 from tileseg.polygons.trace import trace_block, warm_up
-from tileseg.run.vectorize import Classes, VectorOptions, vectorize
+from tileseg.run.vectorize import Classes, vectorize
 from tileseg.source.label_raster import open_labels
+from tileseg.spec import VectorOptions
 from tileseg.window import tile
 
 Labels = npt.NDArray[np.uint8]

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tileseg.errors import UsageError
+from tileseg.polygons.quantity import Quantity
 from tileseg.spec import RunSpec, read_config
 
 
@@ -41,8 +42,10 @@ def test_formats_have_the_name_of_their_option() -> None:
 def test_numbers_are_taken_as_they_are_meant() -> None:
     spec = RunSpec.parse({"scene": "a.tif", "scales": 0.5, "min_area": 25, "simplify": 0.5, "classes": [1, "road"]})
     assert spec.scales == (Fraction(1, 2),)
-    assert (spec.min_area, spec.simplify, spec.classes) == ("25", "0.5", ("1", "road"))
-    assert RunSpec(scene="a.tif", fill_holes=2.5).fill_holes == "2.5"
+    assert (spec.min_area, spec.simplify, spec.classes) == (Quantity(25), Quantity(0.5), ("1", "road"))
+    assert RunSpec(scene="a.tif", fill_holes=2.5).fill_holes == Quantity(2.5)
+    assert [spec.choices()[name] for name in ("min_area", "fill_holes", "simplify")] == ["25", None, "0.5"]
+    assert RunSpec.parse(spec.model_dump(mode="json")) == spec
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,7 @@ def test_configuration_files(tmp_path) -> None:
         'scene = "a.tif"\nformat = ["gpkg"]\nmin-area = 20\nmax-memory = "8GiB"\n'
     )  # as on the command line
     read = RunSpec.parse(read_config(good))
-    assert (read.formats, read.min_area, read.max_memory) == (("gpkg",), "20", 8 << 30)
+    assert (read.formats, read.min_area, read.max_memory) == (("gpkg",), Quantity(20), 8 << 30)
     with pytest.raises(UsageError, match="not TOML"):
         read_config(bad)
     with pytest.raises(UsageError, match="No such file"):

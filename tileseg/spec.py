@@ -6,6 +6,7 @@ import math
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,8 +27,11 @@ from pydantic import (
 
 from tileseg.blend import EXACT, stitches
 from tileseg.errors import UsageError
-from tileseg.formats import DEFAULT, known_format
+from tileseg.formats import DEFAULT, FORMATS, known_format
+from tileseg.globe import globe_of
+from tileseg.grid import Grid
 from tileseg.plan import Keep
+from tileseg.polygons.quantity import Quantity
 from tileseg.problems import first_problem
 from tileseg.storage.place import Url, fitting, parse_place, stem_of
 from tileseg.tta import Flips, parse_scale
@@ -81,6 +85,15 @@ def _distance(value: Any) -> Any:
     return metres
 
 
+def _size(value: Any) -> Any:
+    if isinstance(value, Quantity):
+        return value
+    try:
+        return Quantity.parse(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
 def _band(value: Any) -> Any:
     """A number from 1, or a name."""
     text = str(value).strip()
@@ -103,6 +116,8 @@ Scale = Annotated[Fraction, BeforeValidator(_scale), PlainSerializer(str)]
 Text = Annotated[str, BeforeValidator(_text)]
 Band = Annotated[int | str, BeforeValidator(_band)]
 Bands = Annotated[tuple[Band, ...], BeforeValidator(_split)]
+Size = Annotated[InstanceOf[Quantity], BeforeValidator(_size), PlainSerializer(str, return_type=str, when_used="json")]
+"""An area or a length, made of text or a number."""
 
 
 class Adapt(BaseModel):
@@ -178,10 +193,63 @@ def _cluster(value: Any) -> Any:
     return ClusterSpec.read(Path(value)) if isinstance(value, str | Path) else value
 
 
-class RunSpec(BaseModel):
-    """One run: which scene, which model, and how. Lists may be given as text with commas."""
+class VectorOptions(BaseModel):
+    """Which polygons are wanted, and in which files. Lists may be given as text with commas."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    classes: Annotated[tuple[Text, ...], BeforeValidator(_split)] | None = None
+    """Names or ids of the classes to vectorise; by default all but background."""
+    formats: Annotated[tuple[FormatName, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
+        default=(DEFAULT,), alias="format"
+    )
+    """Vector files to write; ``format`` is the same, as on the command line."""
+    min_area: Size | None = None
+    """Drop smaller polygons: square metres (``25``) or pixels (``50px``)."""
+    fill_holes: Size | None = None
+    """Fill smaller holes, before polygons are measured; units as above."""
+    simplify: Size | None = None
+    """Tolerance in metres (``0.5``) or pixels (``2px``); shared borders stay shared. Holds all polygons in memory."""
+    connectivity: Literal[4, 8] = 4
+    """Whether pixels that touch at a corner are one polygon (8)."""
+    pixel_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Metres per pixel of a scene that does not say it: without a coordinate reference system."""
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Self:
+        """Check options (names as the fields). Raises UsageError in one line."""
+        try:
+            return cls.model_validate(dict(options))
+        except ValidationError as error:
+            raise UsageError(option_problem(error, cls)) from error
+
+    def pixel_metres(self, grid: Grid) -> tuple[float, float] | None:
+        """Metres from a pixel to the next along a row and along a column: the grid's own, or as the user says."""
+        if grid.pixel_metres is None and self.pixel_size is not None:
+            return self.pixel_size, self.pixel_size
+        return grid.pixel_metres
+
+    def vector_notices(self, grid: Grid) -> list[str]:
+        """What the user should know of the polygons that come of these options on this grid, a line each."""
+        if grid.geod is not None:
+            in_degrees = [name for name in self.formats if FORMATS[name].in_degrees]
+            if not in_degrees or grid.crs_wkt is None or globe_of(grid.crs_wkt).is_earth:
+                return []
+            body = globe_of(grid.crs_wkt).degrees.name
+            what = f"{', '.join(in_degrees)} will hold longitude and latitude in {body!r}"
+            return [f"the scene is not of the Earth: {what}; the other formats keep the scene's CRS"]
+        if self.pixel_metres(grid) is not None:
+            return []
+        sizes = {"--min-area": self.min_area, "--fill-holes": self.fill_holes, "--simplify": self.simplify}
+        return [
+            f"{name} {size} counts pixels: nothing says how large they are; --pixel-size METRES does"
+            for name, size in sizes.items()
+            if size is not None and not size.in_pixels
+        ]
+
+
+class RunSpec(VectorOptions):
+    """One run: which scene, which model, how, and which polygons. Lists may be given as text with commas."""
 
     scene: Place
     """A raster that GDAL reads: a path, or an address such as ``s3://bucket/scene.tif``."""
@@ -222,27 +290,10 @@ class RunSpec(BaseModel):
     """Bands of the scene in the order that the model expects: numbers from 1, or names such as red or B4."""
     warp: bool = False
     """Warp a scene that has only ground control points or RPCs onto a grid, instead of refusing it."""
-    pixel_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Metres per pixel of a scene that does not say it: without a coordinate reference system."""
     trust_vrt: bool = False
     """Let a virtual raster (VRT) refer to files of this machine outside its own folder."""
     aoi: Path | None = None
     """Vector file: only blocks that it touches are computed, outputs are clipped to it (pixel centres)."""
-
-    classes: Annotated[tuple[Text, ...], BeforeValidator(_split)] | None = None
-    """Names or ids of the classes to vectorise; by default all that the card does not call background."""
-    formats: Annotated[tuple[FormatName, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
-        default=(DEFAULT,), alias="format"
-    )
-    """Vector files to write; ``format`` is the same, as on the command line."""
-    min_area: Text | None = None
-    """Drop smaller polygons: square metres (``25``) or pixels (``50px``)."""
-    fill_holes: Text | None = None
-    """Fill smaller holes; units as above."""
-    simplify: Text | None = None
-    """Tolerance in metres (``0.5``) or pixels (``2px``); shared borders stay shared."""
-    connectivity: Literal[4, 8] = 4
-    """Whether pixels that touch at a corner are one polygon (8)."""
 
     workers: int | None = Field(default=None, ge=0)
     """Worker processes; 0 computes in this process."""
@@ -258,14 +309,6 @@ class RunSpec(BaseModel):
     """Where to write Dask's own report (HTML) of the run."""
     overwrite: bool = False
     """Start anew in a folder that is finished or was made with other options."""
-
-    @classmethod
-    def parse(cls, options: dict[str, Any]) -> Self:
-        """Check options (names as the fields). Raises UsageError in one line."""
-        try:
-            return cls.model_validate(options)
-        except ValidationError as error:
-            raise UsageError(option_problem(error, cls)) from error
 
     @field_validator("out")
     @classmethod

@@ -19,7 +19,8 @@ from tileseg.errors import InputError, UsageError
 from tileseg.formats import FORMATS as KNOWN
 from tileseg.grid import Grid
 from tileseg.mosaic import create_mosaic
-from tileseg.run.vectorize import Classes, VectorOptions, vectorize
+from tileseg.run.vectorize import Classes, vectorize
+from tileseg.spec import VectorOptions
 from tileseg.window import Window
 
 HEIGHT, WIDTH = 170, 230

@@ -432,3 +432,15 @@ def test_an_output_that_cannot_be_made_is_told_before_anything_is_compared(tmp_p
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="cannot be written"):
         evaluate_labels(*files, EvaluateSpec(out=tmp_path / out))
+
+
+def test_metres_that_count_pixels_are_said_to(tmp_path: Path) -> None:
+    truth = _write(tmp_path / "truth.tif", _blobs(), crs=None)
+    found = evaluate_labels(truth, truth, EvaluateSpec(out=tmp_path / "out", boundary="3", min_area="2"))
+    about = [notice for notice in found.notices if "counts pixels" in notice]
+    assert [notice.split()[:2] for notice in about] == [["--boundary", "3"], ["--min-area", "2"]]
+    placed = _write(tmp_path / "placed.tif", _blobs())
+    for path, boundary in ((truth, "3px"), (placed, "3")):
+        out = tmp_path / path.stem
+        found = evaluate_labels(path, path, EvaluateSpec(out=out, boundary=boundary))
+        assert not any("counts pixels" in notice for notice in found.notices)

@@ -104,7 +104,8 @@ def test_area_and_perimeter_are_geodesic(name: str) -> None:
     assert geod is not None
     crs = CRS.from_wkt(grid.crs_wkt)
     to_lonlat = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    pixel = max(Shaper(grid).pixel_size)
+    assert grid.pixel_metres is not None
+    pixel = max(grid.pixel_metres)
     compared = 0
     for shapes in shape_all(Shaper(grid), batches_of(blobs(size=9))):
         for geometry, area, perimeter, pixels in zip(
@@ -159,8 +160,31 @@ def test_without_crs_everything_is_in_pixels() -> None:
         np.testing.assert_array_equal(shapes.area, shapes.pixels)
         np.testing.assert_array_equal(shapes.perimeter, shapely.length(shapes.geometries()))
         assert (shapes.area >= 3).all()
-    with pytest.raises(UsageError, match="without a CRS"):
-        _ = shaper.pixel_size
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ('ENGCRS["site",EDATUM["site"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]', None),
+        (None, (0.5, 0.25)),
+    ],
+)
+def test_metres_are_metres_wherever_the_size_of_pixels_is_known(
+    where: str | None, told: tuple[float, float] | None
+) -> None:
+    """A local system in metres, and the user's word for it: 16 m2 are 128 pixels of 0.5 x 0.25 m."""
+    grid = Grid(*SHAPE, Affine(0.5, 0, 10, 0, -0.25, 40) if where else Affine.identity(), where)
+    batches = batches_of(blobs())
+    metres = shape_all(Shaper(grid, told, min_area=Quantity(16), fill_holes=Quantity(0.5)), batches)
+    pixels = shape_all(
+        Shaper(grid, min_area=Quantity(128, in_pixels=True), fill_holes=Quantity(4, in_pixels=True)), batches
+    )
+    assert [len(s) for s in metres] == [len(s) for s in pixels]
+    assert 0 < sum(len(s) for s in metres) < sum(map(len, batches))
+    square = Shaper(Grid(*SHAPE, Affine.identity()), (0.5, 0.5))
+    thin = [square.simplify(batches, size).coordinates for size in (Quantity(1.25), Quantity(2.5, in_pixels=True))]
+    np.testing.assert_array_equal(*thin)
+    assert len(thin[0]) < sum(len(b.coordinates) for b in batches)
 
 
 def test_probabilities_are_those_of_the_pixels() -> None:
@@ -231,7 +255,7 @@ def test_tolerance_in_metres_means_the_same_in_every_crs() -> None:
         (Affine(10 / (111_412.9 * math.cos(math.radians(lat))), 0, 15, 0, -10 / 111_412.9, lat), 4326),
     ):
         shaper = Shaper(Grid(*labels.shape, transform, CRS.from_epsg(epsg).to_wkt()))
-        np.testing.assert_allclose(shaper.pixel_size, 10, rtol=0.01)
+        np.testing.assert_allclose(shaper.pixel_metres, 10, rtol=0.01)
         results.append(len(shaper.simplify(batches, Quantity(31.0)).coordinates))
     assert results[0] == pytest.approx(results[1], rel=0.05)
     assert results[0] == pytest.approx(results[2], rel=0.05)
@@ -277,3 +301,8 @@ def test_quantities(text: str | int, value: float, in_pixels: bool) -> None:
 def test_bad_quantities_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no area or length"):
         Quantity.parse(text)
+
+
+@pytest.mark.parametrize("text", ["1234567.5", "0.000012", "25", "50px"])
+def test_quantities_are_written_in_full(text: str) -> None:
+    assert Quantity.parse(str(Quantity.parse(text))) == Quantity.parse(text)

@@ -342,7 +342,7 @@ def test_a_scene_without_crs_gives_pixel_coordinates(model, tmp_path) -> None:
     notices = prepare(spec(moved, model, tmp_path / "moved", min_area="25", simplify="2px")).notices
     assert any("in the file's own coordinates, areas in pixels" in notice for notice in notices)
     assert [notice for notice in notices if "counts pixels" in notice] == [
-        "--min-area 25 counts pixels: without a coordinate reference system there are no metres"
+        "--min-area 25 counts pixels: nothing says how large they are; --pixel-size METRES does"
     ]
 
 

@@ -24,7 +24,8 @@ from tileseg.grid import Grid
 from tileseg.polygons.fragment import load_fragments, save_fragments
 from tileseg.polygons.quantity import Quantity
 from tileseg.polygons.trace import trace_block
-from tileseg.run.vectorize import Classes, VectorOptions, ignored_classes, vectorize, write_polygons
+from tileseg.run.vectorize import Classes, ignored_classes, vectorize, write_polygons
+from tileseg.spec import VectorOptions
 from tileseg.window import Window, tile
 
 
@@ -216,6 +217,6 @@ def test_scenes_of_other_bodies_become_polygons_in_every_format(
         frame = FORMATS[name].read(outputs[name])
         assert frame.geometry[0].normalize().equals_exact(expected.normalize(), 1e-6)
         assert frame.crs.ellipsoid.semi_major_metre == grid.crs.ellipsoid.semi_major_metre
-    (notice,) = VectorOptions().notices(grid)
+    (notice,) = VectorOptions().vector_notices(grid)
     assert "not of the Earth" in notice
-    assert VectorOptions(formats=("gpkg",)).notices(grid) == []
+    assert VectorOptions(formats=("gpkg",)).vector_notices(grid) == []

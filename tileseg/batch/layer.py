@@ -27,7 +27,8 @@ from tileseg.mosaic import Mosaic
 from tileseg.polygons.cut import within_180
 from tileseg.publish.table import Table
 from tileseg.run.names import SUMMARY
-from tileseg.run.vectorize import Classes, VectorOptions, vectorize
+from tileseg.run.vectorize import Classes, vectorize
+from tileseg.spec import VectorOptions
 from tileseg.window import Window
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class PolygonOptions:
-    """Which polygons: fields of :class:`tileseg.run.vectorize.VectorOptions`."""
+    """Which polygons: fields of :class:`tileseg.spec.VectorOptions`."""
 
     formats: Annotated[
         str | None,
@@ -57,6 +57,10 @@ class PolygonOptions:
         str | None, typer.Option(help="Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
     ] = None
     connectivity: Annotated[int, typer.Option(help="4 or 8: whether corners connect.", metavar="4|8")] = 4
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(help="Metres per pixel, of labels without a coordinate reference system.", metavar="METRES"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ def command(
 ) -> None:
     """Make polygons of LABELS without running a network: of a mosaic (with thresholds of your own) or any raster."""
     from tileseg.errors import UsageError
-    from tileseg.run.vectorize import VectorOptions, vectorize
+    from tileseg.run.vectorize import vectorize
+    from tileseg.spec import VectorOptions
     from tileseg.storage.place import parse_place
 
     options = VectorOptions.parse({key: value for key, value in chosen(polygons).items() if key != "threshold"})
@@ -117,7 +122,7 @@ def command(
         raise UsageError("--block and --workers: expected at least 1")
     place = parse_place(labels)
     source, meaning = _source(place, polygons.threshold or [], options.classes, trust_vrt=control.trust_vrt)
-    notices = options.notices(source.grid)
+    notices = options.vector_notices(source.grid)
     if _is_unfinished(place.parent):
         notices.append(f"{place.parent}: the run is not finished: what it has not computed counts as nodata")
     for notice in notices:

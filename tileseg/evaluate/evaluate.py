@@ -121,7 +121,7 @@ def evaluate_labels(prediction: Path, truth: Path, spec: EvaluateSpec, progress:
         {"prediction": str(prediction), "truth": str(truth)},
         meaning.classes,
         (scored,),
-        (*meaning.notices, *notices),
+        (*meaning.notices, *notices, *_sizes_in_pixels(options, [pair])),
         spec.distances,
     )
     return _written(found, [pair], spec)
@@ -168,10 +168,23 @@ def evaluate_model(
         {"model": model.model, "dataset": f"{model.dataset} ({model.split})"},
         meaning.classes,
         tuple(scored),
-        (*meaning.notices, *notices),
+        (*meaning.notices, *notices, *_sizes_in_pixels(options, pairs)),
         spec.distances,
     )
     return _written(found, pairs, spec)
+
+
+def _sizes_in_pixels(options: Options, pairs: Sequence[Comparison]) -> list[str]:
+    """Of metres that count pixels because nothing says how large these are, a line each."""
+    unknown = [pair.name for pair in pairs if pair.grid.ground_sample_distance is None]
+    if not unknown:
+        return []
+    where = unknown[0] + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
+    return [
+        f"{name} {size} counts pixels in {where}: nothing says how large they are; write {size}px to mean that"
+        for name, size in {"--boundary": options.band, "--min-area": options.min_area}.items()
+        if size is not None and not size.in_pixels
+    ]
 
 
 def _run_spec(scene: LabelledScene, model: ModelSpec, spec: EvaluateSpec, *, same_bands: bool) -> RunSpec:

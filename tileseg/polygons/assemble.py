@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from tileseg.compiled import compiled
 from tileseg.polygons.fragment import Fragment, PolygonBatch
+from tileseg.polygons.lattice import ring_pieces
 from tileseg.polygons.rings import Array
 from tileseg.polygons.scratch import Scratch, release
 from tileseg.polygons.seams import BlockLattice, Load, Seams
@@ -258,7 +258,7 @@ def _sorted_rings(coordinates: Array, offsets: Array, polygon: Array, scratch: S
     """Rings by polygon, then first corner, each from its topmost, then leftmost corner on; and their order before."""
     most = scratch.in_memory
     start, first = np.zeros(len(polygon), np.int64), np.empty((len(polygon), 2), np.int32)
-    for low, high in _pieces(offsets, most):
+    for low, high in ring_pieces(offsets, most):
         if high == low + 1:
             start[low] = _topmost_of_one(coordinates, int(offsets[low]), int(offsets[high]), most)
         else:
@@ -270,7 +270,7 @@ def _sorted_rings(coordinates: Array, offsets: Array, polygon: Array, scratch: S
     sorted_offsets = np.zeros(len(offsets), np.int64)
     np.cumsum(np.diff(offsets)[order], out=sorted_offsets[1:])
     out = scratch.corners(len(coordinates))
-    for low, high in _pieces(sorted_offsets, most):
+    for low, high in ring_pieces(sorted_offsets, most):
         rings, to = order[low:high], sorted_offsets[low : high + 1]
         if high == low + 1:
             ring = int(rings[0])
@@ -305,15 +305,6 @@ def _copy_one(coordinates: Array, ring: range, start: int, out: Array, most: int
             done += high - low
             release(coordinates)
             release(out)
-
-
-def _pieces(offsets: Array, corners: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rings of so many corners in all at most, or of one ring."""
-    low = 0
-    while low < len(offsets) - 1:
-        high = max(low + 1, int(np.searchsorted(offsets, offsets[low] + corners, "right")) - 1)
-        yield low, high
-        low = high
 
 
 @compiled

@@ -8,7 +8,9 @@ from dataclasses import fields
 import numpy as np
 
 from tileseg.polygons.fragment import PolygonBatch
+from tileseg.polygons.lattice import ring_pieces
 from tileseg.polygons.rings import Array, gather_rings
+from tileseg.polygons.scratch import Scratch, release
 
 
 def concatenate(batches: list[PolygonBatch]) -> PolygonBatch:
@@ -52,15 +54,25 @@ def split(batch: PolygonBatch, vertices: int) -> Iterable[PolygonBatch]:
         low = high
 
 
-def select(batch: PolygonBatch, rings: Array, polygons: Array) -> PolygonBatch:
+def select(batch: PolygonBatch, rings: Array, polygons: Array, scratch: Scratch) -> PolygonBatch:
     """The batch with only some rings (R,) and polygons (P,), both bool."""
     rings = rings & np.repeat(polygons, np.diff(batch.polygon_offsets))
     if rings.all():
         return batch
-    coordinates, offsets = gather_rings(batch.coordinates, batch.ring_offsets, np.flatnonzero(rings), 0, 0)
+    chosen = np.flatnonzero(rings)
+    offsets = np.concatenate([[0], np.cumsum(np.diff(batch.ring_offsets)[chosen])])
+    pile = scratch.pile(int(offsets[-1]))
+    for low, high in ring_pieces(offsets, scratch.in_memory):
+        if offsets[high] - offsets[low] <= scratch.in_memory:
+            pile.add(gather_rings(batch.coordinates, batch.ring_offsets, chosen[low:high], 0, 0)[0])
+        else:
+            first, last = batch.ring_offsets[chosen[low] : chosen[low] + 2].tolist()
+            for start in range(first, last, scratch.in_memory):
+                pile.add(batch.coordinates[start : min(last, start + scratch.in_memory)])
+        release(batch.coordinates)
     counts = np.add.reduceat(rings.astype(np.int64), batch.polygon_offsets[:-1])[polygons]
     return PolygonBatch(
-        coordinates=coordinates,
+        coordinates=pile.whole() if len(chosen) else batch.coordinates[:0],
         ring_offsets=offsets,
         polygon_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         **{name: getattr(batch, name)[polygons] for name in _EMPTY if name != "coordinates"},

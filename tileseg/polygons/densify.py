@@ -17,9 +17,10 @@ _COARSEST = 65_536.0
 
 @compiled
 def densify(
-    coordinates: Array, offsets: Array, spacing: Array, cell: Array, poles: Array, near: float, tolerance: float
-) -> tuple[Array, Array]:
-    """Open lattice rings with points added along long edges: (vertices (n, 2) float64, offsets).
+    coordinates: Array, offsets: Array, closed: bool,
+    spacing: Array, cell: Array, poles: Array, near: float, tolerance: float,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Lattice rings with points added along long edges: (vertices (n, 2) float64, offsets).
 
     The points lie where a line crosses columns (of steep lines: rows) that are multiples of a power of two, so they
     depend on the line alone: polygons on both sides of a border get the same ones, whichever way they go round.
@@ -27,6 +28,7 @@ def densify(
     Args:
         coordinates: (n, 2) column and row of the vertices.
         offsets: (R + 1,) into them.
+        closed: whether a last edge goes back to the first vertex; else they are lines.
         spacing: (cells down, cells across, 3) pixels between points that keep within the tolerance, for lines along
             rows, along columns, and others.
         cell: (2,) width and height of a cell in pixels.
@@ -37,6 +39,7 @@ def densify(
     least = np.empty(3)
     for kind in range(3):
         least[kind] = spacing[:, :, kind].min() if len(poles) == 0 else 0.0
+    enough = max(1.0, least.min())  # no shorter edge needs points anywhere, whatever others there are
     rings = len(offsets) - 1
     out_offsets = np.zeros(rings + 1, np.int64)
     out = np.empty((0, 2), np.float64)
@@ -57,9 +60,11 @@ def densify(
                 if not counting:
                     out[n, 0], out[n, 1] = coordinates[i, 0], coordinates[i, 1]
                 n += 1
+                if not closed and i + 1 == high:
+                    break
                 added = 0
                 begin, end = (x0, x1) if along == 0 else (y0, y1)
-                if end - begin > 1 or len(poles):
+                if end - begin > enough or len(poles):
                     kind = 0 if y0 == y1 else 1 if x0 == x1 else 2
                     first = n
                     at = begin

@@ -186,17 +186,18 @@ class Ground:
             found = np.minimum(found, self._cell.min())
         return np.asarray(np.maximum(found, FINEST))
 
-    def dense(self, coordinates: Array, offsets: Array) -> tuple[Array, Array]:
-        """Open lattice rings with points along the edges that are not straight in degrees; unchanged if none are."""
-        if not len(coordinates):
-            return coordinates, offsets
+    def bends(self, coordinates: Array, offsets: Array) -> bool:
+        """Whether edges of open lattice rings may not be straight in degrees."""
         least = 0.0 if len(self.poles) else float(self._spacing.min())
-        if longest_edge(coordinates, offsets) <= least:
-            return coordinates, offsets
+        return bool(len(coordinates) and longest_edge(coordinates, offsets) > least)
+
+    def dense(self, coordinates: Array, offsets: Array, *, closed: bool) -> tuple[Array, Array]:
+        """Lattice rings (``closed``: open ones, as in a batch) or lines with points where edges are not straight."""
         near = 3 * float(self._cell.max())
         return densify(
-            coordinates, offsets, self._spacing, self._cell, np.ascontiguousarray(self.poles[:, :2]), near, _TOLERANCE
-        )
+            coordinates, offsets, closed,
+            self._spacing, self._cell, np.ascontiguousarray(self.poles[:, :2]), near, _TOLERANCE,
+        )  # fmt: skip
 
     def rings(self, lattice: Array, offsets: Array, *, reverse: bool) -> Rings:
         """Open lattice rings, closed, in the scene's CRS, with what lies beside the map brought to its border."""

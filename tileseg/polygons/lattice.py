@@ -1,13 +1,19 @@
-"""Rings on the pixel lattice: closing, splitting edges, junctions, areas in pixels."""
+"""Rings on the pixel lattice: closing, pieces, splitting edges, junctions, areas in pixels."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from affine import Affine
 
 from tileseg.compiled import compiled
 from tileseg.polygons.rings import Array
+from tileseg.polygons.scratch import release
+
+_IDENTITY = Affine.identity()
 
 
 @compiled
@@ -32,6 +38,52 @@ def close_rings(
             n += 1
         out_offsets[ring + 1] = n
     return out, out_offsets
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Closed rings as lines, or a part of a ring too long to be worked on at a time."""
+
+    rings: slice
+    """Which rings."""
+    points: Array
+    """(n, 2) float64."""
+    offsets: Array
+    """(lines + 1,) int64, into them."""
+    begins: bool
+    """Whether it begins its ring; else its first point is the last one of the part before."""
+
+
+def lines_of(
+    coordinates: Array, offsets: Array, most: int, *, reverse: bool, transform: Affine = _IDENTITY
+) -> Iterator[Lines]:
+    """Open lattice rings, closed and placed by a transform, of about ``most`` corners at a time."""
+    gt = transform
+    for low, high in ring_pieces(offsets, most):
+        first, last = int(offsets[low]), int(offsets[high])
+        if last - first <= most:
+            points, ends = close_rings(
+                coordinates[first:last], offsets[low : high + 1] - first, reverse, gt.c, gt.a, gt.b, gt.f, gt.d, gt.e
+            )
+            yield Lines(slice(low, high), points, ends, begins=True)
+        else:
+            for start in range(0, last - first, most):
+                stop = min(start + most, last - first)
+                corners = np.arange(start, stop + 1)
+                corners = (-corners if reverse else corners) % (last - first)
+                col, row = coordinates[first + corners].astype(np.float64).T
+                x, y = gt.c + col * gt.a + row * gt.b, gt.f + col * gt.d + row * gt.e
+                yield Lines(slice(low, high), np.column_stack([x, y]), np.array([0, stop - start + 1]), start == 0)
+        release(coordinates)
+
+
+def ring_pieces(offsets: Array, corners: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rings of so many corners in all at most, or of one ring."""
+    low = 0
+    while low < len(offsets) - 1:
+        high = max(low + 1, int(np.searchsorted(offsets, offsets[low] + corners, "right")) - 1)
+        yield low, high
+        low = high
 
 
 def with_junctions(coordinates: Array, offsets: Array) -> tuple[Array, Array]:
@@ -99,8 +151,11 @@ def has_slanting_edges(coordinates: Array, offsets: Array) -> bool:
 
 
 @compiled
-def split_edges(coordinates: Array, offsets: Array, step: float) -> tuple[Array, Array]:
-    """The rings with vertices added on edges longer than ``step`` pixels (not always a whole number)."""
+def split_edges(coordinates: Array, offsets: Array, step: float, closed: bool) -> tuple[Array, Array]:
+    """The rings with vertices added on edges longer than ``step`` pixels (not always a whole number).
+
+    ``closed``: a last edge goes back to the first vertex; else they are lines.
+    """
     rings = len(offsets) - 1
     out_offsets = np.zeros(rings + 1, np.int64)
     for counting in (True, False):
@@ -115,6 +170,8 @@ def split_edges(coordinates: Array, offsets: Array, step: float) -> tuple[Array,
                 k = i + 1 if i + 1 < high else low
                 dx, dy = coordinates[k, 0] - coordinates[i, 0], coordinates[k, 1] - coordinates[i, 1]
                 parts = max(1, math.ceil(max(abs(dx), abs(dy)) / step))
+                if not closed and i + 1 == high:
+                    parts = 1
                 if not counting:
                     for part in range(parts):
                         out[n + part, 0] = coordinates[i, 0] + dx * (part / parts)

@@ -10,31 +10,35 @@ Without a CRS, areas and perimeters are counted in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
+from affine import Affine
 
-from tileseg.errors import UsageError
 from tileseg.grid import Grid
 from tileseg.polygons.batch import concatenate, select
 from tileseg.polygons.cut import beyond_the_plane, cut
 from tileseg.polygons.fragment import PolygonBatch
 from tileseg.polygons.ground import BESIDE, WHOLE, Ground, decimals_of, digits_of_areas
 from tileseg.polygons.lattice import (
+    Lines,
     close_rings,
     has_slanting_edges,
     lattice_areas,
+    lines_of,
     longest_edge,
     split_edges,
     with_junctions,
 )
-from tileseg.polygons.measure import measure_rings, surface_of
+from tileseg.polygons.measure import measure_rings, sum_lines, sums_to_rings, surface_of
 from tileseg.polygons.quantity import Quantity
 from tileseg.polygons.rings import Array
+from tileseg.polygons.scratch import Scratch, release
 
 if TYPE_CHECKING:
     from pyproj import Geod
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
 
 _STEP = 2_500.0
 """Metres: longer edges are measured in parts, since a straight line on the map is no geodesic."""
+
+_AT_A_TIME = 1 << 18
+"""Corners worked on at a time; polygons of more wait in files."""
 
 _TINY, _SEAM = 1e-12, 1e-6
 """Shares of the globe: what rounding leaves of an area; what a ring along the seam of a map goes around."""
@@ -90,6 +97,8 @@ class Shapes:
     """(P,) bool."""
     touches_nodata: Array
     """(P,) bool."""
+    scratch: Scratch
+    """Where a polygon of more vertices than it holds in memory waits: then it is alone."""
 
     def __len__(self) -> int:
         """Number of polygons."""
@@ -106,21 +115,27 @@ class Shaper:
     def __init__(
         self,
         grid: Grid,
+        pixel_metres: tuple[float, float] | None = None,
         *,
         min_area: Quantity | None = None,
         fill_holes: Quantity | None = None,
         has_confidence: bool = True,
         lonlat: bool = True,
+        scratch: Scratch | None = None,
     ) -> None:
         """``min_area``: smaller polygons are left out; ``fill_holes``: smaller holes are filled (before that).
 
-        ``lonlat``: whether to give WGS 84 coordinates too. Raises UsageError where a CRS is needed and missing.
+        ``pixel_metres``: along rows and columns, where the grid does not say it; without either, limits in metres
+        count pixels. ``lonlat``: whether to give WGS 84 coordinates too. ``scratch``: where polygons wait that are too
+        large for memory.
         """
         self.grid = grid
+        self.pixel_metres = grid.pixel_metres or pixel_metres
         self.min_area = min_area
         self.fill_holes = fill_holes
         self.has_confidence = has_confidence
         self.lonlat = lonlat and self.is_georeferenced
+        self.scratch = Scratch(None, _AT_A_TIME) if scratch is None else scratch
 
     @cached_property
     def is_georeferenced(self) -> bool:
@@ -131,11 +146,7 @@ class Shaper:
         """Place a batch on the ground, filtered. Raises InputError where the CRS does not reach."""
         batch = self.filter(batch)
         start, counts = batch.polygon_offsets[:-1], len(batch)
-        gt = self.grid.transform
-        xy, offsets = close_rings(
-            batch.coordinates, batch.ring_offsets, self._reverse,
-            gt.c, gt.a, gt.b, gt.f, gt.d, gt.e,
-        )  # fmt: skip
+        xy, offsets = self._placed(batch)
         lonlat = self._lonlat(batch, xy, offsets) if self.lonlat else None
         area, perimeter = self._measure(batch, lonlat)
         has = self.has_confidence
@@ -152,6 +163,7 @@ class Shaper:
             pixels=np.asarray(batch.pixels),
             touches_edge=np.asarray(batch.touches_edge),
             touches_nodata=np.asarray(batch.touches_nodata),
+            scratch=self.scratch,
         )
 
     def filter(self, batch: PolygonBatch) -> PolygonBatch:
@@ -162,7 +174,13 @@ class Shaper:
 
     def unfiltered(self) -> Shaper:
         """The same without limits, for polygons that were filtered before."""
-        return Shaper(self.grid, has_confidence=self.has_confidence, lonlat=self.lonlat)
+        return Shaper(
+            self.grid,
+            self.pixel_metres,
+            has_confidence=self.has_confidence,
+            lonlat=self.lonlat,
+            scratch=self.scratch,
+        )
 
     def simplify(self, batches: Iterable[PolygonBatch], tolerance: Quantity) -> PolygonBatch:
         """All polygons at once with fewer vertices; borders that two of them share stay shared.
@@ -176,8 +194,8 @@ class Shaper:
         if not len(whole):
             return whole
         # Rounded, so that noise in the last digits does not decide between triangles of the same size.
-        metres = not tolerance.in_pixels and self.is_georeferenced
-        scale = tuple(float(f"{side:.4g}") for side in self.pixel_size) if metres else (1.0, 1.0)
+        sides = (1.0, 1.0) if tolerance.in_pixels else self.pixel_metres or (1.0, 1.0)
+        scale = tuple(float(f"{side:.4g}") for side in sides)
         coordinates, ring_offsets = with_junctions(whole.coordinates, whole.ring_offsets)
         closed, offsets = close_rings(coordinates, ring_offsets, False, 0.0, scale[0], 0.0, 0.0, 0.0, scale[1])
         thin = shapely.coverage_simplify(_polygons(closed, offsets, whole.polygon_offsets), tolerance.value)
@@ -192,44 +210,38 @@ class Shaper:
             polygon_offsets=np.asarray(polygon_offsets, np.int64),
         )
 
-    @cached_property
-    def pixel_size(self) -> tuple[float, float]:
-        """Metres along a row and down a column of one pixel, about the scene's middle."""
-        if self.grid.pixel_metres is None:
-            raise UsageError("a scene without a CRS has no pixel size in metres: give pixels, such as 2px")
-        return self.grid.pixel_metres
-
     def _filtered(self, batch: PolygonBatch, *, in_pixels: bool) -> PolygonBatch:
         """Apply the limits that are given in pixels (cheap: no coordinates needed), or the others."""
 
         def limit(quantity: Quantity | None) -> float:
             if quantity is None or (quantity.in_pixels or not self.is_georeferenced) != in_pixels:
                 return 0.0
-            return quantity.value
+            flat = not quantity.in_pixels and not self.is_georeferenced
+            return quantity.value / math.prod(self.pixel_metres or (1.0, 1.0)) if flat else quantity.value
 
         least, hole = limit(self.min_area), limit(self.fill_holes)
         if not (least or hole) or not len(batch):
             return batch
         area = lattice_areas(batch.coordinates, batch.ring_offsets)[0] if in_pixels else self._measure(batch)[0]
+        release(batch.coordinates)
         keep = np.ones(len(area), np.bool_)
         if hole:
             exterior = np.zeros(len(area), np.bool_)
             exterior[batch.polygon_offsets[:-1]] = True
             keep = exterior | (-area >= hole)
         total = _per_polygon(np.where(keep, area, 0.0), batch.polygon_offsets[:-1], len(batch))
-        return select(batch, keep, total >= least)
+        return select(batch, keep, total >= least, self.scratch)
 
     def _lonlat(self, batch: PolygonBatch, xy: Array, offsets: Array) -> LonLat:
         """The batch in degrees; ``xy``, ``offsets``: its closed rings in the CRS."""
         ground = self._ground
-        lattice, ends = ground.dense(batch.coordinates, batch.ring_offsets)
         if ground.is_ordinary:
-            if lattice is not batch.coordinates:
-                gt = self.grid.transform
-                xy, offsets = close_rings(lattice, ends, self._reverse, gt.c, gt.a, gt.b, gt.f, gt.d, gt.e)
-            degrees = ground.globe.lonlat(xy)
+            degrees, offsets = self._degrees(batch, xy, offsets)
             broken = self._invalid(batch, degrees, offsets)
             return LonLat(degrees, offsets, {i: _polygon(degrees, offsets, batch, i) for i in broken})
+        lattice, ends = batch.coordinates, batch.ring_offsets
+        if ground.bends(lattice, ends):
+            lattice, ends = ground.dense(lattice, ends, closed=True)
         rings = ground.rings(lattice, ends, reverse=self._reverse)
         degrees = ground.degrees(rings)
         globe, mirrored = ground.globe, ground.mirrored
@@ -251,13 +263,51 @@ class Shaper:
         parts |= {i: _polygon(degrees, rings.offsets, batch, i) for i in broken}
         return LonLat(degrees, rings.offsets, parts)
 
+    def _placed(self, batch: PolygonBatch) -> tuple[Array, Array]:
+        """Closed rings in the scene's CRS: (n, 2) and their offsets."""
+        pile = self.scratch.pile(len(batch.coordinates))
+        for line in self._lines(batch, self.grid.transform):
+            pile.add(line.points if line.begins else line.points[1:])
+        offsets = batch.ring_offsets + np.arange(len(batch.ring_offsets))
+        return (pile.whole() if len(batch) else np.empty((0, 2))), offsets
+
+    def _degrees(self, batch: PolygonBatch, xy: Array, offsets: Array) -> tuple[Array, Array]:
+        """Closed rings in longitude and latitude, on a grid without poles and seams: (n, 2) and their offsets.
+
+        ``xy``, ``offsets``: the same in the scene's CRS.
+        """
+        ground, most = self._ground, self.scratch.in_memory
+        pile = self.scratch.pile(len(batch.coordinates))
+        if not ground.bends(batch.coordinates, batch.ring_offsets):
+            release(batch.coordinates)
+            for low in range(0, max(1, len(xy)), most):
+                pile.add(ground.globe.lonlat(xy[low : low + most]))
+                release(xy)
+            return pile.whole(), offsets
+        lengths = np.zeros(len(offsets), np.int64)
+        for line in self._lines(batch):
+            points, ends = ground.dense(line.points, line.offsets, closed=False)
+            known = 0 if line.begins else 1
+            pile.add(ground.globe.lonlat(ground.place(points[known:])))
+            lengths[1:][line.rings] += np.diff(ends) - known
+        return pile.whole(), np.cumsum(lengths)
+
+    def _lines(self, batch: PolygonBatch, transform: Affine | None = None) -> Iterator[Lines]:
+        """The rings in pieces, closed, in the order of those of the scene's CRS; on the lattice unless placed."""
+        return lines_of(
+            batch.coordinates, batch.ring_offsets, self.scratch.in_memory,
+            reverse=self._reverse, transform=transform or Affine.identity(),
+        )  # fmt: skip
+
     def _invalid(self, batch: PolygonBatch, degrees: Array, offsets: Array) -> list[int]:
         """Polygons that would cross themselves as they are written.
 
         Rounding cannot do that to polygons of whole pixels, only to those with slanting edges, which may come nearer
         to one another than the rounding and the bending of straight lines.
         """
-        if not len(batch) or not has_slanting_edges(batch.coordinates, batch.ring_offsets):
+        slanting = len(batch) and has_slanting_edges(batch.coordinates, batch.ring_offsets)
+        release(batch.coordinates)
+        if not slanting:
             return []
         rounded = _polygons(np.round(degrees, decimals_of(self.grid)), offsets, batch.polygon_offsets)
         broken: list[int] = np.flatnonzero(~shapely.is_valid(rounded)).tolist()
@@ -269,18 +319,28 @@ class Shaper:
             return lattice_areas(batch.coordinates, batch.ring_offsets)
         geod, ground = self.grid.geod, self._ground
         assert geod is not None
-        step = _STEP / max(self.pixel_size)
+        step = _STEP / max(self.pixel_metres or (_STEP,))
         coordinates, ring_offsets = batch.coordinates, batch.ring_offsets
         long_edges = len(coordinates) and longest_edge(coordinates, ring_offsets) > step
-        if lonlat is not None and ground.globe.shares_datum and ground.is_ordinary and not long_edges:
+        release(coordinates)
+        small = len(coordinates) <= self.scratch.in_memory
+        if small and lonlat is not None and ground.globe.shares_datum and ground.is_ordinary and not long_edges:
             return self._signed(
                 batch, *measure_rings(np.radians(lonlat.coordinates), lonlat.ring_offsets, *_shape(geod))
             )
+        if ground.is_ordinary:
+            sums = np.zeros((3, len(ring_offsets) - 1))
+            for line in self._lines(batch):
+                points, ends = line.points, line.offsets
+                if long_edges:
+                    points, ends = split_edges(points, ends, step, closed=False)
+                sums[:, line.rings] += sum_lines(ground.globe.radians(ground.place(points)), ends, *_shape(geod))
+            return self._signed(batch, *sums_to_rings(sums, *_shape(geod)))
         if long_edges:
-            coordinates, ring_offsets = split_edges(coordinates, ring_offsets, step)
+            coordinates, ring_offsets = split_edges(coordinates, ring_offsets, step, closed=True)
         rings = ground.rings(coordinates, ring_offsets, reverse=self._reverse)
         area, perimeter = measure_rings(ground.globe.radians(rings.xy), rings.offsets, *_shape(geod))
-        if ground.is_ordinary or ground.globe.is_plain:
+        if ground.globe.is_plain:
             return self._signed(batch, area, perimeter)
         # Of the two sides of a ring, the polygon's is not always the smaller one.
         surface = surface_of(*_shape(geod))

@@ -17,12 +17,17 @@ from tileseg.globe import globe_of
 from tileseg.grid import Grid
 from tileseg.polygons.cut import tidy
 from tileseg.polygons.ground import decimals_of
+from tileseg.polygons.lattice import ring_pieces
 from tileseg.polygons.rings import Array
+from tileseg.polygons.scratch import release
 from tileseg.polygons.shape import LonLat, Shapes
 from tileseg.publish.table import Rows, Table
 
 _VERTICES = 1 << 20
 """Vertices formatted as text at a time."""
+
+_PER_VERTEX = 45
+"""Bytes of a vertex as text, at most: two numbers of 20 digits with signs and points, and what is around them."""
 
 _NULL = np.iinfo(np.int64).min
 """Stands for a number that is not finite."""
@@ -121,17 +126,52 @@ def geojson_features(
     low = 0
     while low < len(shapes):
         high = max(low + 1, int(np.searchsorted(ends, ends[low] + _VERTICES, "right")) - 1)
+        is_large = ends[high] - ends[low] > _VERTICES and low not in places.parts
+        rings_of = np.zeros(2, np.int64) if is_large else shapes.polygon_offsets[low : high + 1]
         text, starts, geometries = _format(
-            xy, ring_offsets, shapes.polygon_offsets[low : high + 1], digits, columns[:, low:high], decimals,
+            xy, ring_offsets, rings_of, digits, columns[:, low:high], decimals,
             *_joined(between), *_joined([word.encode() for word in words]),
         )  # fmt: skip
         data, written = text.data, 0
+        if is_large:
+            head, middle, tail = bytes(data).rpartition(b"[]")
+            yield head + middle[:1]
+            first, last = shapes.polygon_offsets[low : high + 1].tolist()
+            yield from _rings(xy, ring_offsets[first : last + 1], digits)
+            yield middle[1:] + tail
+            low = high
+            continue
         for i in sorted(i - low for i in places.parts if low <= i < high):
             yield data[starts[written] : geometries[i]]
             yield _geometry(places.parts[low + i], digits) + b"}"
             written = i + 1
         yield data[starts[written] :]
         low = high
+
+
+def _rings(xy: Array, offsets: Array, decimals: int) -> Iterator[bytes | memoryview]:
+    """What stands within the brackets of a polygon of any size, in pieces: ``[[x,y],...],[[x,y],...]``."""
+    reverse = _is_clockwise(xy, int(offsets[0]), int(offsets[1]))
+    release(xy)
+    for low, high in ring_pieces(offsets, _VERTICES):
+        if low:
+            yield b","
+        first, last = int(offsets[low]), int(offsets[high])
+        if last - first <= _VERTICES:
+            out = np.empty(_PER_VERTEX * (last - first) + 3 * (high - low), np.uint8)
+            yield out[: _put_rings(out, 0, xy, offsets, low, high, reverse, decimals)].data
+        else:
+            yield b"["
+            for start in range(0, last - first, _VERTICES):
+                stop = min(start + _VERTICES, last - first)
+                piece = (last - stop, last - start) if reverse else (first + start, first + stop)
+                out = np.empty(_PER_VERTEX * (stop - start), np.uint8)
+                written = _put_points(out, 0, xy, *piece, reverse, decimals)
+                yield b"," if start else b""
+                yield out[:written].data
+                release(xy)
+            yield b"]"
+        release(xy)
 
 
 def _joined(parts: list[bytes]) -> tuple[Array, Array]:
@@ -191,41 +231,48 @@ def _put_number(out: Array, n: int, value: int | np.int64, decimals: int, least:
 
 
 @compiled
-def _put_coordinates(out: Array, n: int, xy: Array, ring_offsets: Array, first: int, last: int, decimals: int) -> int:
-    """``[[[x,y],...],...]`` of the rings of a polygon. The exterior is made counter-clockwise, holes not."""
-    out[n] = 91  # [
-    n += 1
-    reverse = False
+def _is_clockwise(xy: Array, low: int, high: int) -> bool:
+    """Whether a closed ring runs clockwise in (x, y)."""
+    twice = 0.0
+    for i in range(low, high - 1):
+        x0, y0 = xy[i, 0] - xy[low, 0], xy[i, 1] - xy[low, 1]
+        x1, y1 = xy[i + 1, 0] - xy[low, 0], xy[i + 1, 1] - xy[low, 1]
+        twice += x0 * y1 - x1 * y0
+    return twice < 0
+
+
+@compiled
+def _put_points(out: Array, n: int, xy: Array, low: int, high: int, reverse: bool, decimals: int) -> int:
+    """``[x,y],[x,y]`` from the first to the last, or the other way."""
     unit = 10.0**decimals
-    for ring in range(first, last):
-        low, high = ring_offsets[ring], ring_offsets[ring + 1]
-        if ring == first:
-            twice = 0.0
-            for i in range(low, high - 1):
-                x0, y0 = xy[i, 0] - xy[low, 0], xy[i, 1] - xy[low, 1]
-                x1, y1 = xy[i + 1, 0] - xy[low, 0], xy[i + 1, 1] - xy[low, 1]
-                twice += x0 * y1 - x1 * y0
-            reverse = twice < 0
-        else:
+    for i in range(high - low):
+        k = high - 1 - i if reverse else low + i
+        if i > 0:
             out[n] = 44  # ,
             n += 1
-        out[n] = 91
+        out[n] = 91  # [
+        n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 0] * unit)), decimals, 0)
+        out[n] = 44
+        n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 1] * unit)), decimals, 0)
+        out[n] = 93  # ]
         n += 1
-        for i in range(high - low):
-            k = high - 1 - i if reverse else low + i
-            if i > 0:
-                out[n] = 44
-                n += 1
-            out[n] = 91
-            n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 0] * unit)), decimals, 0)
-            out[n] = 44
-            n = _put_number(out, n + 1, np.int64(np.rint(xy[k, 1] * unit)), decimals, 0)
-            out[n] = 93  # ]
+    return n
+
+
+@compiled
+def _put_rings(
+    out: Array, n: int, xy: Array, offsets: Array, first: int, last: int, reverse: bool, decimals: int
+) -> int:
+    """``[[x,y],...],[[x,y],...]`` of rings."""
+    for ring in range(first, last):
+        if ring > first:
+            out[n] = 44  # ,
             n += 1
-        out[n] = 93
+        out[n] = 91  # [
+        n = _put_points(out, n + 1, xy, offsets[ring], offsets[ring + 1], reverse, decimals)
+        out[n] = 93  # ]
         n += 1
-    out[n] = 93
-    return n + 1
+    return n
 
 
 @compiled
@@ -253,7 +300,7 @@ def _format(
     longest = 24
     for word in range(len(word_offsets) - 1):
         longest = max(longest, word_offsets[word + 1] - word_offsets[word])
-    out = np.empty(45 * vertices + 4 * rings + (4 + len(between) + longest * count) * polygons, np.uint8)
+    out = np.empty(_PER_VERTEX * vertices + 4 * rings + (4 + len(between) + longest * count) * polygons, np.uint8)
     starts = np.zeros(polygons + 1, np.int64)
     geometries = np.empty(polygons, np.int64)
     n = 0
@@ -274,6 +321,12 @@ def _format(
                 geometries[polygon] = n
             elif part == count + 1:
                 first, last = polygon_offsets[polygon], polygon_offsets[polygon + 1]
-                n = _put_coordinates(out, n, xy, ring_offsets, first, last, digits)
+                out[n] = 91  # [
+                n += 1
+                if last > first:
+                    reverse = _is_clockwise(xy, ring_offsets[first], ring_offsets[first + 1])
+                    n = _put_rings(out, n, xy, ring_offsets, first, last, reverse, digits)
+                out[n] = 93  # ]
+                n += 1
         starts[polygon + 1] = n
     return out[:n], starts, geometries

@@ -9,9 +9,12 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from tileseg.polygons.scratch import release
 from tileseg.publish.table import Rows, Table, schema_of
 
 _ROW_GROUP = 65_536
+_BYTES = 64 << 20
+"""Of a row group, or of one row."""
 
 
 class Parquet:
@@ -24,7 +27,11 @@ class Parquet:
         self._waiting: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
-        self._writer = pyarrow.parquet.ParquetWriter(path, schema_of(table), compression="zstd")
+        # A dictionary, and the least and greatest of geometries, are of no use; a large one would be copied for them.
+        attributes = list(table.columns)
+        self._writer = pyarrow.parquet.ParquetWriter(
+            path, schema_of(table), compression="zstd", use_dictionary=attributes, write_statistics=attributes
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -33,14 +40,21 @@ class Parquet:
         self._writer.close()
 
     def write(self, rows: Rows) -> None:
-        xy = rows.shapes.coordinates
-        self._bounds = np.concatenate(
-            [np.minimum(self._bounds[:2], xy.min(axis=0)), np.maximum(self._bounds[2:], xy.max(axis=0))]
-        )
+        xy, most = rows.shapes.coordinates, rows.shapes.scratch.in_memory
+        for low in range(0, len(xy), most):
+            part = xy[low : low + most]
+            least, greatest = (
+                np.minimum(self._bounds[:2], part.min(axis=0)),
+                np.maximum(self._bounds[2:], part.max(axis=0)),
+            )
+            self._bounds = np.concatenate([least, greatest])
+            release(xy)
+        if rows.arrow.nbytes >= _BYTES:
+            self._flush()  # so that what is large need not be copied to stand beside it
         self._waiting.append(rows.arrow)
         self._rows += rows.arrow.num_rows
         self._bytes += rows.arrow.nbytes
-        if self._rows >= _ROW_GROUP or self._bytes >= 64 << 20:
+        if self._rows >= _ROW_GROUP or self._bytes >= _BYTES:
             self._flush()
 
     def _flush(self) -> None:

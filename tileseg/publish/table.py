@@ -14,6 +14,7 @@ from tileseg.grid import Grid
 from tileseg.polygons.ground import digits_of_areas
 from tileseg.polygons.rings import Array
 from tileseg.polygons.shape import Shapes
+from tileseg.publish.wkb import large_polygon
 
 LAYER = "polygons"
 """Name of the layer in formats that have layers."""
@@ -92,10 +93,13 @@ class Rows:
     def arrow(self) -> pa.RecordBatch:
         """The rows as Arrow, made once for all formats."""
         if self._arrow is None:
-            wkb = shapely.to_wkb(self.shapes.geometries(), byte_order=1)
-            types = self._table.columns.values()
+            shapes, types = self.shapes, self._table.columns.values()
             arrays = [pa.array(column, kind) for column, kind in zip(self.values, types, strict=True)]
-            self._arrow = pa.record_batch([*arrays, pa.array(wkb, pa.binary())], schema=schema_of(self._table))
+            if len(shapes) == 1 and len(shapes.coordinates) > shapes.scratch.in_memory:
+                geometry = large_polygon(shapes.coordinates, shapes.ring_offsets, shapes.scratch)
+            else:
+                geometry = pa.array(shapely.to_wkb(shapes.geometries(), byte_order=1), pa.binary())
+            self._arrow = pa.record_batch([*arrays, geometry], schema=schema_of(self._table))
         return self._arrow
 
 

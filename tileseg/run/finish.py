@@ -199,7 +199,7 @@ def _vectors(prepared: PreparedRun, ledger: Ledger, workspace: Path, empty: Cont
             load,
             prepared.scene.grid,
             {i: info.name for i, info in enumerate(prepared.card.classes)},
-            prepared.vectors,
+            prepared.spec,
             vector_paths(workspace, prepared.spec.formats),
         ).counts
 

@@ -235,7 +235,7 @@ def _trace_again(prepared: PreparedRun, ledger: Ledger, records: Sequence[BlockR
     mosaic, classes = Mosaic(prepared.folder / MOSAIC), Classes({}, prepared.ignore)
 
     def work(record: BlockRecord) -> None:
-        fragments = trace(mosaic, prepared.plan[record.index].core, classes, prepared.vectors)
+        fragments = trace(mosaic, prepared.plan[record.index].core, classes, prepared.spec)
         if fragments is not None:
             place = ledger.fragment(record.index)
             at(place.parent).make_folder()

@@ -24,7 +24,7 @@ from tileseg.plan import Plan, Precision
 from tileseg.run.ledger import Ledger
 from tileseg.run.names import STATE
 from tileseg.run.sizes import shown_window
-from tileseg.spec import ALGORITHM
+from tileseg.spec import ALGORITHM, VectorOptions
 from tileseg.storage.digest import vector_sha256
 from tileseg.storage.place import Url
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _SIZES_ASKED = ("window", "batch")
 """Options that decide sizes only: they are compared where sizes decide what comes out."""
-_VECTOR_OPTIONS = ("formats", "classes", "min_area", "fill_holes", "simplify", "connectivity")
+_VECTOR_OPTIONS = frozenset(VectorOptions.model_fields) - {"pixel_size"}
 """Options that decide the polygons and nothing else: a finished run makes them anew from its mosaic."""
 
 
@@ -167,7 +167,7 @@ def _differing(prepared: PreparedRun, record: Record) -> list[str]:
     if before.get("algorithm") != now["algorithm"]:
         return ["algorithm"]
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if set(names) - set(_VECTOR_OPTIONS):
+    if set(names) - _VECTOR_OPTIONS:
         return names  # of another card or scale, say, whose sizes are none of this one's
     return [*names, *_other_sizes(prepared, record)]
 
@@ -252,7 +252,7 @@ def refuse_other(prepared: PreparedRun, record: Record) -> None:
     Options that decide polygons alone may differ where the mosaic keeps what they are made of.
     """
     names = _differing(prepared, record)
-    if set(names) <= set(_VECTOR_OPTIONS) and (not names or prepared.spec.keep != "labels"):
+    if set(names) <= _VECTOR_OPTIONS and (not names or prepared.spec.keep != "labels"):
         return
     what = "made with other options"
     if names == ["algorithm"]:
@@ -265,7 +265,7 @@ def refuse_other(prepared: PreparedRun, record: Record) -> None:
     # The scale follows from the scene's pixels.
     rest = [name for name in names if name not in ({"scene", "scale"} if "scene" in names else {"algorithm"})]
     listed = [text for name in rest for text in _difference(name, prepared, record)]
-    if set(names) <= set(_VECTOR_OPTIONS):
+    if set(names) <= _VECTOR_OPTIONS:
         listed.append("polygons are not made anew without probabilities (--keep labels)")
     why = f" ({'; '.join(listed)})" if listed else ""
     raise UsageError(f"{prepared.folder}: {what}{why}; choose another --out, or start anew with --overwrite")

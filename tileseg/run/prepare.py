@@ -26,7 +26,6 @@ from tileseg.tta import nearby_scale
 if TYPE_CHECKING:
     from tileseg.grid import Grid
     from tileseg.plan import Stitch
-    from tileseg.run.vectorize import VectorOptions
     from tileseg.source.aoi import Aoi
     from tileseg.source.protocol import PixelSource
 
@@ -51,7 +50,6 @@ class PreparedRun:
     """Scale at which the model sees the scene; those of the spec are relative to it."""
     identity: dict[str, Any]
     """What must be the same for a run to go on in a folder: scene, model, card, options, algorithm."""
-    vectors: VectorOptions
     ignore: frozenset[int]
     """Class ids that do not become polygons."""
     aoi: Aoi | None
@@ -83,7 +81,7 @@ class PreparedRun:
 
 def prepare(spec: RunSpec) -> PreparedRun:
     """Decide everything about a run. Raises UsageError or InputError in one line."""
-    from tileseg.run.vectorize import VectorOptions, ignored_classes
+    from tileseg.run.vectorize import ignored_classes
     from tileseg.source.scene import open_scene
 
     model = resolve_model(spec.model)
@@ -118,10 +116,7 @@ def prepare(spec: RunSpec) -> PreparedRun:
         (max(1, len(machine.gpus)) if spec.remote is None else 1) if spec.workers is None else spec.workers,
     )
     plan, max_memory = sizing.choose(machine)
-    vectors = VectorOptions.parse(
-        {name: getattr(spec, name) for name in VectorOptions.model_fields if getattr(spec, name) is not None}
-    )
-    notices += vectors.notices(scene.grid)
+    notices += spec.vector_notices(scene.grid)
     return PreparedRun(
         spec=spec,
         folder=spec.folder,
@@ -132,7 +127,6 @@ def prepare(spec: RunSpec) -> PreparedRun:
         sizing=sizing,
         base=base,
         identity=identity_of(spec, card, scene.identity, base),
-        vectors=vectors,
         ignore=ignored_classes(card.classes, spec.classes),
         aoi=_area(spec, scene.grid),
         input_notices=tuple(notices),

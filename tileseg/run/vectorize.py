@@ -13,23 +13,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Protocol
 
 import numpy as np
 from affine import Affine
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tileseg.card import ClassInfo
 from tileseg.cluster import hardware
 from tileseg.errors import UsageError, did_you_mean, disk_full, not_writable
-from tileseg.formats import DEFAULT, FORMATS
-from tileseg.globe import globe_of
+from tileseg.formats import FORMATS
 from tileseg.grid import Grid
 from tileseg.polygons.batch import split
 from tileseg.polygons.fragment import Array, Fragment, PolygonBatch, load_fragments, save_fragments
 from tileseg.polygons.join import join
 from tileseg.polygons.memory import trace_bytes
 from tileseg.polygons.quantity import Quantity
+from tileseg.polygons.scratch import Scratch
 from tileseg.polygons.seams import Load
 from tileseg.polygons.shape import Shaper, Shapes
 from tileseg.polygons.trace import trace_block
@@ -37,7 +36,7 @@ from tileseg.polygons.trace import warm_up as warm_up_trace
 from tileseg.publish.geojson import geojson_features
 from tileseg.publish.table import Table
 from tileseg.publish.vectors import write_vectors
-from tileseg.spec import FormatName, option_problem
+from tileseg.spec import VectorOptions
 from tileseg.window import Window, tile
 
 BLOCK = 2048
@@ -65,64 +64,6 @@ class LabelSource(Protocol):
 
     def read_confidence(self, window: Window) -> Array | None:
         """(height, width) uint16: probability of the pixel's class in units of 1/65535; None where unknown."""
-
-
-def _quantity(value: Any) -> Any:
-    if value is None or isinstance(value, Quantity):
-        return value
-    try:
-        return Quantity.parse(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from None
-
-
-def _split(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-Size = Annotated[Quantity | None, BeforeValidator(_quantity)]
-
-
-class VectorOptions(BaseModel):
-    """Which polygons are wanted, and in which files. Text is understood as on the command line."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    formats: Annotated[tuple[FormatName, ...], BeforeValidator(_split), Field(min_length=1)] = (DEFAULT,)
-    min_area: Size = None
-    """Smaller polygons are left out: square metres (``"25"``) or pixels (``"50px"``)."""
-    fill_holes: Size = None
-    """Smaller holes are filled, before polygons are measured; units as above."""
-    simplify: Size = None
-    """Tolerance in metres (``"0.5"``) or pixels (``"2px"``). Holds all polygons in memory."""
-    connectivity: Literal[4, 8] = 4
-    """8: pixels that touch at a corner are one polygon."""
-    classes: Annotated[tuple[str, ...] | None, BeforeValidator(_split)] = None
-    """Names or ids; None: all but background."""
-
-    @classmethod
-    def parse(cls, options: Mapping[str, Any]) -> Self:
-        """Check options (names as the fields). Raises UsageError in one line."""
-        try:
-            return cls.model_validate(dict(options))
-        except ValidationError as error:
-            raise UsageError(option_problem(error, cls)) from error
-
-    def notices(self, grid: Grid) -> list[str]:
-        """What the user should know of these options on this grid, a line each."""
-        if grid.geod is not None:
-            in_degrees = [name for name in self.formats if FORMATS[name].in_degrees]
-            if not in_degrees or grid.crs_wkt is None or globe_of(grid.crs_wkt).is_earth:
-                return []
-            body = globe_of(grid.crs_wkt).degrees.name
-            what = f"{', '.join(in_degrees)} will hold longitude and latitude in {body!r}"
-            return [f"the scene is not of the Earth: {what}; the other formats keep the scene's CRS"]
-        sizes = {"--min-area": self.min_area, "--fill-holes": self.fill_holes, "--simplify": self.simplify}
-        return [
-            f"{name} {size} counts pixels: without a coordinate reference system there are no metres"
-            for name, size in sizes.items()
-            if size is not None and not size.in_pixels
-        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,14 +207,16 @@ def write_polygons(
     start = time.perf_counter()
     first = next((f for f in map(load, range(len(cores))) if f is not None), None)
     has_confidence = first is None or first[0].has_confidence
+    folder = next(iter(outputs.values())).parent
     shaper = Shaper(
         grid,
+        options.pixel_metres(grid),
         min_area=options.min_area,
         fill_holes=options.fill_holes,
         has_confidence=has_confidence,
         lonlat=any(FORMATS[form].in_degrees for form in outputs),
+        scratch=Scratch(folder, _VERTICES),
     )
-    folder = next(iter(outputs.values())).parent
     shapes = _shapes(join(cores, load, options.connectivity, scratch=folder), shaper, options.simplify)
     counts = write_vectors(shapes, outputs, Table(grid, class_names, has_confidence))
     named = {class_names.get(label, str(label)): count for label, count in sorted(counts.items())}
