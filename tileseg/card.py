@@ -38,7 +38,7 @@ class ClassInfo(_Strict):
 
 
 def default_color(position: int, *, background: bool) -> str:
-    """Colour of a class for which nobody chose one, by its place among the classes."""
+    """Default colour of a class, by its place among the classes."""
     return _BACKGROUND if background else _COLORS[position % len(_COLORS)]
 
 

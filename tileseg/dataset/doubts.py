@@ -36,7 +36,7 @@ def mask_doubt(scene: LabelledScene) -> str | None:
 
 
 def _is_mask(truth: RasterTruth | WarpedTruth) -> bool:
-    """Whether a label raster has nothing but 0 and 255, and nobody says what 255 means: masks mostly come so."""
+    """Whether a label raster has only 0 and 255, as most masks do, and the user does not say what 255 means."""
     found = False
     if not truth.values.assumed:
         return False

@@ -40,9 +40,9 @@ class ValueTable:
     colors: bool = False
     """Whether values are 0xRRGGBB."""
     assumed: bool = False
-    """Whether 255 means not known only because nobody says what it means."""
+    """Whether 255 is taken for not known although the user does not say so."""
     hidden: int | None = None
-    """The raster's nodata value, if it is the id of a class besides and nobody says what it means."""
+    """The raster's nodata value, if it is also the id of a class and the user does not say what it means."""
 
     def labels(self, values: npt.NDArray[np.integer], where: Window) -> Labels:
         """Labels of values (y, x). Raises InputError naming a value that has no meaning."""

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
 
 def open_keras(folder: Path, card: ModelCard, threads: int) -> KerasNetwork:
     """Open a model folder that holds ``model.keras``. Raises InputError in one line."""

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
 
 @dataclass(frozen=True, slots=True)
 class WindowSpec:

@@ -172,7 +172,7 @@ class SceneWork:
             if not mask.any():
                 bands.append(None)
                 continue
-            # What is unknown is taken for the class, so that there is no border where nobody knows.
+            # What is unknown is taken for the class, so that it has no border there.
             known = ~unknown[inner]
             wide = mask | unknown
             bands.append(boundary.band(wide, self.width)[inner] & known)

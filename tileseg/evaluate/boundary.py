@@ -1,6 +1,6 @@
 """Borders of masks: the band inside them, and the pixels on them.
 
-The edge of the scene and the edge of what is unknown are no borders: nobody knows where such an object ends. So a
+The edge of the scene and the edge of what is unknown are no borders: where such an object ends is not known. So a
 window's answers equal the whole scene's, if it is read with enough pixels around it.
 """
 

@@ -91,7 +91,7 @@ class _Legend:
 
 
 def _gaps(legend: _Legend, found: Mapping[str, int], left: Sequence[str], who: str) -> list[str]:
-    """What to say of predicted classes that nobody mapped, and of classes that are never predicted."""
+    """Notices about predicted classes that no map names, and about classes that are never predicted."""
     unseen = [c.name for i, c in enumerate(legend.infos) if i not in found.values() and not c.background]
     notices = [f"--map does not name {', '.join(left)}: counted as background"] if left else []
     return [*notices, f"{who} cannot give {', '.join(unseen)}"] if unseen else notices
@@ -133,7 +133,7 @@ def _parse(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def _refuse_mask(side: Side, wanted: Mapping[str, str], option: str, classes: Sequence[str]) -> None:
-    """Masks mostly come as 0 and 255. Raises UsageError where nobody says what 255 means."""
+    """Raises UsageError for a mask of 0 and 255 where the user does not say what 255 means."""
     values = {*side.values, *((side.nodata,) if side.hidden and side.nodata is not None else ())}
     if not wanted and not side.is_named and str(IGNORE) in side.values and values == {"0", str(IGNORE)}:
         raise UsageError(

@@ -81,7 +81,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def configure(threads: int | None = None, *, whole_float32: bool = True) -> None:
     """Set up the device: CPU threads of one operation, GPU memory that grows, and whether float32 is whole.
 
-    GPUs round the factors of float32 products to 10 bits (TF32) unless told otherwise. A run promises float32, and
+    GPUs round the factors of float32 products to 10 bits (TF32) by default. A run promises float32, and
     16 bits are there for speed; training may round.
 
     A backend that is in use already (in a notebook, say) keeps its threads and memory.

@@ -60,7 +60,7 @@ class TrainingFolder:
 
     @property
     def has_weights(self) -> bool:
-        """Whether the folder holds anything that was learnt; without that, its options bind nobody."""
+        """Whether the folder holds anything that was learnt; only then must its options stay the same."""
         return self.store.last.exists() or self.store.best.exists()
 
     def finished(self) -> Progress | None:

@@ -40,7 +40,7 @@ def learning_rate(spec: TrainSpec, step: int, share: float, plateau: Plateau) ->
         plateau: What the schedule ``plateau`` remembers.
     """
     rise = (step + 1) / spec.warmup_steps if spec.warmup_steps else 1.0
-    if spec.warmup is None:  # nobody knows how many steps there will be where time ends the training
+    if spec.warmup is None:  # where time ends the training, the number of steps is not known
         rise = max(rise, share * WARMUP_PART)
     if spec.schedule == "cosine":
         # Loshchilov and Hutter, 2017 (arXiv:1608.03983), without restarts.
