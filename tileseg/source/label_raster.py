@@ -104,7 +104,8 @@ class LabelRaster:
         limits = np.iinfo(np.int32)
         if (outside := values[(values < limits.min) | (values > limits.max)]).size:
             raise InputError(
-                f"{self.path}: a class id at {window} is {outside.max():.0f}; expected at most {limits.max}"
+                f"{self.path}: a class id at {window} is {outside.max():.0f}; expected at most {limits.max}; if it "
+                f"stands for no data, say so: gdal_translate -a_nodata {outside.max():.0f} {self.path} copy.tif"
             )
 
     def read_confidence(self, window: Window) -> None:  # noqa: ARG002 - the same call as on a mosaic
