@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from tileseg.blend import EXACT, stitches
-from tileseg.errors import UsageError
+from tileseg.errors import UsageError, did_you_mean
 from tileseg.formats import DEFAULT, FORMATS, known_format
 from tileseg.globe import globe_of
 from tileseg.grid import Grid
@@ -69,7 +69,7 @@ def _scale(value: Any) -> Fraction:
 
 def _stitch(value: str) -> str:
     if value not in stitches():
-        raise ValueError(f"{value!r}: expected one of {', '.join(stitches())}")
+        raise ValueError(f"{value!r}: expected one of {', '.join(stitches())}{did_you_mean(value, stitches())}")
     return value
 
 

@@ -28,7 +28,11 @@ def folder(tmp_path: Path) -> Path:
     ("arguments", "code", "begin", "end"),
     [
         (["run", "tiles"], 2, "tiles: is a folder, and a run takes one", "tileseg run scene.vrt, which has no seams"),
+        (["run", "tiles/*.tif"], 2, "tiles/*.tif: is a pattern, of 2 files, and a run takes one", "no seams"),
+        (["run", "tiles/[nN]one.tif"], 42, "tiles/[nN]one.tif: cannot be opened: No such file", ""),
         (["run", "tiles/good.tif", "tiles/other.tif"], 2, "tiles/good.tif and 1 more: these are 2 scenes", "no seams"),
+        (["run", "tiles/good.tif", "--out", "o.GPKG"], 2, "--out o.GPKG: is the name of a file", "--format gpkg"),
+        (["run", "tiles/good.tif", "--stitch", "han"], 2, "--stitch: 'han': expected one", "(did you mean hann?)"),
         (["run", "tiles/god.tif"], 42, "tiles/god.tif: ", "(did you mean good.tif?)"),
         (["run", "tiles/GOOD.TIF"], 42, "tiles/GOOD.TIF: ", "(did you mean good.tif?)"),
         (["run", "tiles/good.tif", "--aoi", "are.geojson"], 42, "are.geojson: ", "(did you mean area.geojson?)"),

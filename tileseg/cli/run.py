@@ -7,13 +7,17 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
 from tileseg.cli.option import chosen, expand, option
 from tileseg.cli.run_options import CONTROL, RunOptions
+from tileseg.formats import FORMATS
+
+if TYPE_CHECKING:
+    from tileseg.storage.place import Url
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,8 @@ def command(
     from tileseg.errors import UsageError
     from tileseg.spec import RunSpec, read_config
 
-    if scene is not None and (context.args or Path(scene).is_dir()):
-        raise UsageError(_one_scene(scene, context.args))
+    if scene is not None:
+        _check_one(scene, context.args)
     given = {"scene": scene, "out": out, **chosen(options), "overwrite": control.overwrite}
     asked = {
         **(read_config(control.config) if control.config else {}),
@@ -65,6 +69,7 @@ def command(
     if "scene" not in asked:
         raise UsageError("which scene? tileseg run SCENE, or scene = ... in --config")
     spec = RunSpec.parse(asked)
+    _check_out(spec.out)
     from tileseg.cli.progress import RunProgress, print_plan, print_report
     from tileseg.run.prepare import prepare
     from tileseg.run.report import describe
@@ -86,14 +91,41 @@ def command(
         print_report(report, verbose=control.verbose)
 
 
-def _one_scene(scene: str, more: Sequence[str]) -> str:
-    """What to do with a folder, or with the names that the shell made of a pattern."""
-    what = f"{scene}: is a folder"
-    names, pattern = shlex.quote(scene), f"{shlex.quote(scene.rstrip('/'))}/*.tif"
+def _matches(scene: str) -> list[str]:
+    """The files of a quoted pattern; none where it is the name of one."""
+    from glob import glob, has_magic
+
+    return sorted(glob(scene)) if has_magic(scene) and not Path(scene).exists() else []
+
+
+def _check_out(out: Path | Url | None) -> None:
+    """Raise UsageError where the name of a file is given for the folder of all outputs."""
+    from tileseg.errors import UsageError
+
+    form = {form.suffix: form.name for form in FORMATS.values()}.get(Path(out.name).suffix.lower()) if out else None
+    if form is not None and not (isinstance(out, Path) and out.is_dir()):
+        raise UsageError(
+            f"--out {out}: is the name of a file, and outputs go into a folder; "
+            f"give the name of one, and --format {form}"
+        )
+
+
+def _check_one(scene: str, more: Sequence[str]) -> None:
+    """Raise UsageError where a folder is given, or the names that the shell, or nobody yet, made of a pattern."""
+    from tileseg.errors import UsageError
+
     if more:
         what = f"{scene} and {len(more)} more: these are {len(more) + 1} scenes"
-        names = pattern = " ".join(map(shlex.quote, (scene, *more))) if len(more) < 3 else f"{shlex.quote(scene)} ..."
-    return (
-        f"{what}, and a run takes one. Scenes of their own: tileseg batch {names} --out FOLDER. "
-        f"Tiles of one image: gdalbuildvrt scene.vrt {pattern}, and tileseg run scene.vrt, which has no seams"
+        names = tiles = " ".join(map(shlex.quote, (scene, *more))) if len(more) < 3 else f"{shlex.quote(scene)} ..."
+    elif Path(scene).is_dir():
+        what = f"{scene}: is a folder"
+        names, tiles = shlex.quote(scene), f"{shlex.quote(scene.rstrip('/'))}/*.tif"
+    elif matches := _matches(scene):
+        what = f"{scene}: is a pattern, of {len(matches)} file{'s' * (len(matches) != 1)}"
+        names, tiles = shlex.quote(scene), scene
+    else:
+        return
+    raise UsageError(
+        f"{what}, and a run takes one scene. Scenes of their own: tileseg batch {names} --out FOLDER. "
+        f"Tiles of one image: gdalbuildvrt scene.vrt {tiles}, and tileseg run scene.vrt, which has no seams"
     )

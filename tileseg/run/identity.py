@@ -12,6 +12,7 @@ Three kinds of facts are kept in ``run.json`` and ``summary.json``:
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -29,6 +30,7 @@ from tileseg.storage.digest import vector_sha256
 from tileseg.storage.place import Url
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from fractions import Fraction
 
     from tileseg.card import ModelCard
@@ -266,7 +268,10 @@ def refuse_other(prepared: PreparedRun, record: Record) -> None:
     rest = [name for name in names if name not in ({"scene", "scale"} if "scene" in names else {"algorithm"})]
     listed = [text for name in rest for text in _difference(name, prepared, record)]
     if set(names) <= _VECTOR_OPTIONS:
-        listed.append("polygons are not made anew without probabilities (--keep labels)")
+        listed.append(
+            "with --keep labels there are no probabilities to make polygons anew with; "
+            f"tileseg vectorize {shlex.quote(str(prepared.folder))} makes them without"
+        )
     why = f" ({'; '.join(listed)})" if listed else ""
     raise UsageError(f"{prepared.folder}: {what}{why}; choose another --out, or start anew with --overwrite")
 
@@ -296,10 +301,27 @@ def _difference(name: str, prepared: PreparedRun, record: Record) -> list[str]:
 def _card_differences(was: Any, now: dict[str, Any]) -> list[str]:
     if not isinstance(was, dict):
         return ["the model's card was another"]
-    names = [name for name in now if was.get(name) != now[name]]
-    return [f"the card's {name} was {_short(was.get(name))}, is {_short(now[name])}" for name in names]
+    return [
+        f"the card's {place} was {_short(before)}, is {_short(after)}"
+        for name in now
+        for place, before, after in _changes(name, was.get(name), now[name])
+    ]
+
+
+def _changes(place: str, was: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Where in two JSON values something differs, and what: ``classes.1.name``, ``"roof"``, ``"house"``."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in now:
+            yield from _changes(f"{place}.{name}", was.get(name), now[name])
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now) and isinstance((*now, 0)[0], dict):
+        for i, (before, after) in enumerate(zip(was, now, strict=True)):
+            yield from _changes(f"{place}.{i}", before, after)
+    elif was != now:
+        yield place, was, now
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "not given"
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 32 else f"{text[:12]}..."
