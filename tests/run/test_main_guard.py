@@ -9,6 +9,7 @@ from fakes import smooth_noise, write_scene
 
 from tileseg.run.main_guard import _is_guarded
 
+CALL = "run(RunSpec(scene='scene.tif', out='out', model='{model}'))"
 SCRIPTS = {
     "run": (
         "from tileseg import RunSpec, run\nSPEC = RunSpec(scene='scene.tif', out='out', model='{model}')\nrun(SPEC)\n"
@@ -32,6 +33,17 @@ def test_a_script_without_a_guard_ends_in_one_line(model, tmp_path, what) -> Non
     assert 'if __name__ == "__main__":' in last
     assert "script.py, line " in last
     assert told.stderr.count("__main__") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_script_on_standard_input_is_told_before_anything_is_written(model, tmp_path) -> None:
+    write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3))
+    script = f"if __name__ == '__main__':\n    from tileseg import RunSpec, run\n    {CALL.format(model=model)}\n"
+    told = subprocess.run(
+        [sys.executable, "-"], input=script, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 1
+    assert "there is no such file; write it into one, or give workers=0" in told.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 

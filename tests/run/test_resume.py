@@ -124,7 +124,9 @@ def test_a_card_that_decides_otherwise_is_refused(scene, begun, tmp_path, field)
     prepared = prepare(spec(scene, there, begun / "run"))
     assert "card" in differences(prepared)
     with (
-        pytest.raises(UsageError, match=rf"the card's {field}[.\w]* was .*; choose another --out, or start anew") as raised,
+        pytest.raises(
+            UsageError, match=rf"the card's {field}[.\w]* was .*; choose another --out, or start anew"
+        ) as raised,
         hold(prepared, lambda: None) as held,
     ):
         begin(prepared, held)

@@ -95,7 +95,9 @@ def _matches(scene: str) -> list[str]:
     """The files of a quoted pattern; none where it is the name of one."""
     from glob import glob, has_magic
 
-    return sorted(glob(scene)) if has_magic(scene) and not Path(scene).exists() else []
+    if not has_magic(scene) or Path(scene).exists():
+        return []
+    return glob(scene, recursive=True)  # noqa: PTH207 - pathlib's takes no absolute ones
 
 
 def _check_out(out: Path | Url | None) -> None:

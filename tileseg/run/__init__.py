@@ -1,7 +1,10 @@
-"""One run, from options to outputs: what the command line and the Python interface both call.
+"""Segment a scene: ``report = tileseg.run(tileseg.RunSpec(scene="scene.tif", out="scene.tileseg"))``.
+
+What the command line calls, too. :func:`tileseg.run.scene.run` says what is given and what comes back,
+:class:`tileseg.RunSpec` which options there are, :class:`tileseg.RunReport` what a report holds.
 
 The room carries the name of the function that it is about, and Python puts a room that is imported into the place of
-that name in the package. So the room can be called itself: ``tileseg.run(spec)``, whatever was imported before.
+that name in the package. So the room can be called itself, whatever was imported before.
 """
 
 from __future__ import annotations

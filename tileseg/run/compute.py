@@ -17,6 +17,7 @@ from tileseg.errors import BlocksFailed, Interrupted, TilesegError, first_line, 
 from tileseg.run.finish import Stopwatch
 from tileseg.run.folder import OpenRun
 from tileseg.run.ledger import BlockRecord
+from tileseg.run.main_guard import worker_remedy
 from tileseg.run.names import MOSAIC, STATE
 from tileseg.run.prepare import PreparedRun, compute_threads
 from tileseg.run.report import Listener
@@ -77,7 +78,7 @@ def connected(
                 )
             except RuntimeError as error:
                 raise TilesegError(
-                    f"the worker processes did not start: {first_line(root_of(error))}; --workers 0 needs none"
+                    f"the worker processes did not start: {first_line(root_of(error))}; {worker_remedy()}"
                 ) from error
         else:
             state = (prepared.folder / STATE).resolve()

@@ -25,8 +25,18 @@ def check_main_guard() -> None:
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         sys.exit(f"tileseg: {getattr(sys.modules.get('__mp_main__'), '__file__', 'a script')}: {_REMEDY}")
     call = _call_in_script()
+    if call is not None and not call[0].exists():
+        raise UsageError(
+            f"{call[0].name}: worker processes read the script again, and there is no such file; write it into one, or "
+            "give workers=0, to compute in this process"
+        )
     if call is not None and not _is_guarded(*call):
         raise UsageError(f"{call[0].name}, line {call[1]}: {_REMEDY}")
+
+
+def worker_remedy() -> str:
+    """What helps where worker processes did not start: a guard that is none is the usual reason in a script."""
+    return "--workers 0 needs none" if _call_in_script() is None else _REMEDY
 
 
 def _call_in_script() -> tuple[Path, int] | None:
