@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyogrio  # before TensorFlow, see publish/vectors.py
+import pyogrio  # before TensorFlow, see nn/backend.py
 
 from tileseg.card import ClassInfo
 from tileseg.dataset.spec import VECTORS, is_there

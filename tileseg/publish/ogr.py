@@ -10,9 +10,7 @@ from typing import Self
 
 import pyarrow as pa
 
-# Before TensorFlow, which brings an SQLite without R-trees: GDAL would take its symbols for its own, and a GeoPackage
-# would have no spatial index.
-import pyogrio
+import pyogrio  # before TensorFlow, see nn/backend.py
 
 from tileseg.publish.table import LAYER, Rows, Table, schema_of
 from tileseg.source.vector_file import gdal_options, name_to_write
