@@ -16,8 +16,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-# Before TensorFlow, which brings an SQLite without R-trees: GDAL would take its symbols for its own, and a GeoPackage that
-# the same process writes later would have no spatial index.
+# Before TensorFlow, which brings an SQLite without R-trees: GDAL would take its symbols for its own, and a GeoPackage
+# that the same process writes later would have no spatial index.
 import pyogrio  # noqa: F401
 
 _FIRST_CALLS = threading.RLock()

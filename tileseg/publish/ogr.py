@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
-
 import pyogrio  # before TensorFlow, see nn/backend.py
 
 from tileseg.publish.table import LAYER, Rows, Table, schema_of
