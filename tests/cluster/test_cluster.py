@@ -186,14 +186,14 @@ def test_certificates_that_are_missing_are_told_of_at_once(tmp_path, monkeypatch
 def test_arguments_that_a_class_does_not_take(monkeypatch) -> None:
     """The reason is what it all began with; Dask's logs, which tell it several times, are not wanted."""
 
-    def start(workers: int = 1) -> None:
+    def call(workers: int = 1) -> None:
         del workers
 
     class Picky:
         def __init__(self, silence_logs: int = logging.WARNING, **arguments: object) -> None:
             levels.append(silence_logs)
             try:
-                start(**arguments)
+                call(**arguments)
             except TypeError as error:
                 raise RuntimeError("Nanny failed to start.") from error
 

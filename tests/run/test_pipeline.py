@@ -333,7 +333,7 @@ def test_sixteen_bits_are_standardised_and_told(model, tmp_path) -> None:
 def test_a_scene_without_crs_gives_pixel_coordinates(model, tmp_path) -> None:
     path = write_scene(tmp_path / "scene.tif", smooth_noise(90, 120, 3), crs=None)
     report = run(spec(path, model, tmp_path / "run", block=None, formats="geojson,gpkg"))
-    assert any("in pixel coordinates, areas in pixels" in notice for notice in report.notices)
+    assert any("polygons and areas are in pixels" in notice for notice in report.notices)
     bounds = geopandas.read_file(report.outputs["gpkg"]).total_bounds
     assert (np.abs(bounds) <= 120).all()
     moved = write_scene(tmp_path / "moved.tif", smooth_noise(90, 120, 3), crs=None)

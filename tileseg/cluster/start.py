@@ -6,7 +6,7 @@ import importlib
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,10 +24,11 @@ _EXTRAS = {
     "dask_gateway": "gateway",
 }
 """Package -> the extra that brings it."""
+_DASHBOARD = {"dashboard_address": f"{LOOPBACK}:{_PORT}"}
 _PRESET = {
     # What goes wrong is raised: Dask's logs tell it several times, with tracebacks.
     "silence_logs": logging.CRITICAL,
-    "dashboard_address": f"{LOOPBACK}:{_PORT}",
+    **_DASHBOARD,
 }
 """Arguments of such classes that have other defaults here."""
 
@@ -40,13 +41,12 @@ def started_cluster(place: ClusterSpec) -> Iterator[Any]:
     this machine alone.
     """
     cluster_class = class_named(place.kind or "")
-    known = inspect.signature(cluster_class).parameters
-    preset = {name: value for name, value in _PRESET.items() if name in known}
+    arguments = _with_presets(place.arguments, inspect.signature(cluster_class).parameters)
     try:
         with warnings.catch_warnings():
             # Any other port will do: its address is printed.
             warnings.filterwarnings("ignore", r"\s*Port \d+ is already in use", UserWarning)
-            cluster = cluster_class(**{**preset, **place.arguments})
+            cluster = cluster_class(**arguments)
     except Exception as error:
         cause = root_of(error)
         if isinstance(cause, TypeError):  # arguments that the class, or what it passes them on to, does not take
@@ -60,6 +60,15 @@ def started_cluster(place: ClusterSpec) -> Iterator[Any]:
         yield cluster
     finally:
         failure_of(cluster.close)
+
+
+def _with_presets(arguments: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
+    """What a class is called with: what the spec says, and else what is preset, if the class takes it."""
+    made = {**{name: value for name, value in _PRESET.items() if name in known}, **arguments}
+    if "scheduler_options" in known and "dashboard_address" not in arguments:  # as the classes of dask-jobqueue want it
+        made.pop("dashboard_address", None)
+        made["scheduler_options"] = {**_DASHBOARD, **(made.get("scheduler_options") or {})}
+    return made
 
 
 def class_named(kind: str) -> Any:
