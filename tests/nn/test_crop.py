@@ -72,7 +72,8 @@ def test_the_core_is_that_of_the_whole_window(name: str, margin: int) -> None:
     core = to_numpy(cropped(model, 96, 176, margin)(window))
     assert core.shape == (2, 96 - 2 * margin, 176 - 2 * margin, whole.shape[-1])
     expected = whole[:, margin : 96 - margin, margin : 176 - margin]
-    assert np.abs(core - expected).max() <= 1e-6 * expected.std()
+    # What is promised. Kernels with AVX-512 give the same bits; those of AVX2 depend on sizes, and reach 3e-6.
+    assert np.abs(core - expected).max() <= 1e-5 * expected.std()
 
 
 def test_it_saves_work_in_the_decoder() -> None:
