@@ -50,11 +50,17 @@ def test_feet_become_metres() -> None:
     assert grid.ground_sample_distance == pytest.approx(0.3048, rel=1e-3)
 
 
+@pytest.mark.parametrize(("unit", "metres"), [('UNIT["metre",1]', 0.5), ('UNIT["foot",0.3048]', 0.1524)])
+def test_local_systems_have_the_size_of_their_unit(unit, metres) -> None:
+    grid = Grid(200, 300, Affine(0.5, 0, 0, 0, -0.5, 0), f'LOCAL_CS["a site",{unit}]')
+    assert grid.ground_sample_distance == pytest.approx(metres)
+
+
 @pytest.mark.parametrize(
     "crs",
     [
         None,
-        'LOCAL_CS["a site",UNIT["metre",1]]',
+        'LOCAL_CS["a drawing",UNIT["unknown",0]]',
     ],
 )
 def test_places_nowhere_on_the_earth_have_no_size(crs) -> None:

@@ -263,8 +263,16 @@ def _check_name(folder: Path | Url) -> None:
 
 
 def _check_own(folder: Path | Url) -> None:
-    """Raise UsageError where outputs would replace files that no run wrote: the folder has no state of one."""
-    files, folders = at(folder).listed()
+    """Raise UsageError where outputs would replace files that no run wrote: the folder has no state of one.
+
+    Raises InputError where the folder cannot be looked into.
+    """
+    try:
+        files, folders = at(folder).listed()
+    except TilesegError:
+        raise
+    except OSError as error:  # a bucket that is not there, a folder that may not be read
+        raise not_writable(folder, error) from error
     if STATE not in folders and (taken := sorted({*files, *folders} & set(_output_names()))):
         raise UsageError(
             f"{folder}: {', '.join(taken)} is there, but no run of tileseg wrote it; choose another --out, or replace "
