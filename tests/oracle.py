@@ -13,9 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.card import ModelCard, Scaling
+from tileseg.cluster import hardware
 from tileseg.tta import View
 
 Array = npt.NDArray[np.float32]
+
+PROMISE = 1e-5
+"""How far a tiled result may be from the whole, in standard deviations of the logits."""
+
+BIT_EQUAL = "avx512f" in hardware.cpu().flags
+"""Whether this processor's kernels for float32 give the same bits for windows of any size, on any number of threads.
+
+Those of AVX2 do not always.
+"""
 
 
 def resampling(scale: Fraction, size: int) -> Array:

@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from oracle import BIT_EQUAL
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -20,14 +21,17 @@ each in its own way, and random weights make up to a hundred times as much of it
 
 
 def assert_kept(finding: Finding, apart: float = PROMISE) -> None:
-    """Bit-equal to one window over the whole scene; equal to the oracle up to rounding and ties; same bytes."""
-    assert finding.once == 0
+    """Equal to one window over the whole scene and to the oracle up to rounding and ties.
+
+    Where kernels do not depend on sizes and threads: bit-equal to the one window, and the same bytes from any workers.
+    """
+    assert finding.once <= (0 if BIT_EQUAL else PROMISE)
     assert finding.relabelled == 0
     assert finding.apart <= apart
     assert finding.untied == 0
     assert finding.halves <= 0.01 * finding.values
     assert set(finding.same_bytes) == set(finding.case.workers)
-    assert all(finding.same_bytes.values())
+    assert all(finding.same_bytes.values()) or not BIT_EQUAL
 
 
 def test_cuts_views_and_workers_change_nothing() -> None:

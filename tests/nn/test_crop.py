@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 import pytest
+from oracle import BIT_EQUAL, PROMISE
 
 from tileseg.errors import UsageError
 from tileseg.nn.backend import keras, to_numpy
@@ -72,8 +73,7 @@ def test_the_core_is_that_of_the_whole_window(name: str, margin: int) -> None:
     core = to_numpy(cropped(model, 96, 176, margin)(window))
     assert core.shape == (2, 96 - 2 * margin, 176 - 2 * margin, whole.shape[-1])
     expected = whole[:, margin : 96 - margin, margin : 176 - margin]
-    # What is promised. Kernels with AVX-512 give the same bits; those of AVX2 depend on sizes, and reach 3e-6.
-    assert np.abs(core - expected).max() <= 1e-5 * expected.std()
+    assert np.abs(core - expected).max() <= (1e-6 if BIT_EQUAL else PROMISE) * expected.std()
 
 
 def test_it_saves_work_in_the_decoder() -> None:
