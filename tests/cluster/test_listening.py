@@ -55,7 +55,7 @@ def test_a_worker_for_a_scheduler_elsewhere_serves_its_pages_to_this_machine_alo
     scheduler = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"])
     worker = None
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while not file.exists() and time.monotonic() < until:
             time.sleep(0.1)
         address = json.loads(file.read_text())["address"]
