@@ -67,17 +67,28 @@ class StopsAfter(Silent):
             raise KeyboardInterrupt
 
 
-def test_blocks_whose_polygons_are_gone_are_computed_again(bed) -> None:
+def test_polygons_of_blocks_that_are_gone_are_made_again_from_the_mosaic(bed) -> None:
     out = bed / "gone"
     with pytest.raises(KeyboardInterrupt):
         run(spec(bed, out.name), StopsAfter(7))
     before = records(out)
     (out / ".state" / "fragments" / "000000" / "000000003.npz").unlink()
     report = run(spec(bed, out.name))
-    assert report.computed == report.blocks - 6
-    now = records(out)
-    assert {i for i, facts in before.items() if now[i] != facts} == {3}
+    assert report.computed == report.blocks - len(before)
+    assert {i: facts for i, facts in records(out).items() if i in before} == before
     assert digest(out) == digest(bed / "undisturbed")
+
+
+def test_blocks_whose_polygons_are_gone_are_computed_again_where_labels_alone_are_kept(bed) -> None:
+    """Labels alone have no probabilities to give to polygons."""
+    whole = run(spec(bed, "labels", keep="labels"))
+    with pytest.raises(KeyboardInterrupt):
+        run(spec(bed, "labels-gone", keep="labels"), StopsAfter(7))
+    before = records(bed / "labels-gone")
+    (bed / "labels-gone" / ".state" / "fragments" / "000000" / "000000003.npz").unlink()
+    report = run(spec(bed, "labels-gone", keep="labels"))
+    assert report.computed == report.blocks - len(before) + 1
+    assert digest(bed / "labels-gone") == digest(whole.folder)
 
 
 def test_polygons_that_vanish_at_the_end_are_an_error(bed, monkeypatch) -> None:
@@ -91,5 +102,5 @@ def test_polygons_that_vanish_at_the_end_are_an_error(bed, monkeypatch) -> None:
     with pytest.raises(TilesegError, match=r"000000003\.npz"):
         run(spec(bed, out.name), Vanish())
     assert not (out / "polygons.geojson").exists()
-    assert run(spec(bed, out.name)).computed == 1
+    assert run(spec(bed, out.name)).computed == 0  # made again from the mosaic
     assert digest(out) == digest(bed / "undisturbed")

@@ -25,6 +25,7 @@ from tileseg.nn.bundle import load_bundle
 from tileseg.nn.folder import load_card
 from tileseg.run.block import fill_of
 from tileseg.run.ledger import Ledger
+from tileseg.train import loop
 from tileseg.train.checkpoint import Store
 from tileseg.train.folder import TrainingFolder
 from tileseg.train.journal import STEPS, read_columns
@@ -283,9 +284,17 @@ def test_a_loss_that_is_no_number_stops_with_advice(dataset, tmp_path) -> None:
     assert go(spec_of(dataset, tmp_path / "m", steps=1)).progress.step == 1
 
 
-def test_what_is_kept_when_the_loss_is_no_number_later(dataset, tmp_path) -> None:
+def test_a_network_that_gives_no_numbers_is_not_kept(dataset, tmp_path) -> None:
     options = {"rate": 1e38, "warmup": 0, "clip": None, "schedule": "constant", "steps_per_epoch": 1}
-    with pytest.raises(TilesegError, match=r"best so far is kept, and other options need another --out"):
+    with pytest.raises(TilesegError, match=r"not finite after step 1.*--rate.*there is no model yet"):
+        go(spec_of(dataset, tmp_path / "m", **options))
+    assert not (tmp_path / "m" / "card.json").exists()
+
+
+def test_what_is_kept_when_the_loss_is_no_number_later(dataset, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "learning_rate", lambda spec, step, *rest: 1e-3 if step == 0 else 1e38)
+    options = {"warmup": 0, "clip": None, "schedule": "constant", "steps_per_epoch": 1}
+    with pytest.raises(TilesegError, match=r"after step [23].*best so far is kept, and other options need another --out"):
         go(spec_of(dataset, tmp_path / "m", **options))
     load_bundle(tmp_path / "m")
 

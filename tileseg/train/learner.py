@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.errors import UsageError
-from tileseg.nn.backend import Replicas, devices, keras
+from tileseg.nn.backend import Replicas, devices, keras, to_numpy
 from tileseg.nn.fused import fuse
 from tileseg.nn.unet import build_network, part_of, training_model
 from tileseg.train.checkpoint import Checkpoint
@@ -99,6 +99,12 @@ class Learner:
         """Go on from a state."""
         for name, variables in self.state.items():
             checkpoint.restore(name, variables)
+
+    def is_finite(self) -> bool:
+        """Whether the network still gives numbers for an image of noise."""
+        side = 2 ** (_BLOCKS + 1)
+        noise = np.random.default_rng(0).normal(size=(1, side, side, self._bands)).astype(np.float32)
+        return bool(np.isfinite(to_numpy(self.model(noise, training=False))).all())
 
     def use_mean(self) -> None:
         """Take the running mean, if there is one, as the weights: the training is over."""

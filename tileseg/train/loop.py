@@ -80,7 +80,7 @@ class TrainingLoop:
                 waited = time.monotonic() - asked
                 loss = self.prepared.learner.step(images, labels, step=progress.step, rate=rate)
                 if not math.isfinite(loss):
-                    raise self._diverged(loss, rate, progress.step + 1)
+                    raise self._diverged(f"the loss is {loss}", rate, progress.step + 1)
                 progress = replace(
                     progress,
                     step=progress.step + 1,
@@ -90,7 +90,7 @@ class TrainingLoop:
                 self.journal.step(progress.step, loss=loss, rate=rate, seconds=progress.seconds, waited=progress.waited)
                 self.listener.step(progress, share_of(spec, progress), loss, rate)
                 if progress.step % spec.steps_per_epoch == 0 or share_of(spec, progress) >= 1:
-                    progress = self._end_epoch(progress, start.seconds - began)
+                    progress = self._end_epoch(progress, rate, start.seconds - began)
                 if self.stop.is_set():
                     self._save(progress)
                     if not self.prepared.folder.store.best.exists():
@@ -110,21 +110,25 @@ class TrainingLoop:
             return True
         return share_of(spec, progress) >= 1
 
-    def _diverged(self, loss: float, rate: float, step: int) -> TilesegError:
+    def _diverged(self, what: str, rate: float, step: int) -> TilesegError:
         kept = (
             "what was best so far is kept, and other options need another --out, or --overwrite to start anew"
             if self.prepared.folder.has_weights
             else "there is no model yet, so the same --out takes other options"
         )
         return TilesegError(
-            f"the loss is {loss} after step {step}, with a learning rate of {rate:.2g}: try a lower --rate, a longer "
+            f"{what} after step {step}, with a learning rate of {rate:.2g}: try a lower --rate, a longer "
             "--warmup, --clip 1 or --precision float32, and look for values that are not finite with `tileseg dataset "
             f"check {self.prepared.spec.dataset}`; {kept}"
         )
 
-    def _end_epoch(self, progress: Progress, offset: float) -> Progress:
+    def _end_epoch(self, progress: Progress, rate: float, offset: float) -> Progress:
         """Score the network, keep it if it is the best, and save the state."""
         if self.prepared.validation.watched:
+            with self.prepared.learner.averaged():
+                finite = self.prepared.learner.is_finite()
+            if not finite:
+                raise self._diverged("the network gives values that are not finite", rate, progress.step)
             progress = self._validate(progress, offset)
         self._save(progress)
         folder = self.prepared.folder
