@@ -294,7 +294,9 @@ def test_a_network_that_gives_no_numbers_is_not_kept(dataset, tmp_path) -> None:
 def test_what_is_kept_when_the_loss_is_no_number_later(dataset, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(loop, "learning_rate", lambda spec, step, *rest: 1e-3 if step == 0 else 1e38)
     options = {"warmup": 0, "clip": None, "schedule": "constant", "steps_per_epoch": 1}
-    with pytest.raises(TilesegError, match=r"after step [23].*best so far is kept, and other options need another --out"):
+    with pytest.raises(
+        TilesegError, match=r"after step [23].*best so far is kept, and other options need another --out"
+    ):
         go(spec_of(dataset, tmp_path / "m", **options))
     load_bundle(tmp_path / "m")
 
