@@ -80,6 +80,10 @@ def test_entries_complete_what_they_say_by_the_top_of_the_file(tmp_path: Path) -
         ("[[folders]]\nimages = '*/a.tif'\nlabels = 'l'", "one star in the file's name"),
         ("[[folders]]\nimages = 'i'\nlabels = 'l'\nvalidate = '('", "no regular expression"),
         ("[[folders]]\nimages = 'i'\nlabels = 'l'\nvalidate = 1.5", "between 0 and 1"),
+        ("[[folders]]\nimages = 'i'\nlabels = 'l'\nplace_from = '(.+'", "place_from = '(.+' is no regular expression"),
+        ("[[folders]]\nimages = 'i'\nlabels = 'l'\nplace_from = '.+_0'", "expected a group that is the place"),
+        ("[[folders]]\nimages = 'i'\nlabels = 'l'\nplace_from = '(.+)'\nplace = 'a'", "expected one of them"),
+        ("[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nplace = ''", "scenes.0.place"),
         ("ground_sample_distance = 0\n[[voc]]\nroot = '.'", "greater than 0"),
         ("[[scene]]\nimage = 'a.tif'", "scene: is not known (did you mean scenes?); expected one of image_bands, "),
         ("[scenes]\nimage = 'a.tif'", "scenes: expected a list, not {'image': 'a.tif'}"),
@@ -191,6 +195,31 @@ def test_names_are_unique(tmp_path: Path) -> None:
     text = "".join(f"[[scenes]]\nimage = '{d}/a.tif'\nlabels = 'b.tif'\n" for d in "xyz")
     pairs, _ = pairs_of(dataset(tmp_path, text))
     assert [p.name for p in pairs] == ["a", "a-2", "a-3"]
+
+
+def test_places_are_said_by_entry_by_name_or_are_the_scene_itself(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{n}{end}.tif" for n in ("nairobi_0", "nairobi_1", "las_vegas_0") for end in ("_rgb", "_mask")))
+    touch(tmp_path, "a.tif", "b.tif", "labels.tif")
+    text = (
+        'place = "nowhere"\n[[scenes]]\nimage = "a.tif"\nlabels = "labels.tif"\n'
+        '[[scenes]]\nimage = "b.tif"\nlabels = "labels.tif"\nplace = "somewhere"\n'
+        '[[folders]]\nimages = "*_rgb.tif"\nlabels = "*_mask.tif"\nplace_from = "(.+)_[0-9]+"\n'
+    )
+    pairs, problems = pairs_of(dataset(tmp_path, text))
+    assert problems == []
+    assert {pair.name: pair.place for pair in pairs} == {
+        "a": "nowhere", "b": "somewhere", "las_vegas_0": "las_vegas", "nairobi_0": "nairobi", "nairobi_1": "nairobi"
+    }  # fmt: skip
+    own, _ = pairs_of(dataset(tmp_path, text.replace('place = "nowhere"', "").split("[[folders]]")[0]))
+    assert [pair.place for pair in own] == ["a", "somewhere"]
+
+
+def test_a_name_that_tells_no_place_is_a_problem(tmp_path: Path) -> None:
+    touch(tmp_path, "hill_rgb.tif", "hill_mask.tif")
+    entry = '[[folders]]\nimages = "*_rgb.tif"\nlabels = "*_mask.tif"\nplace_from = "(.+)_[0-9]+"\n'
+    _, problems = pairs_of(dataset(tmp_path, entry))
+    assert len(problems) == 1
+    assert "finds no place in the name 'hill'" in problems[0]
 
 
 def test_the_ground_sample_distance_asked_for_comes_first(tmp_path: Path) -> None:

@@ -91,6 +91,32 @@ def test_scores_have_rows_of_their_own_and_options_are_told_on_demand(archive: P
     assert ("training options", "network: {width 0.375}, loss dice") in told("-v")
 
 
+def test_places_have_rows_and_what_is_reached_elsewhere_stands_apart(archive: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "trained"
+    runner.invoke(app, ["pack", str(archive), str(folder), *SAID], catch_exceptions=False)
+    facts = {
+        "iou_by_place": {"hill": {"a": 0.25}, "made": {"a": 0.75}},
+        "iou_by_scene": {"hill_0": {"a": 0.5}, "hill_1": {"a": 0.125}, "made": {"a": 0.75}},
+        "drawn_places": ["made"],
+        "elsewhere": [
+            {"place": "coast", "iou": 0.5, "f1": 0.25, "images": 3},
+            {"place": "town", "iou": 0.25, "f1": None, "images": 1},
+        ],
+    }
+    before = load_card(folder)
+    save_card(before.model_copy(update={"training": facts}), folder)
+    assert load_card(folder).digest == before.digest, "what is said of a model does not make it another one"
+    lines = runner.invoke(app, ["info", str(folder)], catch_exceptions=False).stdout.splitlines()
+    rows = [(name.strip(), value.strip()) for name, _, value in (line.partition("  ") for line in lines)]
+    assert ("IoU in hill", "a 0.25") in rows
+    assert ("IoU in made (drawn)", "a 0.75") in rows
+    assert not any("hill_0" in text for row in rows for text in row)
+    start = rows.index(("elsewhere, mean of 2 places", "iou 0.375, f1 0.25"))
+    assert rows[start + 1 : start + 3] == [
+        ("elsewhere, coast", "iou 0.5, f1 0.25, images 3"), ("elsewhere, town", "iou 0.25, f1 -, images 1")
+    ]  # fmt: skip
+
+
 def test_a_false_card_ends_the_check(archive: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     runner.invoke(app, ["pack", str(archive), str(folder), *SAID])

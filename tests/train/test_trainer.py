@@ -125,6 +125,38 @@ def test_a_model_folder_comes_out(dataset, tmp_path) -> None:
     assert not list(out.rglob("*partial*"))
 
 
+def placed(folder: Path) -> Path:
+    """A dataset of three places, the last of which is marked to be validated on; its TOML."""
+    path = write_dataset(folder, train=2, validate=1, height=60, width=75)
+    path.write_text(path.read_text() + 'place_from = "([a-z][0-9])"\n')
+    return path
+
+
+def test_a_place_that_is_left_out_validates_and_all_others_train_however_marked(tmp_path) -> None:
+    spec = spec_of(placed(tmp_path / "data"), tmp_path / "m", leave_out="t1", steps=3)
+    found = load_scenes(spec)
+    assert {scene.name: scene.split for scene in found.scenes} == {"t0": "train", "v0": "train", "t1": "validate"}
+    go(spec)
+    facts = load_card(tmp_path / "m").training
+    assert facts["left_out"] == ["t1"]
+    assert list(facts["iou_by_place"]) == ["t1"]
+    with pytest.raises(UsageError, match="--leave-out t1, now t0"):
+        go(spec_of(spec.dataset, tmp_path / "m", leave_out="t0", steps=3))
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        ("t7", r"--leave-out t7: no such place in .*; expected some of t0, t1, v0"),
+        ("t0,t1,v0", "nothing is left of .* to train on"),
+    ],
+)
+def test_places_that_cannot_be_left_out_are_told(tmp_path, places, told) -> None:
+    with pytest.raises(UsageError, match=told):
+        go(spec_of(placed(tmp_path / "data"), tmp_path / "m", leave_out=places))
+    assert not (tmp_path / "m").exists()
+
+
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others(dataset, trained, tmp_path) -> None:
     go(spec_of(dataset, tmp_path / "same", steps=3, threads=3))
     go(spec_of(dataset, tmp_path / "other", steps=3, seed=9))

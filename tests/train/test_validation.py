@@ -42,15 +42,28 @@ def test_scores_are_those_of_whole_scenes(tmp_path, batch) -> None:
     assert score.iou_by_scene["v0"] != score.iou_by_scene["v1"]
 
 
-def scene(name: str, hits: int, missed: int, wrong: int, *, drawn: bool = False) -> SceneScore:
-    return SceneScore(name, drawn, np.array([[1000, wrong], [missed, hits]]))
+def scene(name: str, hits: int, missed: int, wrong: int, *, place: str = "", drawn: bool = False) -> SceneScore:
+    return SceneScore(name, place or name, drawn, np.array([[1000, wrong], [missed, hits]]))
 
 
-def test_scenes_count_alike_however_large_they_are() -> None:
-    """A large scene that is easy does not hide a small one that is not."""
+def test_places_count_alike_however_large_they_are() -> None:
+    """A large place that is easy does not hide a small one that is not."""
     score = Score((scene("large", 9000, 500, 500), scene("small", 30, 30, 40)), CLASSES)
     assert score.score == pytest.approx((0.9 + 0.3) / 2)
     assert score.iou["house"] == pytest.approx(0.6)
+
+
+def test_scenes_of_a_place_are_scored_together() -> None:
+    """Ten scenes of one place do not outvote another place."""
+    score = Score((scene("a0", 60, 0, 0, place="a"), scene("a1", 30, 5, 5, place="a"), scene("b", 30, 30, 40)), CLASSES)
+    assert score.iou_by_place == {
+        "a": {"ground": 2000 / 2010, "house": 0.9}, "b": {"ground": 1000 / 1070, "house": 0.3}
+    }  # fmt: skip
+    assert score.score == pytest.approx((0.9 + 0.3) / 2)
+    facts = score.facts()
+    assert facts["averaged_over"] == "places"
+    assert facts["iou_house"] == pytest.approx(0.6)
+    assert list(facts["iou_by_scene"]) == ["a0", "a1", "b"]
 
 
 def test_scenes_without_a_class_say_nothing_about_it() -> None:
@@ -64,10 +77,17 @@ def test_scenes_without_a_class_say_nothing_about_it() -> None:
 
 def test_drawn_scenes_are_told_apart() -> None:
     facts = Score((scene("photo", 5, 5, 0), scene("made", 9, 1, 0, drawn=True)), CLASSES).facts()
-    assert facts["iou_house"] == pytest.approx(0.7)
+    assert facts["iou_house"] == pytest.approx(0.5), "what is drawn says nothing of what a camera sees"
     assert {kind: found["house"] for kind, found in facts["iou_by_kind"].items()} == {"real": 0.5, "drawn": 0.9}
-    assert facts["drawn_scenes"] == ["made"]
+    assert facts["drawn_scenes"] == facts["drawn_places"] == ["made"]
     assert "iou_by_kind" not in Score((scene("photo", 5, 5, 0),), CLASSES).facts()
+
+
+def test_drawn_places_do_not_choose_the_best_weights_unless_there_are_no_others() -> None:
+    photo, made = scene("photo", 5, 5, 0, place="hill"), scene("made", 9, 1, 0, place="hill", drawn=True)
+    assert Score((photo, made), CLASSES).score == pytest.approx(0.5)
+    assert list(Score((photo, made), CLASSES).iou_by_place) == ["hill", "hill (drawn)"]
+    assert Score((made,), CLASSES).score == pytest.approx(0.9)
 
 
 def test_a_dataset_says_which_scenes_are_drawn(tmp_path) -> None:

@@ -201,27 +201,48 @@ def _facts(card: ModelCard) -> dict[str, str]:
 _SETTINGS = "spec"
 """Where the card of a model that was trained by tileseg has the options: too many to be read among other facts."""
 _BY_SCENE = "iou_by_scene"
+_BY_PLACE = "iou_by_place"
+"""Score of each place; of older cards, of each scene only."""
 _BY_KIND = "iou_by_kind"
-"""Score of real and of drawn scenes apart, where there are drawn ones."""
-_DRAWN = "drawn_scenes"
+"""Score of real and of drawn places apart, where there are drawn ones."""
+_DRAWN = ("drawn_places", "drawn_scenes")
+_ELSEWHERE = "elsewhere"
+"""Scores of places that the model was not trained on, a table each: place, iou, f1, images."""
 
 
 def _rows_of(training: Mapping[str, object]) -> dict[str, str]:
-    """The training's scores, a row each: of each class over all validation scenes, of each scene; and the rest."""
-    rows, scenes, rest = dict[str, str](), dict[str, str](), dict[str, object]()
-    drawn = training.get(_DRAWN)
-    drawn = drawn if isinstance(drawn, list) else []
+    """The training's scores, a row each: of each class over all validation places, of each of these; elsewhere."""
+    rows, parts, rest = dict[str, str](), dict[str, str](), dict[str, object]()
+    drawn = [name for key in _DRAWN if isinstance(names := training.get(key), list) for name in names]
+    shown = _BY_PLACE if _BY_PLACE in training else _BY_SCENE
     for name, fact in training.items():
-        if name == _BY_SCENE and isinstance(fact, dict):
-            names = {scene: f"{scene} (drawn)" if scene in drawn else scene for scene in fact}
-            scenes |= {f"IoU in {names[scene]}": _text(scores) for scene, scores in fact.items()}
+        if name == shown and isinstance(fact, dict):
+            names = {part: f"{part} (drawn)" if part in drawn else part for part in fact}
+            parts |= {f"IoU in {names[part]}": _text(scores) for part, scores in fact.items()}
         elif name == _BY_KIND and isinstance(fact, dict):
-            scenes = {**{f"IoU in {kind} scenes": _text(scores) for kind, scores in fact.items()}, **scenes}
+            parts = {**{f"IoU in {kind} scenes": _text(scores) for kind, scores in fact.items()}, **parts}
         elif name == "mean_iou" or (name.startswith("iou_") and isinstance(fact, float)):
             rows["mean IoU" if name == "mean_iou" else f"IoU {name.removeprefix('iou_')}"] = _text(fact)
-        elif name not in (_SETTINGS, _DRAWN):
+        elif name not in (_SETTINGS, _ELSEWHERE, _BY_SCENE, *_DRAWN):
             rest[name] = fact
-    return {**rows, **scenes, "training": _text(rest)}
+    return {**rows, **parts, "training": _text(rest), **_elsewhere(training.get(_ELSEWHERE))}
+
+
+def _elsewhere(places: object) -> dict[str, str]:
+    """What the model reaches where it was not trained, a row for each place, after their mean."""
+    tables = [place for place in places if isinstance(place, dict)] if isinstance(places, list) else []
+    if not tables:
+        return {}
+    scores = dict.fromkeys(
+        name for place in tables for name, value in place.items() if isinstance(value, float) and name != "place"
+    )
+    known = {name: [value for place in tables if isinstance(value := place.get(name), float)] for name in scores}
+    means = {name: sum(values) / len(values) for name, values in known.items()}
+    rows = {f"elsewhere, mean of {len(tables)} place{'s' * (len(tables) != 1)}": _text(means)}
+    return rows | {
+        f"elsewhere, {place.get('place', 'a place')}": _text({n: v for n, v in place.items() if n != "place"})
+        for place in tables
+    }
 
 
 def _settings(card: ModelCard) -> dict[str, str]:
@@ -248,6 +269,8 @@ def _text(value: object) -> str:
         )
     if isinstance(value, (list, tuple)):
         return ", ".join(_text(part) for part in value) or "none"
+    if value is None:
+        return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

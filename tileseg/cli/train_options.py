@@ -33,6 +33,10 @@ class DataOptions:
     gsd: Annotated[
         str | None, option(_DATA, "Metres per pixel to resample to; default the dataset's.", metavar="native|METRES")
     ] = None
+    leave_out: Annotated[
+        str | None,
+        option(_DATA, "Places to validate on; all others are trained on, however marked.", metavar="PLACE,..."),
+    ] = None
     crop: Annotated[int | None, option(_DATA, "Side of a patch in pixels; default 256.")] = None
     batch: Annotated[int | None, option(_DATA, "Patches per step; default 8.")] = None
     balance: Annotated[float | None, option(_DATA, "Share of patches drawn where rare classes are; default 0.5.")] = (

@@ -84,6 +84,7 @@ def _check_pair(
     crs = scene.grid.crs
     facts = SceneFacts(
         name=scene.name,
+        place=scene.place,
         split=scene.split,
         image=str(pair.image),
         labels=str(pair.labels),

@@ -10,7 +10,10 @@ from typing import Literal
 from tileseg.card import ClassInfo
 from tileseg.dataset.labelled import CACHE, LabelledScene, open_labelled
 from tileseg.dataset.spec import DatasetSpec, list_pairs, parse_gsd, read_spec
-from tileseg.errors import InputError
+from tileseg.errors import InputError, UsageError, did_you_mean
+
+_MOST_LISTED = 24
+"""Places named in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,37 @@ class Dataset:
     def scenes(self) -> tuple[LabelledScene, ...]:
         """All scenes, those for training first."""
         return (*self.train, *self.validate)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where on Earth the scenes lie, each place once."""
+        return tuple(dict.fromkeys(scene.place for scene in self.scenes))
+
+    def of_places(self, names: Sequence[str], option: str) -> tuple[LabelledScene, ...]:
+        """All scenes of some places. Raises UsageError, which names the ``option``, where there is no such place."""
+        for name in names:
+            if name not in self.places:
+                raise UsageError(
+                    f"{option} {name}: no such place in {self.path}; expected some of "
+                    f"{', '.join(self.places[:_MOST_LISTED])}{', ...' * (len(self.places) > _MOST_LISTED)}"
+                    f"{did_you_mean(name, self.places)}"
+                )
+        return tuple(scene for scene in self.scenes if scene.place in names)
+
+    def leaving_out(self, names: Sequence[str]) -> Dataset:
+        """The same, with the scenes of some places to validate on and all others to train on, however they are marked.
+
+        Raises UsageError where there is no such place, or nothing else to train on.
+        """
+        left_out = self.of_places(names, "--leave-out")
+        rest = tuple(scene for scene in self.scenes if scene not in left_out)
+        if not rest:
+            raise UsageError(f"--leave-out {','.join(names)}: nothing is left of {self.path} to train on")
+        return replace(
+            self,
+            train=tuple(replace(scene, split="train") for scene in rest),
+            validate=tuple(replace(scene, split="validate") for scene in left_out),
+        )
 
 
 def load_dataset(path: Path, *, gsd: float | Literal["native"] | None = None) -> Dataset:

@@ -30,6 +30,8 @@ class SceneFacts:
     """What a labelled scene is like."""
 
     name: str
+    place: str
+    """Where on Earth it lies."""
     split: Split
     image: str
     labels: str

@@ -61,6 +61,8 @@ class LabelledScene:
     """Digest of all that decides what is read."""
     fill: tuple[float, ...] = (0.0,)
     """Value of pixels without data: one, or one per band."""
+    place: str = ""
+    """Where on Earth it lies: scenes of one place are scored together, and places count alike."""
     drawn: bool = False
     """Whether a program made it instead of a camera."""
     trust_vrt: bool = False
@@ -184,6 +186,7 @@ def open_labelled(pair: SceneFiles, spec: DatasetSpec, gsd: float | None) -> Lab
         bands=spec.bands,
         classes=spec.classes,
         weight=pair.reading.weight,
+        place=pair.place,
         drawn=pair.reading.drawn,
         scene=scene,
         ground_sample_distance=own,

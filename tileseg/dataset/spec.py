@@ -82,6 +82,9 @@ class ReadOptions(_Strict):
     """How often pixels of it are sampled, over those of others."""
     drawn: bool = False
     """Made by a program instead of a camera: such scenes are scored apart."""
+    place: Annotated[str | None, Field(min_length=1)] = None
+    """Where on Earth the scenes lie: those of one place are scored together, and places count alike. By default each
+    scene is a place of its own."""
 
 
 class SceneEntry(ReadOptions):
@@ -109,9 +112,15 @@ class FolderEntry(ReadOptions):
     """Validation scenes: a list of names (what the star stands for), a regular expression that names match as a
     whole, or a share such as 0.2, drawn by ``seed``."""
     seed: int = 0
+    place_from: str | None = None
+    """A regular expression that matches names as a whole; its first group is the place, as in ``(.+)_[0-9]+``."""
 
     @model_validator(mode="after")
     def _sensible(self) -> FolderEntry:
+        if self.place_from is not None:
+            if "place" in self.model_fields_set:
+                raise ValueError("place and place_from both say where scenes lie: expected one of them")
+            _check_place_from(self.place_from)
         if isinstance(self.validate_, float) and not 0 <= self.validate_ <= 1:
             raise ValueError(f"validate = {self.validate_}: expected a share between 0 and 1, names or an expression")
         if isinstance(self.validate_, str):
@@ -123,6 +132,16 @@ class FolderEntry(ReadOptions):
             if getattr(self, key).count("*") > 1 or "*" in str(Path(getattr(self, key)).parent):
                 raise ValueError(f"{key} = {getattr(self, key)!r}: expected a folder, or one star in the file's name")
         return self
+
+
+def _check_place_from(expression: str) -> None:
+    """Raises ValueError for what cannot give a place."""
+    try:
+        groups = re.compile(expression).groups
+    except re.error as error:
+        raise ValueError(f"place_from = {expression!r} is no regular expression: {error}") from None
+    if not groups:
+        raise ValueError(f"place_from = {expression!r}: expected a group that is the place, as in '(.+)_[0-9]+'")
 
 
 class VocEntry(ReadOptions):
@@ -223,6 +242,11 @@ class SceneFiles:
     reading: ReadOptions
     """What the entry says, completed by what the top of the file says."""
 
+    @property
+    def place(self) -> str:
+        """Where on Earth it lies, as far as scores tell places apart; by default it is a place of its own."""
+        return self.reading.place or self.name
+
 
 def list_pairs(spec: DatasetSpec, folder: Path) -> tuple[list[SceneFiles], list[str]]:
     """All images with their labels, and what is wrong with the entries, one line each.
@@ -276,13 +300,27 @@ def _in_folder(entry: FolderEntry, folder: Path, reading: ReadOptions, problems:
     chosen = _chosen(entry, keys)
     for key in keys:
         if key in labels:
-            yield SceneFiles(key, "validate" if key in chosen else entry.split, images[key], labels[key], reading)
+            split: Split = "validate" if key in chosen else entry.split
+            yield SceneFiles(key, split, images[key], labels[key], _placed_by_name(reading, entry, key))
         else:
             problems.append(f"{images[key]}: has no labels: expected {folder / entry.labels} for {key!r}")
     problems.extend(
         f"{labels[key]}: has no image: expected {folder / entry.images} for {key!r}"
         for key in sorted(labels.keys() - images.keys(), key=_natural)
     )
+
+
+def _placed_by_name(reading: ReadOptions, entry: FolderEntry, name: str) -> ReadOptions:
+    """What an entry says of a scene of this name. Raises InputError where the name tells no place, and should."""
+    if entry.place_from is None:
+        return reading
+    match = re.fullmatch(entry.place_from, name)
+    if match is None or not match[1]:
+        raise InputError(
+            f"{entry.images}: place_from = {entry.place_from!r} finds no place in the name {name!r}; expected it to "
+            "match the whole name, with the place as its first group"
+        )
+    return reading.model_copy(update={"place": match[1]})
 
 
 def _matches(folder: Path, pattern: str) -> dict[str, Path]:

@@ -115,6 +115,11 @@ class TrainingFolder:
         write_atomic(self.options, json.dumps(about, indent=2) + "\n")
 
 
+def _listed(value: Any) -> str:
+    """A list as the command line takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _first_change(begun: dict[str, Any], spec: TrainSpec) -> str:
     """What is other than it was when ``train.json`` was written."""
     before = begun.get("spec", {})
@@ -122,6 +127,8 @@ def _first_change(begun: dict[str, Any], spec: TrainSpec) -> str:
         option, was = f"--{name.replace('_', '-')}", before.get(name)
         if was == value:
             continue
+        if isinstance(was, list) or isinstance(value, list):
+            return f"{option} {_listed(was)}, now {_listed(value)}"
         if isinstance(was, dict) and isinstance(value, dict):
             key = next(key for key in (*value, *was) if was.get(key) != value.get(key))
             return f"{option} {key}={was.get(key)}, now {value.get(key)}"

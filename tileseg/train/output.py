@@ -40,9 +40,14 @@ class TrainingOutput:
             dtypes=(dataset.dtype,),
             ground_sample_distance=self.prepared.ground_sample_distance,
             credits=dataset.credits,
-            training={**facts(progress, score), "finished": done, "spec": spec.for_card()},
+            training={**facts(progress, score), **self._left_out, "finished": done, "spec": spec.for_card()},
         )
         save_bundle(self.prepared.learner.plain(), spec.out, described)
+
+    @property
+    def _left_out(self) -> dict[str, Any]:
+        """What the card says of places that were kept from the training."""
+        return {"left_out": list(self.prepared.spec.leave_out)} if self.prepared.spec.leave_out else {}
 
     def draw_panel(self, path: Path) -> None:
         """Draw examples as image, truth and prediction."""

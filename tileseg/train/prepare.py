@@ -66,8 +66,13 @@ class PreparedTraining:
 
 
 def load_scenes(spec: TrainSpec) -> Dataset:
-    """The dataset of a training. Raises InputError where it cannot be used, or has nothing to train on."""
+    """The dataset of a training, with what is left out of it.
+
+    Raises InputError where it cannot be used or has nothing to train on, UsageError for places that it has not.
+    """
     dataset = load_dataset(spec.dataset, gsd=spec.gsd)
+    if spec.leave_out:
+        dataset = dataset.leaving_out(spec.leave_out)
     if not dataset.train:
         raise InputError(f'{spec.dataset}: no scenes to train on; expected split = "train"')
     return dataset

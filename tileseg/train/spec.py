@@ -12,7 +12,7 @@ from tileseg.nn.options import NetworkSpec
 from tileseg.problems import first_problem
 from tileseg.train.augment_spec import AugmentSpec
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Raised when the same options would train another model than before: unfinished trainings are then not resumed."""
 
 _WARMUP = 50
@@ -95,6 +95,8 @@ class TrainSpec(BaseModel):
 
     gsd: Annotated[Annotated[float, Field(gt=0)] | Literal["native"] | None, BeforeValidator(_native_or_number)] = None
     """Ground sample distance in metres that scenes are resampled to; by default what the dataset says."""
+    leave_out: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    """Places of the dataset whose scenes are validated on, and all others trained on, however they are marked."""
     crop: int = Field(default=256, ge=16)
     """Side of a patch in pixels."""
     batch: int = Field(default=8, ge=1)
@@ -209,6 +211,8 @@ class TrainSpec(BaseModel):
     def choices(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: trainings that differ here share no folder."""
         chosen = self.model_dump(mode="json", exclude={"dataset", "out", "name", "threads", "panel_every", "overwrite"})
+        if not self.leave_out:
+            del chosen["leave_out"]  # trainings which began before there was such an option go on
         # The number, given or not: so that trainings which began when it was always 50 go on where it still is.
         return chosen | {"warmup": self.warmup_steps}
 

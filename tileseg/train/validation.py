@@ -62,6 +62,8 @@ class SceneScore:
     """What was found in one scene."""
 
     name: str
+    place: str
+    """Where on Earth it lies."""
     drawn: bool
     """Whether a program made the scene instead of a camera."""
     matrix: Matrix
@@ -69,24 +71,59 @@ class SceneScore:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceScore:
+    """What was found in the scenes of one place."""
+
+    name: str
+    drawn: bool
+    matrix: Matrix
+    """(class, class) pixels of all its scenes, [truth, prediction]."""
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
-    """What a validation found. Scenes count alike, however large they are: the next one may be like any of them."""
+    """What a validation found. Places count alike, whatever their size: the next one may be like any of them.
+
+    Drawn ones count only where there are no others.
+    """
 
     scenes: tuple[SceneScore, ...]
     classes: tuple[ClassInfo, ...]
 
     @property
+    def places(self) -> tuple[PlaceScore, ...]:
+        """The places, in the order of their first scenes; a place of which scenes are drawn and others not is two."""
+        found: dict[tuple[str, bool], Matrix] = {}
+        for scene in self.scenes:
+            key = (scene.place, scene.drawn)
+            found[key] = found[key] + scene.matrix if key in found else scene.matrix
+        return tuple(
+            PlaceScore(f"{name} (drawn)" if drawn and (name, False) in found else name, drawn, matrix)
+            for (name, drawn), matrix in found.items()
+        )
+
+    @property
+    def _counted(self) -> list[PlaceScore]:
+        places = self.places
+        return [place for place in places if not place.drawn] or list(places)
+
+    @property
     def iou(self) -> dict[str, float]:
-        """Class -> mean over the scenes in which truth or prediction have it."""
-        return self._mean(self.scenes)
+        """Class -> mean over the places in which truth or prediction have it."""
+        return self._mean(self._counted)
+
+    @property
+    def iou_by_place(self) -> dict[str, dict[str, float]]:
+        """Place -> class that its truth or prediction has -> IoU over the pixels of its scenes."""
+        return {place.name: self._mean([place]) for place in self.places}
 
     @property
     def iou_by_scene(self) -> dict[str, dict[str, float]]:
         """Scene -> class that its truth or prediction has -> IoU."""
         return {scene.name: self._mean([scene]) for scene in self.scenes}
 
-    def _mean(self, scenes: Sequence[SceneScore]) -> dict[str, float]:
-        found = [iou(scene.matrix) for scene in scenes]
+    def _mean(self, parts: Sequence[SceneScore | PlaceScore]) -> dict[str, float]:
+        found = [iou(part.matrix) for part in parts]
         means = [mean(np.asarray(values)) for values in zip(*found, strict=True)]
         return {info.name: m for info, m in zip(self.classes, means, strict=False) if not math.isnan(m)}
 
@@ -97,28 +134,30 @@ class Score:
 
     @property
     def score(self) -> float:
-        """Mean over scenes of the mean IoU of classes that are not background: it decides which weights are best.
+        """Mean over places of the mean IoU of classes that are not background: it decides which weights are best.
 
-        Scenes without such a class, true or predicted, say nothing; 0 if all are so.
+        Places without such a class, true or predicted, say nothing; 0 if all are so.
         """
         chosen = [not info.background for info in self.classes]
         chosen = chosen if any(chosen) else [True] * len(chosen)
-        value = mean(np.array([mean(iou(scene.matrix)[chosen]) for scene in self.scenes]))
+        value = mean(np.array([mean(iou(place.matrix)[chosen]) for place in self._counted]))
         return 0.0 if math.isnan(value) else value
 
     def facts(self) -> dict[str, Any]:
-        """Numbers for the card and the summary; apart for drawn and real scenes where there are drawn ones."""
+        """Numbers for the card and the summary; apart for drawn and real places where there are drawn ones."""
         facts: dict[str, Any] = {
             "mean_iou": round(self.mean_iou, 4),
             **{f"iou_{name}": value for name, value in _rounded(self.iou).items()},
-            "averaged_over": "scenes",
+            "averaged_over": "places",
         }
-        drawn = [scene for scene in self.scenes if scene.drawn]
-        real = [scene for scene in self.scenes if not scene.drawn]
+        drawn = [place for place in self.places if place.drawn]
+        real = [place for place in self.places if not place.drawn]
         if drawn:
             kinds = {"real": real, "drawn": drawn}
-            facts["iou_by_kind"] = {kind: _rounded(self._mean(scenes)) for kind, scenes in kinds.items() if scenes}
-            facts["drawn_scenes"] = [scene.name for scene in drawn]
+            facts["iou_by_kind"] = {kind: _rounded(self._mean(places)) for kind, places in kinds.items() if places}
+            facts["drawn_places"] = [place.name for place in drawn]
+            facts["drawn_scenes"] = [scene.name for scene in self.scenes if scene.drawn]
+        facts["iou_by_place"] = {place: _rounded(found) for place, found in self.iou_by_place.items()}
         return facts | {"iou_by_scene": {scene: _rounded(found) for scene, found in self.iou_by_scene.items()}}
 
 
@@ -162,5 +201,7 @@ def validate(
         looked_at = places[index * batch : (index + 1) * batch]
         for (scene, _), true, found in zip(looked_at, truth, labels_of(images), strict=False):
             matrices[scene.name] += confusion(true, found, len(classes))
-    drawn = {scene.name: scene.drawn for scene, _ in places}
-    return Score(tuple(SceneScore(name, drawn[name], matrix) for name, matrix in matrices.items()), classes)
+    scenes = {scene.name: scene for scene, _ in places}
+    return Score(
+        tuple(SceneScore(name, scenes[name].place, scenes[name].drawn, m) for name, m in matrices.items()), classes
+    )
