@@ -121,8 +121,9 @@ def feed(asked: argparse.Namespace, stream: BinaryIO) -> None:
     """Write a feed."""
     import pyogrio  # noqa: F401 - before TensorFlow: its libraries do not bear each other the other way round
 
+    from tileseg.ahead import computed_ahead
     from tileseg.dataset.dataset import load_dataset
-    from tileseg.dataset.patches import PatchSampler, prefetched, read_patch, validation_windows
+    from tileseg.dataset.patches import PatchSampler, read_patch, validation_windows
     from tileseg.dataset.statistics import statistics as found_in
     from tileseg.spec import read_config
     from tileseg.train.augment import Augmenter
@@ -162,7 +163,7 @@ def feed(asked: argparse.Namespace, stream: BinaryIO) -> None:
         return augmenter(values.to_unit(images), labels, step)
 
     def all_arrays() -> Iterator[npt.NDArray[Any]]:
-        for images, labels in prefetched(make, 0, asked.steps, ahead=3, threads=2):
+        for images, labels in computed_ahead(make, range(asked.steps), ahead=3, threads=2):
             yield from (images, labels)
         for place in places:
             pixels, labels = read_patch(*place, side)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from dataset_files import dataset, noise, write
 
 from tileseg.dataset import Dataset, load_dataset
-from tileseg.dataset.patches import PatchSampler, count_cells, prefetched, read_patch, validation_windows
+from tileseg.dataset.patches import PatchSampler, count_cells, read_patch, validation_windows
 from tileseg.dataset.statistics import statistics
 from tileseg.errors import InputError, UsageError
 from tileseg.window import Window
@@ -128,46 +126,6 @@ def test_what_makes_no_sense_is_refused(data: Dataset, tmp_path: Path) -> None:
     write(tmp_path / "a_labels.tif", np.full((300, 420), 255, np.uint8))
     with pytest.raises(InputError, match="no pixel of the training scenes"):
         PatchSampler(load_dataset(tmp_path / "dataset.toml").train[:1], 8, 1, 0)
-
-
-class TestPrefetched:
-    def test_it_keeps_the_order_whatever_takes_longest(self) -> None:
-        def make(step: int) -> int:
-            time.sleep(0.02 if step % 3 == 0 else 0)
-            return step * step
-
-        assert list(prefetched(make, 5, 30, ahead=6, threads=3)) == [step * step for step in range(5, 30)]
-        assert list(prefetched(make, 5, 5, ahead=6, threads=3)) == []
-
-    def test_it_never_runs_further_ahead_than_told(self) -> None:
-        started: list[int] = []
-        batches = prefetched(lambda step: started.append(step) or step, 0, 100, ahead=4, threads=2)
-        for taken in range(10):
-            assert next(batches) == taken
-            time.sleep(0.005)
-            assert max(started) <= taken + 4
-        batches.close()
-        count = len(started)
-        time.sleep(0.02)
-        assert len(started) == count <= 14
-
-    def test_an_exception_is_raised_at_its_step(self) -> None:
-        def make(step: int) -> int:
-            if step == 3:
-                raise InputError("step 3")
-            return step
-
-        batches = prefetched(make, 0, 10, ahead=5, threads=2)
-        assert [next(batches) for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(InputError, match="step 3"):
-            next(batches)
-
-    def test_no_thread_is_left(self) -> None:
-        before = threading.active_count()
-        batches = prefetched(lambda step: step, 0, 10**9, ahead=3, threads=3)
-        next(batches)
-        batches.close()
-        assert threading.active_count() == before
 
 
 def test_statistics_are_those_of_the_known_pixels(data: Dataset) -> None:

@@ -6,11 +6,9 @@ Where classes lie is counted once, in coarse cells, so that rare ones can be dra
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +19,6 @@ from tileseg.errors import InputError, UsageError
 from tileseg.labels import Labels
 from tileseg.source.scene import reflected
 from tileseg.window import Window
-
-_T = TypeVar("_T")
 
 _STRIP = 1024
 """Pixels: side of the windows in which labels are counted."""
@@ -193,25 +189,3 @@ def validation_windows(
     if most is None or len(windows) <= most:
         return windows
     return [windows[int((i + 0.5) * len(windows) / most)] for i in range(most)]
-
-
-def prefetched(make: Callable[[int], _T], first: int, last: int, ahead: int, threads: int) -> Generator[_T, None, None]:
-    """``make(first)``, ..., ``make(last - 1)``, in order, computed by ``threads`` at most ``ahead`` steps early.
-
-    An exception of ``make`` is raised at its step. Closing the iterator waits for what is being computed, and gives up
-    the rest.
-    """
-    if ahead < 1 or threads < 1:
-        raise UsageError(f"{threads} threads, {ahead} steps ahead: expected at least 1")
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="patches")
-    waiting: deque[Future[Any]] = deque()
-    try:
-        for step in range(first, min(first + ahead, last)):
-            waiting.append(pool.submit(make, step))
-        for step in range(first, last):
-            made = waiting.popleft().result()
-            if step + ahead < last:
-                waiting.append(pool.submit(make, step + ahead))
-            yield made
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

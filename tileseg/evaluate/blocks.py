@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 
+from tileseg.ahead import computed_ahead
 from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
 from tileseg.evaluate import boundary
@@ -125,18 +124,7 @@ class SceneWork:
     def run(self) -> Iterator[BlockCounts]:
         """Counts of every block, in order; a few are worked on at once."""
         threads = max(1, self.options.threads)
-        waiting: deque[Future[BlockCounts]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                for index in range(len(self.cores)):
-                    waiting.append(pool.submit(self.block, index))
-                    if len(waiting) > 2 * threads:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        return computed_ahead(self.block, range(len(self.cores)), ahead=2 * threads, threads=threads)
 
     def block(self, index: int) -> BlockCounts:
         """Read and count one block."""

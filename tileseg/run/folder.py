@@ -6,14 +6,14 @@ import contextlib
 import json
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tileseg.ahead import computed_ahead
 from tileseg.errors import InputError, OutputsGone, TilesegError, UsageError, disk_full, not_writable
 from tileseg.formats import FORMATS, vector_paths
 from tileseg.run.identity import Record, foreign, polygons_differ, refuse_other, resumed, tracing_differs
@@ -242,14 +242,8 @@ def _trace_again(prepared: PreparedRun, ledger: Ledger, records: Sequence[BlockR
             at(place).deliver(partial(save_fragments, fragments=fragments))
 
     threads = tracing_threads(prepared.plan[0].core)
-    waiting: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for record in records:
-            waiting.append(pool.submit(work, record))
-            if len(waiting) > 2 * threads:
-                waiting.popleft().result()
-        for future in waiting:
-            future.result()
+    for _ in computed_ahead(work, records, ahead=2 * threads, threads=threads):
+        pass
 
 
 def _check_name(folder: Path | Url) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from affine import Affine
 
+from tileseg.ahead import computed_ahead
 from tileseg.card import ClassInfo
 from tileseg.cluster import hardware
 from tileseg.errors import UsageError, did_you_mean, disk_full, not_writable
@@ -246,15 +245,8 @@ def _shapes(batches: Iterator[PolygonBatch], shaper: Shaper, simplify: Quantity 
         batches = iter([shaper.simplify(batches, simplify)])
         shaper = shaper.unfiltered()
     # Shaping is compiled or in PROJ, writing is mostly Python: so they overlap, a few batches at a time, in order.
-    waiting: deque[Future[Shapes]] = deque()
-    with ThreadPoolExecutor(_SHAPING_THREADS) as pool:
-        for batch in batches:
-            for part in split(batch, _VERTICES):
-                waiting.append(pool.submit(shaper.shape, part))
-                if len(waiting) > _SHAPING_THREADS:
-                    yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    parts = (part for batch in batches for part in split(batch, _VERTICES))
+    return computed_ahead(shaper.shape, parts, ahead=_SHAPING_THREADS, threads=_SHAPING_THREADS)
 
 
 def _trace_all(
@@ -277,18 +269,7 @@ def _trace_all(
         save_fragments(path, fragments)
         return index, True
 
-    waiting: deque[Future[tuple[int, bool]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for index in range(len(cores)):
-                waiting.append(pool.submit(work, index))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    return computed_ahead(work, range(len(cores)), ahead=2 * threads, threads=threads)
 
 
 def tracing_threads(core: Window) -> int:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tileseg.dataset.patches import prefetched
+from tileseg.ahead import computed_ahead
 from tileseg.errors import Interrupted, TilesegError
 from tileseg.train.augment import Augmenter
 from tileseg.train.checkpoint import Progress
@@ -71,7 +71,7 @@ class TrainingLoop:
             return augmenter(self.prepared.normalisation.to_unit(images), labels, step)
 
         last = sys.maxsize if spec.last_step is None else spec.last_step
-        batches = prefetched(make, progress.step, last, ahead=spec.threads + 2, threads=spec.threads)
+        batches = computed_ahead(make, range(progress.step, last), ahead=spec.threads + 2, threads=spec.threads)
         with closing(batches):
             while not self._is_over(progress):
                 rate = learning_rate(spec, progress.step, share_of(spec, progress), progress.plateau)

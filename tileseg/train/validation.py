@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.ahead import computed_ahead
 from tileseg.card import ClassInfo
 from tileseg.dataset.dataset import Dataset
 from tileseg.dataset.labelled import LabelledScene
-from tileseg.dataset.patches import prefetched, read_patch, validation_windows
+from tileseg.dataset.patches import read_patch, validation_windows
 from tileseg.evaluate.confusion import IGNORE, Matrix, confusion, iou, mean
 from tileseg.labels import Labels
 from tileseg.train.normalisation import Normalisation
@@ -195,7 +196,7 @@ def validate(
         chosen += [(chosen[-1][0], np.full_like(chosen[-1][1], IGNORE))] * (batch - len(chosen))
         return np.stack([pixels for pixels, _ in chosen]), np.stack([labels for _, labels in chosen])
 
-    batches = prefetched(read, 0, -(-len(places) // batch), ahead=2 * threads, threads=threads)
+    batches = computed_ahead(read, range(-(-len(places) // batch)), ahead=2 * threads, threads=threads)
     for index, (images, truth) in enumerate(batches):
         # What a last batch was filled up with has no place, and falls away.
         looked_at = places[index * batch : (index + 1) * batch]
