@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 
-from tileseg.evaluate.objects import Objects, match
+from tileseg.evaluate.objects import Matcher, Objects, match
 
 
 def _array(*shapes: shapely.Polygon) -> np.ndarray:
@@ -50,6 +50,53 @@ def test_against_all_pairs() -> None:
     assert found.best == pytest.approx(overlap.max(axis=1))
     assert (found.matched >= 0.5).all()
     assert len(found.matched) <= min((overlap >= 0.5).any(axis=1).sum(), (overlap >= 0.5).any(axis=0).sum())
+
+
+def test_split_and_merged_by_hand() -> None:
+    truth = _array(
+        shapely.box(0, 0, 20, 10),  # found in two halves
+        shapely.box(30, 0, 50, 10),  # found, with a crumb beside that is no second half
+        shapely.box(0, 20, 8, 30), shapely.box(9, 20, 17, 30), shapely.box(18, 20, 26, 30),  # a row that became one
+        shapely.box(40, 20, 60, 30), shapely.box(60, 20, 61, 21),  # a house and its shed: one, and not merged
+    )  # fmt: skip
+    prediction = _array(
+        shapely.box(0, 0, 10, 9), shapely.box(11, 0, 20, 9), shapely.box(30, 0, 49, 10), shapely.box(49.5, 0, 50, 1),
+        shapely.box(0, 20, 26, 30), shapely.box(40, 20, 61, 30),
+    )  # fmt: skip
+    found = match(truth, prediction)
+    assert (found.split, found.merged, found.in_merged) == (1, 1, 3)
+    assert (found.split_share, found.merged_share) == pytest.approx((1 / 7, 3 / 7))
+    turned = match(prediction, truth)
+    assert (turned.split, turned.merged, turned.in_merged) == (1, 1, 2), "what is split one way is merged the other"
+    both = found + turned
+    assert (both.split, both.merged, both.in_merged) == (2, 2, 5)
+
+
+def test_batches_of_predictions_give_what_all_together_give() -> None:
+    rng = np.random.default_rng(8)
+    corners = rng.uniform(0, 90, (70, 2))
+    boxes = _array(*shapely.box(*corners.T, *(corners + rng.uniform(3, 12, (70, 2))).T))
+    truth, prediction = boxes[:40], boxes[25:]
+    whole, parts = match(truth, prediction), Matcher(truth)
+    for start in range(0, len(prediction), 7):
+        parts.add(prediction[start : start + 7])
+    found = parts.result()
+    assert found.matched.tolist() == whole.matched.tolist()
+    assert found.best.tolist() == whole.best.tolist()
+    assert (found.split, found.merged, found.in_merged) == (whole.split, whole.merged, whole.in_merged)
+    assert found.predicted_outlines.vertices.tolist() == whole.predicted_outlines.vertices.tolist()
+    # As defined, pair by pair.
+    inside = np.array([[t.intersection(p).area for p in prediction] for t in truth])
+    areas_t, areas_p = shapely.area(truth)[:, None], shapely.area(prediction)[None]
+
+    def several(shared: np.ndarray) -> list[bool]:
+        rows = [row[row > 0] for row in shared]
+        return [len(row) > 1 and bool(row.max() < 0.9 * row.sum()) for row in rows]
+
+    assert whole.split == sum(several(np.where(inside >= 0.5 * areas_p, inside, 0))) > 0
+    merged = several(np.where(inside >= 0.5 * areas_t, inside, 0).T)
+    assert whole.merged == sum(merged) > 0
+    assert whole.in_merged == int((inside >= 0.5 * areas_t)[:, merged].sum())
 
 
 def test_nothing_on_a_side() -> None:

@@ -180,6 +180,28 @@ def _tabled(found: Evaluation, *, beside: bool) -> Table:
     return table
 
 
+def _places_table(found: Evaluation) -> Table:
+    """Scores of each place, and their means."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from tileseg.evaluate.report import PLACE_COLUMNS, place_rows, shown
+
+    rows = place_rows(found)
+    names = [name for name in PLACE_COLUMNS if name in rows[0][1]]
+    table = Table()
+    table.add_column("place", overflow="fold")
+    for name in names:
+        table.add_column(Text("\n".join(PLACE_COLUMNS[name].rsplit(" ", 1))), justify="right", no_wrap=True)
+    for place, scores in rows:
+        table.add_row(Text(place), *(_cell(scores[name], name, shown) for name in names))
+    return table
+
+
+def _fact(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
 def _print(found: Evaluation, spec: EvaluateSpec) -> None:
     """The table of scores, polygons, and where the outputs are."""
     from rich.console import Console
@@ -202,6 +224,17 @@ def _print(found: Evaluation, spec: EvaluateSpec) -> None:
             f"polygons, {name}: {polygons['matched']} of {polygons['true']} found at IoU 0.5, "
             f"{polygons['predicted']} predicted; {said}"
         )
+        outlines = polygons["outlines"]
+        vertices, angles = (
+            f"{_fact(outlines['predicted'][name], form)} (true ones: {_fact(outlines['true'][name], form)})"
+            for name, form in (("median_vertices", "g"), ("right_angles", ".0%"))
+        )
+        console.print(
+            f"  {polygons['split']} true ones split, {polygons['true_in_merged']} merged into {polygons['merged']}; "
+            f"vertices {vertices}, right angles {angles}"
+        )
+    if len(found.places) > 1:
+        console.print(_places_table(found))
     if facts["calibration"] is not None:
         console.print(f"calibration error (ECE): {facts['calibration']['expected_calibration_error']:.4f}")
     for notice in found.notices:

@@ -17,7 +17,7 @@ from tileseg.evaluate import boundary
 from tileseg.evaluate.calibration import Calibration
 from tileseg.evaluate.confusion import IGNORE, Matrix, confusion, iou
 from tileseg.evaluate.distances import NO_DISTANCES, PREDICTION, TRUTH, Contours, Distances
-from tileseg.evaluate.objects import ObjectMatches, Objects, match
+from tileseg.evaluate.objects import Matcher, ObjectMatches, Objects, together
 from tileseg.evaluate.scores import Comparison, Options, RankedWindow
 from tileseg.grid import Grid
 from tileseg.labels import Labels
@@ -220,19 +220,27 @@ class SceneWork:
         return pixels, metres, lonely
 
     def matchings(self) -> dict[int, ObjectMatches]:
-        """True and predicted polygons of each class matched."""
+        """True and predicted polygons of each class matched; the true ones are held, the predicted ones pass by."""
         if not self.options.polygons:
             return {}
-        truth, prediction = self._objects("truth"), self._objects("prediction")
-        return {label: match(truth.of(label), prediction.of(label)) for label in self.foreground}
+        size = self.pair.grid.pixel_metres
+        aspect = 1.0 if size is None else size[1] / size[0]
+        truth = together(self._objects("truth"))
+        matchers = {label: Matcher(truth.of(label), aspect) for label in self.foreground}
+        for batch in self._objects("prediction"):
+            for label, matcher in matchers.items():
+                matcher.add(batch.of(label))
+        return {label: matcher.result() for label, matcher in matchers.items()}
 
-    def _objects(self, kind: str) -> Objects:
+    def _objects(self, kind: str) -> Iterator[Objects]:
         given = self.pair.truth_objects if kind == "truth" else self.pair.predicted_objects
         least = self._least_area()
         if given is None:
-            return self._joined(kind, least)
-        objects = given.within(self.pair.grid.height, self.pair.grid.width).at_least(least)
-        return objects.without(self._joined("unknown", 0).geometries)
+            yield from self._joined(kind, least)
+            return
+        unknown = together(self._joined("unknown", 0)).geometries
+        for batch in given.batches():
+            yield batch.within(self.pair.grid.height, self.pair.grid.width).at_least(least).without(unknown)
 
     def _least_area(self) -> float:
         wanted = self.options.min_area
@@ -241,7 +249,8 @@ class SceneWork:
         size = self.pair.grid.ground_sample_distance
         return wanted.value if wanted.in_pixels or size is None else wanted.value / size**2
 
-    def _joined(self, kind: str, least: float) -> Objects:
+    def _joined(self, kind: str, least: float) -> Iterator[Objects]:
+        """Polygons traced from labels."""
         there = self.traced[kind]
 
         def load(index: int) -> tuple[Fragment, ...] | None:
@@ -251,8 +260,6 @@ class SceneWork:
         plain = Grid(self.pair.grid.height, self.pair.grid.width, Affine.identity())
         smallest = Quantity(least, in_pixels=True) if least else None
         shaper = Shaper(plain, min_area=smallest, has_confidence=False, lonlat=False)
-        shapes = [shaper.shape(batch) for batch in join(self.cores, load, 4)]
-        if not shapes:
-            return Objects(np.empty(0, object), np.empty(0, np.int64))
-        geometries = np.concatenate([s.geometries() for s in shapes])
-        return Objects(geometries, np.concatenate([s.label for s in shapes]).astype(np.int64))
+        for batch in join(self.cores, load, 4):
+            shapes = shaper.shape(batch)
+            yield Objects(np.asarray(shapes.geometries()), np.asarray(shapes.label, np.int64))

@@ -54,6 +54,8 @@ def score(
             total.missing,
             worst,
             best,
+            pair.place or pair.name,
+            pair.drawn,
         )
 
 

@@ -161,7 +161,8 @@ def evaluate_model(
             )
         same = card.bands == dataset.bands and not scene.scene.palette
         side = describe_side(_run(_run_spec(scene, model, spec, same_bands=same), listener, again=spec.overwrite))
-        pair = pair_scene(scene, side, meaning)
+        pair, said = pair_scene(scene, side, meaning)
+        notices += said
         scored.append(score(pair, meaning.classes, options, _named(progress, scene.name)))
         pairs.append(pair)
     found = Evaluation(

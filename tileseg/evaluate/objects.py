@@ -1,21 +1,37 @@
-"""Polygons against polygons: which objects were found, and how well their outlines fit."""
+"""Polygons against polygons: which objects were found, whole or in parts, and how well their outlines fit."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 
+from tileseg.evaluate.outlines import NO_OUTLINES, Outlines, outlines_of
+
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 """IoU from which a pair counts as a match; scores are given for the first, and as a mean over all (as COCO does)."""
+
+_INSIDE = 0.5
+"""Share of a polygon's area that lies in another one that it lies in."""
+
+_ALONE = 0.9
+"""Share of what several cover together that one covers which counts as the only one."""
 
 _PAIRS = 1 << 16
 """Pairs intersected at a time."""
 
 Floats = npt.NDArray[np.float64]
+
+
+class ObjectSource(Protocol):
+    """Polygons of a scene with their classes, wherever they are."""
+
+    def batches(self) -> Iterator[Objects]:
+        """All of them, some at a time. Raises InputError where they cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,10 @@ class Objects:
     """(n,) valid polygons or multipolygons, in (column, row) of a grid."""
     labels: npt.NDArray[np.int64]
     """(n,) class ids."""
+
+    def batches(self) -> Iterator[Objects]:
+        """All of them at once."""
+        yield self
 
     def of(self, label: int) -> npt.NDArray[np.object_]:
         """Objects of one class."""
@@ -56,6 +76,17 @@ class Objects:
         return Objects(self.geometries[kept], self.labels[kept])
 
 
+def together(batches: Iterable[Objects]) -> Objects:
+    """All batches as one."""
+    found = list(batches)
+    if not found:
+        return NO_OBJECTS
+    return Objects(np.concatenate([b.geometries for b in found]), np.concatenate([b.labels for b in found]))
+
+
+NO_OBJECTS = Objects(np.empty(0, object), np.empty(0, np.int64))
+
+
 @dataclass(frozen=True)
 class ObjectMatches:
     """What matching the polygons of one class gave."""
@@ -68,6 +99,14 @@ class ObjectMatches:
     """IoU of each matched pair, at least 0.5. A polygon is in one pair at most."""
     best: Floats
     """(truths,) IoU of each true polygon with the predicted one that fits it best; 0 where none touches it."""
+    split: int = 0
+    """True polygons that are several predicted ones; see :class:`Matcher`."""
+    merged: int = 0
+    """Predicted polygons that are several true ones."""
+    in_merged: int = 0
+    """True polygons that lie in those."""
+    true_outlines: Outlines = NO_OUTLINES
+    predicted_outlines: Outlines = NO_OUTLINES
 
     def __add__(self, other: ObjectMatches) -> ObjectMatches:
         """Pool two scenes."""
@@ -76,6 +115,11 @@ class ObjectMatches:
             self.predictions + other.predictions,
             np.concatenate([self.matched, other.matched]),
             np.concatenate([self.best, other.best]),
+            self.split + other.split,
+            self.merged + other.merged,
+            self.in_merged + other.in_merged,
+            self.true_outlines + other.true_outlines,
+            self.predicted_outlines + other.predicted_outlines,
         )
 
     def scores(self, threshold: float = THRESHOLDS[0]) -> tuple[float, float, float]:
@@ -99,6 +143,16 @@ class ObjectMatches:
         return _share(float(self.best.sum()), self.truths)
 
     @property
+    def split_share(self) -> float:
+        """Share of the true polygons that are split."""
+        return _share(self.split, self.truths)
+
+    @property
+    def merged_share(self) -> float:
+        """Share of the true polygons that lie in merged ones."""
+        return _share(self.in_merged, self.truths)
+
+    @property
     def mean_iou_of_matches(self) -> float:
         """Mean IoU of the matched pairs."""
         return _share(float(self.matched.sum()), len(self.matched))
@@ -107,34 +161,108 @@ class ObjectMatches:
 NO_MATCHES = ObjectMatches(0, 0, np.empty(0), np.empty(0))
 
 
+class Matcher:
+    """Matches polygons of one class: true ones, which are held, with predicted ones, which come batch by batch.
+
+    Pairs of IoU 0.5 and more, the best first, each polygon once: of polygons of one side that do not overlap, none can
+    be in two pairs of more than 0.5. A true polygon is split where several predicted ones lie in it (each with half of
+    its area or more) and the largest makes up less than 0.9 of what they cover of it: crumbs beside a house that was
+    found split nothing. A predicted polygon is merged where several true ones lie in it, in the same sense.
+    """
+
+    def __init__(self, truth: npt.NDArray[np.object_], aspect: float = 1.0) -> None:
+        """``aspect``: height of the grid's pixels on the ground, over their width."""
+        self._truth, self._aspect = truth, aspect
+        self._tree = shapely.STRtree(truth)
+        self._areas: Floats = shapely.area(truth)
+        self._predictions = self._merged = self._in_merged = 0
+        self._best = np.zeros(len(truth))
+        self._parts = _Cover.of(len(truth))
+        self._good: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]] = []
+        self._outlines = NO_OUTLINES
+
+    def add(self, prediction: npt.NDArray[np.object_]) -> None:
+        """Take in some of the predicted polygons."""
+        first, second, shared = self._overlaps(prediction)
+        areas = shapely.area(prediction)
+        iou = shared / (self._areas[first] + areas[second] - shared)
+        np.maximum.at(self._best, first, iou)
+        good = iou >= THRESHOLDS[0]
+        self._good.append((first[good], second[good] + self._predictions, iou[good]))
+        self._predictions += len(prediction)
+        inside = shared >= _INSIDE * areas[second]
+        self._parts.add(first[inside], shared[inside])
+        covered = _Cover.of(len(prediction))
+        inside = shared >= _INSIDE * self._areas[first]
+        covered.add(second[inside], shared[inside])
+        self._merged += int(covered.several.sum())
+        self._in_merged += int(covered.count[covered.several].sum())
+        self._outlines += outlines_of(prediction, self._aspect)
+
+    def result(self) -> ObjectMatches:
+        """The matches, once all predicted polygons are in."""
+        parts = self._good or [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+        first, second, iou = (np.concatenate(part) for part in zip(*parts, strict=True))
+        matched: list[float] = []
+        taken_truth, taken_prediction = np.zeros(len(self._truth), bool), np.zeros(self._predictions, bool)
+        for pair in np.argsort(-iou, kind="stable"):
+            t, p = first[pair], second[pair]
+            if not taken_truth[t] and not taken_prediction[p]:
+                taken_truth[t] = taken_prediction[p] = True
+                matched.append(float(iou[pair]))
+        return ObjectMatches(
+            len(self._truth),
+            self._predictions,
+            np.array(matched, np.float64),
+            self._best,
+            int(self._parts.several.sum()),
+            self._merged,
+            self._in_merged,
+            outlines_of(self._truth, self._aspect),
+            self._outlines,
+        )
+
+    def _overlaps(
+        self, prediction: npt.NDArray[np.object_]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+        """Indices of true and predicted polygons that touch, and the area that each pair shares."""
+        second, first = self._tree.query(prediction, predicate="intersects")
+        shared = np.empty(len(first))
+        for start in range(0, len(first), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            shared[part] = shapely.area(shapely.intersection(self._truth[first[part]], prediction[second[part]]))
+        return first, second, shared
+
+
+@dataclass(frozen=True, slots=True)
+class _Cover:
+    """Of polygons (n,), what of their area others cover that lie in them."""
+
+    count: npt.NDArray[np.int64]
+    total: Floats
+    largest: Floats
+
+    @classmethod
+    def of(cls, n: int) -> _Cover:
+        return cls(np.zeros(n, np.int64), np.zeros(n), np.zeros(n))
+
+    def add(self, polygon: npt.NDArray[np.int64], shared: Floats) -> None:
+        """Others that lie in a polygon, and the area that they share with it."""
+        np.add.at(self.count, polygon, 1)
+        np.add.at(self.total, polygon, shared)
+        np.maximum.at(self.largest, polygon, shared)
+
+    @property
+    def several(self) -> npt.NDArray[np.bool_]:
+        """(n,) whether what lies in a polygon is several, none of them by far the largest."""
+        return (self.count > 1) & (self.largest < _ALONE * self.total)
+
+
 def match(truth: npt.NDArray[np.object_], prediction: npt.NDArray[np.object_]) -> ObjectMatches:
-    """Match polygons of one class: pairs of IoU 0.5 and more, the best first, each polygon once."""
-    first, second, overlap = _overlaps(truth, prediction)
-    best = np.zeros(len(truth))
-    np.maximum.at(best, first, overlap)
-    matched: list[float] = []
-    taken_truth, taken_prediction = np.zeros(len(truth), bool), np.zeros(len(prediction), bool)
-    good = np.flatnonzero(overlap >= THRESHOLDS[0])
-    for pair in good[np.argsort(-overlap[good], kind="stable")]:
-        t, p = first[pair], second[pair]
-        if not taken_truth[t] and not taken_prediction[p]:
-            taken_truth[t] = taken_prediction[p] = True
-            matched.append(float(overlap[pair]))
-    return ObjectMatches(len(truth), len(prediction), np.array(matched, np.float64), best)
-
-
-def _overlaps(truth: npt.NDArray[np.object_], prediction: npt.NDArray[np.object_]) -> tuple[Any, Any, Floats]:
-    """Indices of polygons that overlap, and the IoU of each pair."""
-    if not len(truth) or not len(prediction):
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
-    second, first = shapely.STRtree(truth).query(prediction, predicate="intersects")
-    area_truth, area_prediction = shapely.area(truth), shapely.area(prediction)
-    overlap = np.empty(len(first))
-    for start in range(0, len(first), _PAIRS):
-        part = slice(start, start + _PAIRS)
-        shared = shapely.area(shapely.intersection(truth[first[part]], prediction[second[part]]))
-        overlap[part] = shared / (area_truth[first[part]] + area_prediction[second[part]] - shared)
-    return first, second, overlap
+    """Match polygons of one class that are all at hand; see :class:`Matcher`."""
+    matcher = Matcher(truth)
+    matcher.add(prediction)
+    return matcher.result()
 
 
 def _share(part: float, whole: float) -> float:

@@ -21,8 +21,9 @@ from tileseg.dataset.vector_truth import VectorTruth
 from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError, UsageError
 from tileseg.evaluate.confusion import IGNORE
+from tileseg.evaluate.delivered import DeliveredObjects
 from tileseg.evaluate.meaning import Meaning
-from tileseg.evaluate.objects import Objects
+from tileseg.evaluate.objects import Objects, ObjectSource
 from tileseg.evaluate.scores import Chances, Comparison
 from tileseg.evaluate.sides import ALL, Side, bounds
 from tileseg.grid import Grid
@@ -182,7 +183,11 @@ def pair_files(
     chances = _chances(prediction, meaning, sides[1])
     if chances is None:
         notices.append(f"{prediction.path}: holds no probabilities on this grid, so calibration is not measured")
-    truth_objects, predicted_objects = (_objects(side) for side in sides)
+    notices += _undelivered(prediction)
+    truth_objects, predicted_objects = (
+        _objects(truth, sides[0], meaning.truth, grid),
+        _objects(prediction, sides[1], meaning.prediction, grid),
+    )
     name = prediction.path.name
     return Comparison(name, grid, sides[0], sides[1], chances, truth_objects, predicted_objects, picture), tuple(
         notices
@@ -211,19 +216,25 @@ class SceneTruth:
         return self.scene.read_labels(window)
 
 
-def pair_scene(scene: LabelledScene, prediction: Side, meaning: Meaning) -> Comparison:
-    """A scene of a dataset at its own ground sample distance, and the run made of it. Raises InputError."""
+def pair_scene(scene: LabelledScene, prediction: Side, meaning: Meaning) -> tuple[Comparison, tuple[str, ...]]:
+    """A scene of a dataset at its own ground sample distance, and the run made of it; and what there is to say.
+
+    Raises InputError.
+    """
     opened = _open(prediction, meaning.prediction, meaning, scene.grid)
-    return Comparison(
+    pair = Comparison(
         scene.name,
         scene.grid,
         SceneTruth(scene),
         opened,
         _chances(prediction, meaning, opened),
-        _objects(scene.truth),
-        _objects(opened),
+        _drawn_objects(scene.truth),
+        _objects(prediction, opened, meaning.prediction, scene.grid),
         Picture.of(scene.scene),
+        scene.place,
+        scene.drawn,
     )
+    return pair, tuple(_undelivered(prediction))
 
 
 def _open(side: Side, values: Mapping[str, int], meaning: Meaning, grid: Grid) -> Truth:
@@ -243,7 +254,28 @@ def _open(side: Side, values: Mapping[str, int], meaning: Meaning, grid: Grid) -
     return open_truth(listed, spec, grid, grid, whole)
 
 
-def _objects(labels: Truth) -> Objects | None:
+def _objects(side: Side, opened: Truth, values: Mapping[str, int], grid: Grid) -> ObjectSource | None:
+    """The polygons of a side, where it has any: those that a run delivered, or those of a file."""
+    if side.delivered is None:
+        return _drawn_objects(opened)
+    own = side.delivered.grid
+    # Where only one of both says where it lies, they are compared pixel by pixel.
+    return DeliveredObjects(side.delivered, values, grid if is_placed(own) == is_placed(grid) else own)
+
+
+def _undelivered(prediction: Side) -> list[str]:
+    """What to say of a run whose polygons cannot be scored as they were delivered."""
+    if prediction.mosaic is None:
+        return []
+    if prediction.delivered is None:
+        return [f"{prediction.path}: its polygons are not there, so its labels are traced for the objects' scores"]
+    skipped = prediction.delivered.skipped
+    if not skipped:
+        return []
+    return [f"{prediction.path}: no polygons of {', '.join(skipped)} were asked for, so none of these objects is found"]
+
+
+def _drawn_objects(labels: Truth) -> Objects | None:
     if not isinstance(labels, VectorTruth):
         return None
     areas, ids = labels.areas

@@ -10,8 +10,9 @@ from html import escape
 from pathlib import Path
 
 from tileseg.evaluate.charts import bars, confusion_chart, reliability, short_count
+from tileseg.evaluate.objects import ObjectMatches
 from tileseg.evaluate.pictures import CAPTIONS, CONFUSED, FALSE, MISSED, data_uri, panels
-from tileseg.evaluate.results import Evaluation
+from tileseg.evaluate.results import Evaluation, mean_of
 from tileseg.evaluate.scores import Comparison, RankedWindow
 from tileseg.storage.store import write_atomic
 
@@ -78,6 +79,7 @@ def write_report(path: Path, found: Evaluation, pairs: Mapping[str, Comparison])
         _charts(found),
         _calibration(found),
         _polygons(found),
+        _places(found),
         _scenes(found),
         _windows("Worst windows", found.total.worst, found, pairs),
         _windows("Best windows", found.total.best, found, pairs),
@@ -171,17 +173,70 @@ def _polygons(found: Evaluation) -> str:
                 *(_number(value) for value in (*matching.scores(), *matching.mean_scores)),
                 _number(matching.mean_iou),
                 _number(matching.mean_iou_of_matches),
+                f"{matching.split:,}",
+                f"{matching.merged:,} ({matching.in_merged:,} true)",
+                *(
+                    f"{_number(predicted, name)} ({_number(true, name)})"
+                    for name, (predicted, true) in _outlines(matching).items()
+                ),
             ]
         )
     heads = ["class", "true", "predicted", "matched", "precision", "recall", "F1"]
     heads += ["precision 0.5 to 0.95", "recall 0.5 to 0.95", "F1 0.5 to 0.95", "mean IoU", "of matches"]
+    heads += ["split", "merged", "vertices (true)", "right angles (true)"]
     return (
         "<h2>Polygons</h2>"
         + _table(heads, rows)
         + "<p class=note>Matched at an IoU of 0.5 or more, the best pairs first, each polygon once; then the mean over "
         "thresholds from 0.5 to 0.95 in steps of 0.05. Mean IoU: of each true polygon with the predicted one that fits "
-        "it best, missed ones as 0.</p>"
+        "it best, missed ones as 0. Split: true ones that are several predicted ones; merged: predicted ones that are "
+        "several true ones. Vertices: of the middle polygon; right angles: share of the corners within 10 degrees of "
+        "one.</p>"
     )
+
+
+def _outlines(found: ObjectMatches) -> dict[str, tuple[float, float]]:
+    """What is said of outlines: of predicted ones, and of true ones."""
+    predicted, true = found.predicted_outlines, found.true_outlines
+    return {
+        "vertices": (predicted.median_vertices, true.median_vertices),
+        "right angles": (predicted.share_right, true.share_right),
+    }
+
+
+PLACE_COLUMNS: dict[str, str] = {
+    "iou": "IoU",
+    "boundary_iou": "boundary IoU",
+    "f1_at_iou_0.5": "objects F1",
+    "mean_iou_of_matches": "of matches",
+    "split_share": "split",
+    "merged_share": "merged",
+}
+"""Score of a place -> heading of its column."""
+
+
+def place_rows(found: Evaluation) -> list[tuple[str, dict[str, float]]]:
+    """A row of scores for each place, those of a kind one after the other, and after each kind their mean."""
+    rows: list[tuple[str, dict[str, float]]] = []
+    for kind, places in found.places_by_kind.items():
+        summaries = [found.summary(place) for place in places]
+        rows += [(place.name, summary) for place, summary in zip(places, summaries, strict=True)]
+        what = "drawn places" if kind == "drawn" else "places"
+        rows.append((f"mean of {len(places)} {what if len(places) > 1 else what[:-1]}", mean_of(summaries)))
+    return rows
+
+
+def _places(found: Evaluation) -> str:
+    if len(found.places) < 2:
+        return ""
+    table = place_rows(found)
+    names = [name for name in PLACE_COLUMNS if name in table[0][1]]
+    rows = [[escape(place), *(_number(scores[name], name) for name in names)] for place, scores in table]
+    note = (
+        "<p class=note>Each place counts alike in the mean, however large it is; means over the classes that are no "
+        "background. Split, merged: shares of the true polygons.</p>"
+    )
+    return "<h2>Places</h2>" + _table(["place", *(PLACE_COLUMNS[name] for name in names)], rows) + note
 
 
 def _scenes(found: Evaluation) -> str:
@@ -257,4 +312,6 @@ def shown(value: float, name: str = "") -> str:
         return f"{value:.1f}"
     if name.endswith("_m"):
         return f"{value:.2f}"
+    if name == "vertices":
+        return f"{value:g}"
     return f"{value:+.3f}" if name == "volume_error" else f"{value:.3f}"

@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from tileseg.evaluate.calibration import Calibration
 from tileseg.evaluate.confusion import Matrix, Scores
 from tileseg.evaluate.distances import Distances
 from tileseg.evaluate.objects import THRESHOLDS, ObjectMatches
+from tileseg.evaluate.outlines import Outlines
 from tileseg.evaluate.scores import RankedWindow, SceneScores
 
 PIXEL_SCORES: dict[str, Callable[[Matrix], Scores]] = {
@@ -28,6 +29,9 @@ PIXEL_SCORES: dict[str, Callable[[Matrix], Scores]] = {
     "volume_error": pixels.volume_error,
 }
 """What follows from the confusion matrix, by name."""
+
+_SHARES = ("precision", "recall", "f1")
+"""Scores of matched polygons at one IoU."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,27 @@ class Evaluation:
     def total(self) -> SceneScores:
         """All scenes together: pixels, borders and polygons of all are pooled."""
         return functools.reduce(operator.add, self.scenes)
+
+    @functools.cached_property
+    def places(self) -> tuple[SceneScores, ...]:
+        """The scenes of each place together, under its name; a place of which some are drawn and others not is two."""
+        found: dict[tuple[str, bool], SceneScores] = {}
+        for scene in self.scenes:
+            key = (scene.place, scene.drawn)
+            found[key] = found[key] + scene if key in found else scene
+        return tuple(
+            replace(scores, name=f"{name} (drawn)" if drawn and (name, False) in found else name)
+            for (name, drawn), scores in found.items()
+        )
+
+    @property
+    def places_by_kind(self) -> dict[str, tuple[SceneScores, ...]]:
+        """``real`` and ``drawn`` places, as far as there are any; scores of one kind say nothing of the other."""
+        kinds = {
+            kind: tuple(place for place in self.places if place.drawn == drawn)
+            for kind, drawn in (("real", False), ("drawn", True))
+        }
+        return {kind: places for kind, places in kinds.items() if places}
 
     @property
     def foreground(self) -> list[int]:
@@ -69,6 +94,12 @@ class Evaluation:
         wanted = list(range(len(self.classes))) if background else self.foreground
         return {name: pixels.mean(values[wanted]) for name, values in self.by_class(scores).items()}
 
+    def summary(self, scores: SceneScores) -> dict[str, float]:
+        """A few numbers that tell most of one place: means over the classes that are no background."""
+        means = self.means(scores, background=False)
+        objects = mean_of([shares_of(found) for found in scores.matchings.values()])
+        return {name: means[name] for name in ("iou", "precision", "sensitivity", "boundary_iou")} | objects
+
     def to_json(self) -> dict[str, Any]:
         """JSON values; null where there is no score."""
         total = self.total
@@ -80,10 +111,40 @@ class Evaluation:
                 **self._scores(total),
                 "confusion": {"rows": "truth", "columns": "prediction", "pixels": total.matrix.tolist()},
                 "calibration": None if total.calibration is None else self._calibration(total.calibration),
-                "scenes": [{"name": scene.name, **self._scores(scene)} for scene in self.scenes],
+                "mean_over_places": {kind: self._mean_over(places) for kind, places in self.places_by_kind.items()},
+                "places": [
+                    {
+                        "name": place.name,
+                        "drawn": place.drawn,
+                        "scenes": [s.name for s in self.scenes if (s.place, s.drawn) == (place.place, place.drawn)],
+                        **self._scores(place),
+                    }
+                    for place in self.places
+                ],
+                "scenes": [
+                    {"name": scene.name, "place": scene.place, "drawn": scene.drawn, **self._scores(scene)}
+                    for scene in self.scenes
+                ],
                 "windows": {"worst": [_window(w) for w in total.worst], "best": [_window(w) for w in total.best]},
                 "notices": list(self.notices),
             }.items()
+        }
+
+    def _mean_over(self, places: Sequence[SceneScores]) -> dict[str, Any]:
+        """Scores as means over places, of which each counts alike; those that a place does not have are left out."""
+        tables = [self.by_class(place) for place in places]
+        return {
+            "places": len(places),
+            "mean": mean_of([self.means(place) for place in places]),
+            "mean_without_background": mean_of([self.means(place, background=False) for place in places]),
+            "by_class": {
+                info.name: mean_of([{name: float(values[i]) for name, values in table.items()} for table in tables])
+                for i, info in enumerate(self.classes)
+            },
+            "polygons": {
+                self.classes[label].name: mean_of([shares_of(place.matchings[label]) for place in places])
+                for label in places[0].matchings
+            },
         }
 
     def _scores(self, scores: SceneScores) -> dict[str, Any]:
@@ -129,6 +190,12 @@ class Evaluation:
         }
 
 
+def mean_of(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number over the tables that have it (NaN: they have not)."""
+    names = dict.fromkeys(name for table in tables for name in table)
+    return {name: pixels.mean(np.array([table.get(name, math.nan) for table in tables])) for name in names}
+
+
 def _distances(found: Sequence[Distances], unit: str) -> dict[str, Scores]:
     return {
         f"hausdorff_{unit}": np.array([d.hausdorff() for d in found]),
@@ -136,17 +203,38 @@ def _distances(found: Sequence[Distances], unit: str) -> dict[str, Scores]:
     }
 
 
+def shares_of(found: ObjectMatches) -> dict[str, float]:
+    """What of matched polygons can be averaged, over classes or places."""
+    names = (f"{name}_at_iou_{THRESHOLDS[0]:g}" for name in _SHARES)
+    return {
+        **dict(zip(names, found.scores(), strict=True)),
+        "mean_iou": found.mean_iou,
+        "mean_iou_of_matches": found.mean_iou_of_matches,
+        "split_share": found.split_share,
+        "merged_share": found.merged_share,
+        "median_vertices": found.predicted_outlines.median_vertices,
+        "right_angles": found.predicted_outlines.share_right,
+    }
+
+
 def _polygons(found: ObjectMatches) -> dict[str, Any]:
-    names = ("precision", "recall", "f1")
     return {
         "true": found.truths,
         "predicted": found.predictions,
         "matched": len(found.matched),
-        f"at_iou_{THRESHOLDS[0]:g}": dict(zip(names, found.scores(), strict=True)),
-        f"mean_over_iou_{THRESHOLDS[0]:g}_to_{THRESHOLDS[-1]:g}": dict(zip(names, found.mean_scores, strict=True)),
+        f"at_iou_{THRESHOLDS[0]:g}": dict(zip(_SHARES, found.scores(), strict=True)),
+        f"mean_over_iou_{THRESHOLDS[0]:g}_to_{THRESHOLDS[-1]:g}": dict(zip(_SHARES, found.mean_scores, strict=True)),
         "mean_iou": found.mean_iou,
         "mean_iou_of_matches": found.mean_iou_of_matches,
+        "split": found.split,
+        "merged": found.merged,
+        "true_in_merged": found.in_merged,
+        "outlines": {"true": _outlines(found.true_outlines), "predicted": _outlines(found.predicted_outlines)},
     }
+
+
+def _outlines(found: Outlines) -> dict[str, Any]:
+    return {"median_vertices": found.median_vertices, "corners": found.corners, "right_angles": found.share_right}
 
 
 def _window(ranked: RankedWindow) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tileseg.evaluate.calibration import Calibration
 from tileseg.evaluate.confusion import Matrix
 from tileseg.evaluate.distances import Distances
-from tileseg.evaluate.objects import NO_MATCHES, ObjectMatches, Objects
+from tileseg.evaluate.objects import NO_MATCHES, ObjectMatches, ObjectSource
 from tileseg.grid import Grid
 from tileseg.labels import Labels
 from tileseg.polygons.quantity import Quantity
@@ -40,11 +40,16 @@ class Comparison:
     prediction: LabelReader
     chances: Callable[[Window], Chances] | None = None
     """(class, y, x) predicted probabilities in units of 1/65535, if they are known."""
-    truth_objects: Objects | None = None
+    truth_objects: ObjectSource | None = None
     """True polygons, if they are known as such; else they are traced from the labels."""
-    predicted_objects: Objects | None = None
+    predicted_objects: ObjectSource | None = None
+    """Predicted polygons in the same way: those that a run delivered, or those of a file."""
     picture: Callable[[Window], npt.NDArray[np.uint8]] | None = None
     """(y, x, 3) the image in a window, if there is one."""
+    place: str | None = None
+    """Where on Earth it lies; None: it is a place of its own."""
+    drawn: bool = False
+    """Whether a program made the scene instead of a camera."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,10 @@ class SceneScores:
     """Pixels with a true class and no predicted one."""
     worst: tuple[RankedWindow, ...] = ()
     best: tuple[RankedWindow, ...] = ()
+    place: str = ""
+    """Where on Earth it lies; empty for several places together."""
+    drawn: bool = False
+    """Whether a program made the scene, or all of several, instead of a camera."""
 
     def __add__(self, other: SceneScores) -> SceneScores:
         """Both together."""
@@ -117,6 +126,8 @@ class SceneScores:
             self.missing + other.missing,
             worst,
             best,
+            self.place if self.place == other.place else "",
+            self.drawn and other.drawn,
         )
 
 

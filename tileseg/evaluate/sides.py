@@ -15,6 +15,8 @@ from tileseg.card import ClassInfo
 from tileseg.dataset.spec import VECTORS, is_there
 from tileseg.dataset.vector_truth import feature_bounds
 from tileseg.errors import InputError, UsageError, first_line
+from tileseg.evaluate.delivered import Delivered
+from tileseg.formats import FORMATS
 from tileseg.grid import Grid
 from tileseg.run.names import LABELS, MOSAIC, SUMMARY
 from tileseg.source.vector_file import name_to_read, unreadable
@@ -49,6 +51,8 @@ class Side:
     """Column of the polygons' values."""
     mosaic: Path | None = None
     """The mosaic of a run, which may hold probabilities."""
+    delivered: Delivered | None = None
+    """The polygons of a run, if it wrote any and they are still there."""
     scene: Path | None = None
     """The image that a run was made of."""
     empty: bool = False
@@ -108,16 +112,33 @@ def _run(folder: Path) -> Side:
 
     classes = Mosaic(mosaic).classes
     scene = Path(facts["scene"]["path"])
+    grid = open_labels(labels).grid
     return Side(
         folder,
         labels,
-        open_labels(labels).grid,
+        grid,
         _numbered(classes),
         {info.name: info for info in classes},
         mosaic=mosaic,
+        delivered=_delivered(folder, facts, grid, classes),
         scene=scene if is_there(scene) else None,
         trust_vrt=facts["spec"].get("trust_vrt", False),
     )
+
+
+def _delivered(folder: Path, facts: Mapping[str, Any], grid: Grid, classes: Sequence[ClassInfo]) -> Delivered | None:
+    """The polygons of a run's folder, of the formats that it wrote the one with the least rounding."""
+    written = facts["report"]["outputs"]
+    for form in sorted(FORMATS.values(), key=lambda form: form.in_degrees):
+        if form.name in written and (path := folder / Path(written[form.name]).name).is_file():
+            asked = facts["spec"].get("classes")
+            skipped = [
+                info.name
+                for i, info in enumerate(classes)
+                if asked is not None and not info.background and not {info.name, str(i)} & set(asked)
+            ]
+            return Delivered(path, form.name, grid, tuple(skipped))
+    return None
 
 
 def _raster(path: Path, trust_vrt: bool) -> Side:
