@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tileseg.batch.report import SceneResult
 from tileseg.cli import batch, run
+from tileseg.cli.batch_progress import BatchProgress
 from tileseg.cli.main import app
 
 
@@ -39,7 +40,7 @@ def test_a_dry_run_in_json(tmp_path) -> None:
 
 
 def test_a_scene_that_is_waited_for_is_told_of_once(capsys) -> None:
-    with batch._Lines(quiet=False, verbose=False) as lines:
+    with BatchProgress(quiet=False, verbose=False) as lines:
         lines.start(1)
         for status in ("locked", "locked", "locked", "done"):
             lines.scene(SceneResult("a.tif", "a.tileseg", status, 0, ""))

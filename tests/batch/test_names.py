@@ -17,7 +17,7 @@ from tileseg.batch.report import SceneResult
 from tileseg.batch.results import Results
 from tileseg.batch.sources import read_sources
 from tileseg.batch.spec import BatchSpec
-from tileseg.cli.batch import _Lines
+from tileseg.cli.batch_progress import BatchProgress
 from tileseg.cli.main import app
 
 WEIRD = (
@@ -80,7 +80,7 @@ def test_stems_that_are_one_on_some_disks_get_a_digest_each(tmp_path, one, two) 
 
 
 def test_a_scene_is_told_of_in_one_line(capsys) -> None:
-    with _Lines(quiet=False, verbose=False) as lines:
+    with BatchProgress(quiet=False, verbose=False) as lines:
         lines.start(1)
         lines.notice("in/a\nb.tif: what there is to know")
         lines.scene(SceneResult("in/a\nb\t.tif", "a.tileseg", "unusable", 42, "in/a\nb\t.tif: no raster"))
@@ -122,7 +122,8 @@ def test_counting_failures_does_not_go_through_all_scenes(tmp_path) -> None:
 
     stopped: list[bool] = []
     entries = tuple(Entry(f"{i}.tif", f"{i}.tileseg") for i in range(4))
-    results = Results(BatchSpec(entries, tmp_path, max_failures=2), _Lines(quiet=True, verbose=False), Stop(), Peak())
+    spec, lines = BatchSpec(entries, tmp_path, max_failures=2), BatchProgress(quiet=True, verbose=False)
+    results = Results(spec, lines, Stop(), Peak())
     results._results = Counted()
     statuses = ("failed", "unusable", "failed", "done")
     for entry, status in zip(entries, statuses, strict=True):

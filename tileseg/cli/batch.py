@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,8 +18,8 @@ from tileseg.cli.run_options import RunOptions
 
 if TYPE_CHECKING:
     from tileseg.batch.entry import Entry
-    from tileseg.batch.report import BatchReport, SceneResult
-    from tileseg.run.ledger import BlockRecord
+    from tileseg.batch.report import BatchReport
+    from tileseg.cli.batch_progress import BatchProgress
     from tileseg.storage.place import Url
 
 _PANEL = "Archive"
@@ -97,11 +97,12 @@ def command(
     asked = {name: value for name, value in asked.items() if name not in ("scene", "out")}
     from tileseg.batch.archive import run_batch
     from tileseg.batch.spec import BatchSpec
+    from tileseg.cli.batch_progress import BatchProgress
 
     spec = BatchSpec(
         entries, folder, {**asked, "overwrite": control.overwrite}, archive.retries, archive.max_failures, stem
     )
-    lines = _Lines(quiet=control.quiet or control.as_json, verbose=control.verbose)
+    lines = BatchProgress(quiet=control.quiet or control.as_json, verbose=control.verbose)
     with lines, stop_on_interrupt(lines, *BLOCKS) as stop:
         report = run_batch(spec, lines, stop)
         if control.as_json:
@@ -112,56 +113,6 @@ def command(
             _catalogue(folder, lines)
     if report.exit_code:
         raise typer.Exit(report.exit_code)
-
-
-class _Lines:
-    """A :class:`tileseg.batch.listener.BatchListener` on standard error: one line per scene."""
-
-    def __init__(self, *, quiet: bool, verbose: bool) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._verbose = verbose
-        self._scenes = 0
-        self._seen: set[str] = set()
-        self._locked: set[str] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Nothing to end: lines are printed whole."""
-
-    def notice(self, text: str) -> None:
-        """Something that the user should know."""
-        self._console.print(f"note: {visible(text)}", style="yellow", markup=False)
-
-    def start(self, scenes: int) -> None:
-        """Begin to count."""
-        self._scenes = scenes
-
-    def block(self, scene: str, record: BlockRecord, pixels: int) -> None:
-        """A block is finished."""
-        if self._verbose:
-            self._console.print(f"{scene}: block {record.index}, {pixels} pixels", markup=False)
-
-    def scene(self, result: SceneResult) -> None:
-        """What became of a scene."""
-        self._seen.add(result.folder)
-        if result.status == "locked":
-            if result.folder in self._locked:
-                return  # one that is waited for is asked again and again
-            self._locked.add(result.folder)
-        reason = result.message.removeprefix(f"{result.scene}: ")
-        what = f"{result.status}: {reason}" if reason else result.status
-        if result.status == "done":
-            what = f"done, {result.blocks} block(s), {result.polygons} polygon(s), {result.seconds:.1f} s"
-        style = {"failed": "red", "unusable": "red", "locked": "yellow"}.get(result.status)
-        line = visible(f"[{len(self._seen)}/{self._scenes}] {result.scene}: {what}")
-        self._console.print(line, style=style, markup=False)
 
 
 def _list(entries: tuple[Entry, ...], out: Path | Url, *, as_json: bool, trust_vrt: bool) -> None:
@@ -184,7 +135,7 @@ def _list(entries: tuple[Entry, ...], out: Path | Url, *, as_json: bool, trust_v
         typer.echo(visible(f"{scene} -> {out / folder}"))
 
 
-def _catalogue(out: Path | Url, lines: _Lines) -> None:
+def _catalogue(out: Path | Url, lines: BatchProgress) -> None:
     from tileseg.batch.catalogue import write_catalogue
     from tileseg.errors import UsageError
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tileseg.cli.line import visible
+from tileseg.cli.live import PLAIN_SECONDS, LiveView
 from tileseg.cluster import hardware
 from tileseg.run.ledger import BlockRecord
 
@@ -17,36 +19,15 @@ if TYPE_CHECKING:
     from tileseg.run.prepare import PreparedRun
     from tileseg.run.report import RunReport
 
-_PLAIN_SECONDS = 10.0
-"""Between two plain lines where there is no terminal."""
 
-
-class RunProgress:
+class RunProgress(LiveView):
     """A :class:`tileseg.run.report.Listener` on standard error."""
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        super().__init__(quiet=quiet)
         self._verbose = verbose
-        self._bar: bars.Progress | None = None
-        self._task: bars.TaskID | None = None
         self._pixels = self._total_pixels = self._blocks = self._done = 0
         self._began = self._printed = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the live line."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def notice(self, text: str) -> None:
-        """Something that the user should know."""
-        self._console.print(Text(f"note: {text}", style="yellow"))
 
     def start(self, prepared: PreparedRun, done: int) -> None:
         """Begin to show blocks."""
@@ -55,26 +36,24 @@ class RunProgress:
         self._total_pixels = plan.scene[0] * plan.scene[1]
         self._began = self._printed = time.monotonic()
         resumed = f", {done} of them done before" if done else ""
-        self._console.print(
-            f"{prepared.spec.scene}: {plan.scene[1]} x {plan.scene[0]} pixels, {_count(plan.blocks, 'block')}"
-            f"{_in_area(prepared.wanted[0], prepared)}{resumed}, "
-            f"{_count(len(plan.views), 'view')}, {plan.precision}, model {prepared.spec.model}"
+        self.console.print(
+            visible(
+                f"{prepared.spec.scene}: {plan.scene[1]} x {plan.scene[0]} pixels, {_count(plan.blocks, 'block')}"
+                f"{_in_area(prepared.wanted[0], prepared)}{resumed}, "
+                f"{_count(len(plan.views), 'view')}, {plan.precision}, model {prepared.spec.model}"
+            )
         )
-        if not self._console.is_terminal:
-            return
-        self._bar = bars.Progress(
-            bars.SpinnerColumn(),
-            bars.BarColumn(bar_width=24),
+        self.show(
             bars.TextColumn("{task.completed}/{task.total} blocks"),
             bars.TextColumn("{task.fields[rate]}"),
             bars.TimeRemainingColumn(),
             bars.TextColumn("{task.fields[memory]}"),
             bars.TextColumn("{task.description}"),
-            console=self._console,
-            transient=True,
+            total=plan.blocks,
+            completed=done,
+            rate="",
+            memory="",
         )
-        self._task = self._bar.add_task("", total=plan.blocks, completed=done, rate="", memory="")
-        self._bar.start()
 
     def block(self, record: BlockRecord, pixels: int) -> None:
         """A block is finished."""
@@ -84,22 +63,21 @@ class RunProgress:
         rate = f"{self._pixels / 1e6 / max(elapsed, 1e-9):.2f} MPix/s"
         if self._verbose:
             stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in record.seconds.items())
-            self._console.print(f"block {record.index}: {record.valid} valid pixels; seconds: {stages}")
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, rate=rate, memory=_gib(hardware.resident_bytes()))
-        elif time.monotonic() - self._printed >= _PLAIN_SECONDS:
+            self.console.print(f"block {record.index}: {record.valid} valid pixels; seconds: {stages}")
+        if self.is_live:
+            self.update(completed=self._done, rate=rate, memory=_gib(hardware.resident_bytes()))
+        elif time.monotonic() - self._printed >= PLAIN_SECONDS:
             self._printed = time.monotonic()
             left = elapsed * (self._blocks - self._done) / max(1, self._done)
-            self._console.print(
+            self.console.print(
                 f"{self._done}/{self._blocks} blocks, {rate}, {left:.0f} s left, {_gib(hardware.resident_bytes())}"
             )
 
     def stage(self, name: str) -> None:
         """What is done once all blocks are."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=name)
-        elif self._verbose:
-            self._console.print(name)
+        self.update(description=name)
+        if self._verbose and not self.is_live:
+            self.console.print(name)
 
 
 def print_plan(prepared: PreparedRun) -> None:
@@ -107,7 +85,7 @@ def print_plan(prepared: PreparedRun) -> None:
     from tileseg.run.report import describe
 
     facts = describe(prepared)
-    table = Table(title=f"Plan for {prepared.spec.scene}", show_header=False, title_justify="left")
+    table = Table(title=Text(f"Plan for {prepared.spec.scene}"), show_header=False, title_justify="left")
     exact = "exact: equals the network run once over the whole scene"
     rows = {
         "scene": f"{facts['width']} x {facts['height']} pixels, {prepared.scene.dtype}, bands {prepared.scene.bands}",
@@ -128,7 +106,7 @@ def print_plan(prepared: PreparedRun) -> None:
     }
     for name, text in rows.items():
         table.add_row(name, text)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
     for notice in prepared.notices:
         console.print(Text(f"note: {notice}", style="yellow"))
@@ -136,7 +114,7 @@ def print_plan(prepared: PreparedRun) -> None:
 
 def print_report(report: RunReport, *, verbose: bool = False) -> None:
     """What was found and where it is, then how it went; with ``verbose`` the seconds of each stage too."""
-    console = Console(highlight=False, soft_wrap=True)  # paths are copied from here
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # paths are copied from here
     found = ", ".join(f"{count} {name}" for name, count in report.polygons.items()) or "none"
     console.print(Text(f"{report.folder}: {_outcome(report)}"))
     console.print(Text(f"polygons: {found}"))
