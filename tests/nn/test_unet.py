@@ -57,6 +57,9 @@ LOCAL = {
 }  # fmt: skip
 """Name -> options, stride, radius by hand."""
 
+REACHES = [name for name in LOCAL if "not normalised" not in name and name != "dropout"]
+"""Those whose layers look elsewhere: what is left out computes every pixel alone, and folding is tested of all."""
+
 
 def network(spec: NetworkSpec, bands: int = 3, classes: int = 3) -> keras.Model:
     """Random weights, and random statistics where it normalises."""
@@ -95,7 +98,7 @@ def test_stride_radius_and_locality(name: str) -> None:
     assert (facts.stride, facts.radius, facts.local, facts.nonlocal_layers) == (stride, radius, True, ())
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("name", REACHES)
 def test_tiles_equal_the_whole(name: str) -> None:
     model = random(name)
     proof = prove(model, card_of(model))
@@ -103,7 +106,7 @@ def test_tiles_equal_the_whole(name: str) -> None:
     assert proof.deviation > 1e-3
 
 
-@pytest.mark.parametrize("name", ["mobile", "separable", "dilated", "all"])
+@pytest.mark.parametrize("name", ["mobile", "all"])
 def test_a_much_smaller_halo_shows(name: str) -> None:
     model = random(name)
     card = card_of(model)
@@ -247,9 +250,8 @@ def test_parts_of_the_network() -> None:
     assert set(parts.values()) == {*(f"block{n}" for n in range(1, 6)), "decoder"} | {part_of("image")}
 
 
-@pytest.mark.parametrize("name", ["all", "all, light"])
-def test_deep_supervision_trains_every_stage_and_is_not_saved(name: str, tmp_path: Path) -> None:
-    model = network(LOCAL[name][0])
+def test_deep_supervision_trains_every_stage_and_is_not_saved(tmp_path: Path) -> None:
+    model = network(LOCAL["all"][0])
     teacher = training_model(model)
     x = np.random.default_rng(0).normal(size=(2, 48, 80, 3)).astype(np.float32)
     given = teacher(x, training=False)
