@@ -44,8 +44,10 @@ def command(
     from tileseg.errors import UsageError
     from tileseg.evaluate.evaluate import SPLITS, EvaluateSpec
 
-    if (subject.model is None) == (subject.labels is None):
-        raise UsageError("what is evaluated? tileseg evaluate --model M DATASET.toml, or --labels PRED TRUTH")
+    if [subject.model, subject.labels, subject.pairs].count(None) != 2:
+        raise UsageError(
+            "what is evaluated? tileseg evaluate --model M DATASET.toml, --labels PRED TRUTH, or --pairs PAIRS.csv"
+        )
     scenes = SPLITS.get(subject.split)
     if scenes is None:
         raise UsageError(f"--split {subject.split}: expected one of {', '.join(SPLITS)}")
@@ -65,12 +67,14 @@ def command(
         trust_vrt=subject.trust_vrt,
     )
     given, quiet = chosen(run), control.quiet or control.as_json
-    if subject.labels is not None:
+    if subject.model is None:
+        option = "--labels" if subject.pairs is None else "--pairs"
         if dataset is not None or given:
-            raise UsageError("--labels compares two files: DATASET and the options of a run are for --model")
-        found = _files(subject.labels, spec, quiet=quiet, verbose=control.verbose)
+            raise UsageError(f"{option} compares files: DATASET and the options of a run are for --model")
+        if subject.pairs is not None and (subject.image or subject.pixel):
+            raise UsageError("--image and --pixel are for one pair: --labels PRED TRUTH")
+        found = _files(subject, spec, quiet=quiet, verbose=control.verbose)
     else:
-        assert subject.model is not None
         if dataset is None:
             raise UsageError("--model: on which scenes? tileseg evaluate --model M DATASET.toml")
         _refuse(spec)
@@ -97,11 +101,14 @@ def _refuse(spec: EvaluateSpec) -> None:
             raise UsageError(f"{name} is for --labels: with --model, the dataset says it")
 
 
-def _files(labels: tuple[Path, Path], spec: EvaluateSpec, *, quiet: bool, verbose: bool) -> Evaluation:
-    from tileseg.evaluate.evaluate import evaluate_labels
+def _files(subject: SubjectOptions, spec: EvaluateSpec, *, quiet: bool, verbose: bool) -> Evaluation:
+    from tileseg.evaluate.evaluate import evaluate_labels, evaluate_pairs
 
     with _live(quiet=quiet, verbose=verbose) as (_, compared):
-        return evaluate_labels(*labels, spec, compared)
+        if subject.pairs is not None:
+            return evaluate_pairs(subject.pairs, spec, compared)
+        assert subject.labels is not None
+        return evaluate_labels(*subject.labels, spec, compared)
 
 
 def _model(

@@ -20,6 +20,10 @@ class SubjectOptions:
         tuple[Path, Path] | None,
         option(_WHAT, "Existing labels: rasters, vector files or run folders.", metavar="PRED TRUTH"),
     ] = None
+    pairs: Annotated[
+        Path | None,
+        option(_WHAT, "A table of such: columns prediction, truth, and maybe place, drawn.", metavar="PAIRS.csv"),
+    ] = None
     model: Annotated[str | None, option(_WHAT, "Run this model on DATASET: 'embedded' or a model folder.")] = None
     split: Annotated[str, option(_WHAT, "Scenes of DATASET; default validate.", metavar="validate|train|all")] = (
         "validate"

@@ -6,11 +6,13 @@ import errno
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tileseg.card import ClassInfo
 from tileseg.dataset.dataset import load_dataset
 from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.labelled import LabelledScene
@@ -18,6 +20,7 @@ from tileseg.errors import InputError, UsageError, not_writable
 from tileseg.evaluate.compare import default_threads, score
 from tileseg.evaluate.meaning import agree, match_classes
 from tileseg.evaluate.pairing import open_image, pair_files, pair_scene, reference_grid
+from tileseg.evaluate.pairs import LabelPair, read_pairs
 from tileseg.evaluate.report import write_report
 from tileseg.evaluate.results import Evaluation
 from tileseg.evaluate.scores import Comparison, Options
@@ -105,26 +108,61 @@ def evaluate_labels(prediction: Path, truth: Path, spec: EvaluateSpec, progress:
 
     Raises UsageError where it is not clear what to compare, InputError where something cannot be read.
     """
+    subject = {"prediction": str(prediction), "truth": str(truth)}
+    return _evaluate_pairs([LabelPair(prediction, truth)], subject, spec, progress)
+
+
+def evaluate_pairs(table: Path, spec: EvaluateSpec, progress: Progress | None = None) -> Evaluation:
+    """The same for all pairs of a table, see :func:`tileseg.evaluate.pairs.read_pairs`, place by place.
+
+    Raises InputError where pairs have different classes too.
+    """
+    return _evaluate_pairs(read_pairs(table), {"pairs": str(table)}, spec, progress)
+
+
+def _evaluate_pairs(
+    pairs: Sequence[LabelPair], subject: Mapping[str, str], spec: EvaluateSpec, progress: Progress | None
+) -> Evaluation:
     options = spec.options()
     spec.check_out()
-    true, predicted = (
-        describe_side(path, _column(path, spec.attribute), trust_vrt=spec.trust_vrt) for path in (truth, prediction)
-    )
-    if spec.attribute is not None and not (true.is_vector or predicted.is_vector):
+    described = [
+        tuple(
+            describe_side(p, _column(p, spec.attribute), trust_vrt=spec.trust_vrt)
+            for p in (pair.truth, pair.prediction)
+        )
+        for pair in pairs
+    ]
+    if spec.attribute is not None and not any(side.is_vector for sides in described for side in sides):
         raise UsageError("--attribute: neither side is a vector file")
-    meaning = agree(true, predicted, names=spec.classes, map_truth=spec.map_truth, map_prediction=spec.map_prediction)
     image = None if spec.image is None else open_image(spec.image, trust_vrt=spec.trust_vrt)
-    grid = reference_grid(true, predicted, image, spec.pixel)
-    pair, notices = pair_files(true, predicted, meaning, grid, image)
-    scored = score(pair, meaning.classes, options, _named(progress, pair.name))
-    found = Evaluation(
-        {"prediction": str(prediction), "truth": str(truth)},
-        meaning.classes,
-        (scored,),
-        (*meaning.notices, *notices, *_sizes_in_pixels(options, [pair])),
-        spec.distances,
-    )
-    return _written(found, [pair], spec)
+    maps = {"names": spec.classes, "map_truth": spec.map_truth, "map_prediction": spec.map_prediction}
+    meanings = [agree(true, predicted, **maps) for true, predicted in described]
+    _refuse_other_classes(pairs, [meaning.classes for meaning in meanings])
+    compared: list[Comparison] = []
+    scored, notices, seen = [], list[str](), Counter[str]()
+    for pair, (true, predicted), meaning in zip(pairs, described, meanings, strict=True):
+        grid = reference_grid(true, predicted, image, spec.pixel)
+        found, said = pair_files(true, predicted, meaning, grid, image)
+        seen[found.name] += 1
+        name = f"{found.name} ({seen[found.name]})" if seen[found.name] > 1 else found.name
+        found = replace(found, name=name, place=pair.place, drawn=pair.drawn)
+        notices += [*meaning.notices, *said]
+        scored.append(score(found, meaning.classes, options, _named(progress, name)))
+        compared.append(found)
+    notices += _sizes_in_pixels(options, compared)
+    evaluation = Evaluation(subject, meanings[0].classes, tuple(scored), tuple(dict.fromkeys(notices)), spec.distances)
+    return _written(evaluation, compared, spec)
+
+
+def _refuse_other_classes(pairs: Sequence[LabelPair], classes: Sequence[Sequence[ClassInfo]]) -> None:
+    """Raises InputError where pairs have different classes, so that their scores would not be of the same."""
+    names = [[info.name for info in infos] for infos in classes]
+    for pair, own in zip(pairs, names, strict=True):
+        if own != names[0]:
+            raise InputError(
+                f"{pair.prediction}: is compared by the classes {', '.join(own)}, {pairs[0].prediction} by "
+                f"{', '.join(names[0])}; expected the same: --classes names them for all"
+            )
 
 
 def evaluate_model(
