@@ -35,7 +35,7 @@ def first_problem(error: ValidationError | UnicodeDecodeError, model: type[BaseM
             said = f"is not known{did_you_mean(str(place[-1]), known)}{choice}"
         case "model_type":
             said = f"expected a table of {', '.join(_keys(model, place))}, not {reprlib.repr(first['input'])}"
-        case "tuple_type":
+        case "tuple_type" | "list_type":
             said = f"expected a list, not {reprlib.repr(first['input'])}"
         case "literal_error":
             expected = first["ctx"]["expected"]  # 'a', 'b' or 'c'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from tileseg.cli.option import chosen, expand, option
 from tileseg.cli.train_options import CONTROL, TrainOptions
 
 if TYPE_CHECKING:
+    from tileseg.train.folds import FoldsReport
     from tileseg.train.trainer import TrainReport
 
 
@@ -23,6 +25,10 @@ class Control:
 
     config: Annotated[
         Path | None, option(CONTROL, "Options from a TOML file; the command line wins.", metavar="FILE.toml")
+    ] = None
+    folds: Annotated[
+        Path | None,
+        option(CONTROL, "Train once for each fold, without its places, into --out/NAME.", metavar="FOLDS.toml"),
     ] = None
     overwrite: Annotated[bool | None, option(CONTROL, "Start anew in the folder.", "--overwrite")] = None
     as_json: Annotated[bool, option(CONTROL, "Print the report as JSON.", "--json")] = False
@@ -61,11 +67,36 @@ def command(
     ending, kept = "saving the state and the best model", "the last saved state is kept"
     screen = TrainingProgress(quiet=control.quiet or control.as_json)
     with screen, stop_on_interrupt(screen, ending, kept) as stop:
-        report = train(spec, screen, stop)
+        if control.folds is not None:
+            from tileseg.train.folds import read_folds, train_folds
+
+            folds = train_folds(spec, read_folds(control.folds), screen, stop)
+            facts, tell = folds.to_json(), partial(_print_folds, folds)
+        else:
+            report = train(spec, screen, stop)
+            facts, tell = report.to_json(), partial(_print, report)
     if control.as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2))
+        typer.echo(json.dumps(facts, indent=2))
     elif not control.quiet:
-        _print(report)
+        tell()
+
+
+def _print_folds(report: FoldsReport) -> None:
+    """A row for each place that was left out, and their mean."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tileseg.train.folds import TABLE
+
+    shown = [info.name for info in report.classes if not info.background] or [info.name for info in report.classes]
+    table = Table("fold", "place", *(f"IoU {name}" for name in shown))
+    for row in report.rows:
+        table.add_row(row.fold, row.place, *(f"{row.iou[name]:.4f}" if name in row.iou else "-" for name in shown))
+    table.add_section()
+    means = (f"{report.mean[name]:.4f}" if name in report.mean else "-" for name in shown)
+    table.add_row("", f"mean of {len(report.rows)} place{'s' * (len(report.rows) != 1)}", *means)
+    Console(highlight=False).print(table)
+    typer.echo(f"  {report.out / TABLE}")
 
 
 def _print(report: TrainReport) -> None:

@@ -27,7 +27,9 @@ class TrainingProgress(LiveView):
         self._pixels = 0
 
     def start(self, spec: TrainSpec, about: str, progress: Progress) -> None:
-        """Begin to show steps."""
+        """Begin to show steps of a training, maybe of one that follows another."""
+        self.close()
+        self._loss = None
         resumed = f"; going on after step {progress.step}" if progress.step else ""
         self.console.print(visible(f"{spec.dataset}: {about}{resumed}"))
         self._pixels = spec.batch * spec.crop**2
