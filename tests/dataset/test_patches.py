@@ -117,6 +117,18 @@ def test_validation_windows_cover_every_pixel_once(data: Dataset) -> None:
     assert set(few) <= set(windows)
 
 
+@pytest.mark.parametrize(("most", "counts"), [(6, (3, 3)), (20, (10, 10)), (40, (24, 16)), (1, (1, 1))])
+def test_places_are_looked_at_alike_however_many_windows_they_have(data: Dataset, most: int, counts: tuple) -> None:
+    """Or a small place would decide nothing of which weights are the best."""
+    scenes = [replace(scene, place=place) for scene, place in zip(data.scenes, ("one", "one", "two"), strict=True)]
+    windows = validation_windows(scenes, 64)
+    assert [sum(scene.place == place for scene, _ in windows) for place in ("one", "two")] == [51, 16]
+    few = validation_windows(scenes, 64, most=most)
+    assert tuple(sum(scene.place == place for scene, _ in few) for place in ("one", "two")) == counts
+    assert len(set(few)) == len(few)
+    assert few == [window for window in windows if window in few], "in the order of the scenes"
+
+
 def test_what_makes_no_sense_is_refused(data: Dataset, tmp_path: Path) -> None:
     for options in ({"size": 0}, {"batch": 0}, {"balance": 1.5}):
         with pytest.raises(UsageError):

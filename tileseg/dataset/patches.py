@@ -183,9 +183,19 @@ def validation_windows(
 ) -> list[tuple[LabelledScene, Window]]:
     """Windows that cover the scenes without overlap, the same in every training; read them with :func:`read_patch`.
 
-    They are smaller than ``size`` at the right and bottom. With ``most``, that many of them, evenly spread.
+    They are smaller than ``size`` at the right and bottom. With ``most``, about that many of them: of each place
+    alike, as far as it has so many, one at least, and evenly spread in it.
     """
     windows = [(scene, window) for scene in scenes for window in scene.windows(size)]
     if most is None or len(windows) <= most:
         return windows
-    return [windows[int((i + 0.5) * len(windows) / most)] for i in range(most)]
+    places: dict[tuple[str, bool], list[int]] = {}
+    for index, (scene, _) in enumerate(windows):
+        places.setdefault((scene.place, scene.drawn), []).append(index)
+    chosen: list[int] = []
+    left = max(most, len(places))
+    for done, here in enumerate(sorted(places.values(), key=len)):  # what small ones do not need goes to others
+        count = min(len(here), left // (len(places) - done))
+        chosen += [here[int((i + 0.5) * len(here) / count)] for i in range(count)]
+        left -= count
+    return [windows[index] for index in sorted(chosen)]
