@@ -338,6 +338,12 @@ def test_a_model_on_a_dataset(tmp_path: Path) -> None:
     evaluate_model(model, EvaluateSpec(spec.out, polygons=False, overwrite=True))
     assert (spec.out / "runs" / "a.tileseg" / "summary.json").stat().st_mtime_ns == written
     assert _metrics(spec.out)["polygons"] == {}
+    # Scenes of some places only, whatever their split.
+    there = replace(model, split="train", places=("second",))
+    chosen = evaluate_model(there, EvaluateSpec(spec.out, polygons=False, overwrite=True))
+    assert [(scene.name, scene.place) for scene in chosen.scenes] == [("second", "second")]
+    with pytest.raises(UsageError, match=r"--places third: no such place in .*; expected some of a, second"):
+        evaluate_model(replace(model, places=("third",)), EvaluateSpec(tmp_path / "third"))
     # The raster alone tells as much of the classes as the folder.
     folder = spec.out / "runs" / "a.tileseg"
     assert describe_side(folder / "labels.tif").infos == describe_side(folder).infos

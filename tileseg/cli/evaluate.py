@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,7 @@ from tileseg.cli.option import chosen, expand
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tileseg.evaluate.evaluate import EvaluateSpec, Split
+    from tileseg.evaluate.evaluate import EvaluateSpec, ModelSpec
     from tileseg.evaluate.results import Evaluation
     from tileseg.run.prepare import PreparedRun
     from tileseg.run.report import Listener
@@ -42,7 +42,7 @@ def command(
 ) -> None:
     """Score a model on a DATASET, or existing labels: overlap, borders, calibration, polygons; a table and a page."""
     from tileseg.errors import UsageError
-    from tileseg.evaluate.evaluate import SPLITS, EvaluateSpec
+    from tileseg.evaluate.evaluate import SPLITS, EvaluateSpec, ModelSpec
 
     if [subject.model, subject.labels, subject.pairs].count(None) != 2:
         raise UsageError(
@@ -53,7 +53,7 @@ def command(
         raise UsageError(f"--split {subject.split}: expected one of {', '.join(SPLITS)}")
     spec = EvaluateSpec(
         out=control.out,
-        classes=tuple(name.strip() for name in (meaning.classes or "").split(",") if name.strip()),
+        classes=_listed(meaning.classes),
         map_prediction=tuple(meaning.mapping or ()),
         map_truth=tuple(meaning.map_truth or ()),
         attribute=meaning.attribute,
@@ -69,8 +69,8 @@ def command(
     given, quiet = chosen(run), control.quiet or control.as_json
     if subject.model is None:
         option = "--labels" if subject.pairs is None else "--pairs"
-        if dataset is not None or given:
-            raise UsageError(f"{option} compares files: DATASET and the options of a run are for --model")
+        if dataset is not None or given or subject.places:
+            raise UsageError(f"{option} compares files: DATASET, --places and the options of a run are for --model")
         if subject.pairs is not None and (subject.image or subject.pixel):
             raise UsageError("--image and --pixel are for one pair: --labels PRED TRUTH")
         found = _files(subject, spec, quiet=quiet, verbose=control.verbose)
@@ -78,11 +78,17 @@ def command(
         if dataset is None:
             raise UsageError("--model: on which scenes? tileseg evaluate --model M DATASET.toml")
         _refuse(spec)
-        found = _model((subject.model, dataset, scenes), given, spec, quiet=quiet, verbose=control.verbose)
+        model = ModelSpec(subject.model, dataset, scenes, _listed(subject.places), given)
+        found = _model(model, spec, quiet=quiet, verbose=control.verbose)
     if control.as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     elif not control.quiet:
         _print(found, spec)
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    """Names that are separated by commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 def _refuse(spec: EvaluateSpec) -> None:
@@ -111,14 +117,11 @@ def _files(subject: SubjectOptions, spec: EvaluateSpec, *, quiet: bool, verbose:
         return evaluate_labels(*subject.labels, spec, compared)
 
 
-def _model(
-    what: tuple[str, Path, Split], run: dict[str, Any], spec: EvaluateSpec, *, quiet: bool, verbose: bool
-) -> Evaluation:
-    from tileseg.evaluate.evaluate import ModelSpec, evaluate_model
+def _model(model: ModelSpec, spec: EvaluateSpec, *, quiet: bool, verbose: bool) -> Evaluation:
+    from tileseg.evaluate.evaluate import evaluate_model
 
-    model, dataset, split = what
     with _live(quiet=quiet, verbose=verbose) as (listener, compared):
-        return evaluate_model(ModelSpec(model, dataset, split, run), spec, listener, compared)
+        return evaluate_model(model, spec, listener, compared)
 
 
 @contextmanager

@@ -28,6 +28,9 @@ class SubjectOptions:
     split: Annotated[str, option(_WHAT, "Scenes of DATASET; default validate.", metavar="validate|train|all")] = (
         "validate"
     )
+    places: Annotated[
+        str | None, option(_WHAT, "Scenes of these places of DATASET instead of a split.", metavar="PLACE,...")
+    ] = None
     image: Annotated[
         Path | None, option(_WHAT, "With --labels: image shown in the report; gives polygons their pixels.")
     ] = None

@@ -99,6 +99,8 @@ class ModelSpec:
     model: str
     dataset: Path
     split: Split = "validate"
+    places: tuple[str, ...] = ()
+    """Scenes of these places instead, whatever their split."""
     run: Mapping[str, Any] = field(default_factory=dict)
     """Options of :class:`tileseg.spec.RunSpec`, such as ``scales`` and ``flips``."""
 
@@ -178,7 +180,11 @@ def evaluate_model(
     """
     options = spec.options()
     dataset = load_dataset(model.dataset, gsd="native")
-    chosen = {"train": dataset.train, "validate": dataset.validate, "all": dataset.scenes}[model.split]
+    if model.places:
+        chosen, which = dataset.of_places(model.places, "--places"), ", ".join(model.places)
+    else:
+        chosen = {"train": dataset.train, "validate": dataset.validate, "all": dataset.scenes}[model.split]
+        which = model.split
     if not chosen:
         raise InputError(f"{model.dataset}: has no scene to {model.split}; choose another --split")
     card = load_card(resolve_model(model.model))
@@ -204,7 +210,7 @@ def evaluate_model(
         scored.append(score(pair, meaning.classes, options, _named(progress, scene.name)))
         pairs.append(pair)
     found = Evaluation(
-        {"model": model.model, "dataset": f"{model.dataset} ({model.split})"},
+        {"model": model.model, "dataset": f"{model.dataset} ({which})"},
         meaning.classes,
         tuple(scored),
         (*meaning.notices, *notices, *_sizes_in_pixels(options, pairs)),
