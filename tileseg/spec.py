@@ -210,10 +210,24 @@ class VectorOptions(BaseModel):
     """Fill smaller holes, before polygons are measured; units as above."""
     simplify: Size | None = None
     """Tolerance in metres (``0.5``) or pixels (``2px``); shared borders stay shared. Holds all polygons in memory."""
+    regularize: Annotated[tuple[Text, ...], BeforeValidator(_split), Field(min_length=1)] | None = None
+    """Names or ids of the classes whose outlines get straight walls and right angles, or ``all``; borders that they share
+    stay shared."""
+    tolerance: Size | None = None
+    """How far such outlines may lie from the raw ones: metres (``1``) or pixels (``3px``). By default 1 m, or 2.5 pixels
+    where that is more; 3 pixels where nothing says how large they are."""
     connectivity: Literal[4, 8] = 4
     """Whether pixels that touch at a corner are one polygon (8)."""
     pixel_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Metres per pixel of a scene that does not say it: without a coordinate reference system."""
+
+    @model_validator(mode="after")
+    def _one_outline(self) -> Self:
+        if self.regularize is not None and self.simplify is not None:
+            raise ValueError("regularize and --simplify: give only one of them; --tolerance bounds the first")
+        if self.tolerance is not None and self.regularize is None:
+            raise ValueError("tolerance: is that of --regularize, which is not given")
+        return self
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
@@ -240,7 +254,10 @@ class VectorOptions(BaseModel):
             return [f"the scene is not of the Earth: {what}; the other formats keep the scene's CRS"]
         if self.pixel_metres(grid) is not None:
             return []
-        sizes = {"--min-area": self.min_area, "--fill-holes": self.fill_holes, "--simplify": self.simplify}
+        sizes = {
+            "--min-area": self.min_area, "--fill-holes": self.fill_holes,
+            "--simplify": self.simplify, "--tolerance": self.tolerance,
+        }  # fmt: skip
         return [
             f"{name} {size} counts pixels: nothing says how large they are; --pixel-size METRES does"
             for name, size in sizes.items()

@@ -130,6 +130,14 @@ class PolygonOptions:
     simplify: Annotated[
         str | None, option(VECTORS, "Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
     ] = None
+    regularize: Annotated[
+        str | None,
+        option(VECTORS, "Straight walls and right angles for these classes, or all; borders stay shared.", metavar="LIST|all"),
+    ] = None
+    tolerance: Annotated[
+        str | None,
+        option(VECTORS, "How far --regularize may move outlines: 1 (metres, default) or 3px.", metavar="LENGTH"),
+    ] = None
     connectivity: Annotated[
         int | None, option(VECTORS, "4 (default) or 8: whether corners connect.", metavar="4|8")
     ] = None

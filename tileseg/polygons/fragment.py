@@ -38,7 +38,8 @@ class PolygonBatch:
     """
 
     coordinates: Array
-    """(n, 2) int32: (x, y) = (column, row) of pixel corners, counted from the scene's outer corner."""
+    """(n, 2) int32: (x, y) = (column, row) of pixel corners, counted from the scene's outer corner; of polygons whose
+    outlines were made regular float64."""
     ring_offsets: Array
     """(R + 1,) int64: ring i has the corners ``ring_offsets[i]:ring_offsets[i + 1]``."""
     polygon_offsets: Array

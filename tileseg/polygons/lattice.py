@@ -187,12 +187,12 @@ def lattice_areas(coordinates: Array, offsets: Array) -> tuple[Array, Array]:
     rings = len(offsets) - 1
     area, perimeter = np.empty(rings), np.empty(rings)
     for ring in range(rings):
-        twice = np.int64(0)
+        twice = 0  # whole numbers as long as coordinates are
         length = 0.0
         k = offsets[ring + 1] - 1
         for i in range(offsets[ring], offsets[ring + 1]):
-            x, y = np.int64(coordinates[i, 0]), np.int64(coordinates[i, 1])
-            before_x, before_y = np.int64(coordinates[k, 0]), np.int64(coordinates[k, 1])
+            x, y = coordinates[i, 0], coordinates[i, 1]
+            before_x, before_y = coordinates[k, 0], coordinates[k, 1]
             twice += before_x * y - x * before_y
             length += math.hypot(x - before_x, y - before_y)
             k = i

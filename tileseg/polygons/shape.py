@@ -11,7 +11,7 @@ Without a CRS, areas and perimeters are counted in pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from tileseg.polygons.lattice import (
 )
 from tileseg.polygons.measure import measure_rings, sum_lines, sums_to_rings, surface_of
 from tileseg.polygons.quantity import Quantity
+from tileseg.polygons.regularize import Rules, regularize
 from tileseg.polygons.rings import Array
 from tileseg.polygons.scratch import Scratch, release
 
@@ -49,6 +50,9 @@ _STEP = 2_500.0
 
 _AT_A_TIME = 1 << 18
 """Corners worked on at a time; polygons of more wait in files."""
+
+_MOVED, _MOVED_PIXELS, _MOVED_UNKNOWN = 1.0, 2.5, 3.0
+"""How far regular outlines may move by default: metres, but at least so many pixels; pixels of unknown size."""
 
 _TINY, _SEAM = 1e-12, 1e-6
 """Shares of the globe: what rounding leaves of an area; what a ring along the seam of a map goes around."""
@@ -209,6 +213,23 @@ class Shaper:
             ring_offsets=np.asarray(ring_offsets, np.int64) - np.arange(len(ring_offsets)),
             polygon_offsets=np.asarray(polygon_offsets, np.int64),
         )
+
+    def regularize(
+        self, batches: Iterable[PolygonBatch], tolerance: Quantity | None, wanted: Callable[[Array], Array]
+    ) -> Iterator[PolygonBatch]:
+        """The polygons with straight walls and right angles where they nearly are so; shared borders stay shared.
+
+        ``wanted``: of labels (P,), which are wanted (bool). ``tolerance``: how far outlines may move; by default 1 m or
+        2.5 pixels, whichever is more. Right angles are those on the ground, at the scene's centre. Polygons are
+        filtered before, and wait in files meanwhile.
+        """
+        sides = tuple(float(f"{side:.4g}") for side in self.pixel_metres or (1.0, 1.0))
+        if tolerance is None:
+            most = max(_MOVED, _MOVED_PIXELS * max(sides)) if self.pixel_metres else _MOVED_UNKNOWN
+        else:
+            most = tolerance.value * (min(sides) if tolerance.in_pixels else 1.0)
+        rules = Rules((sides[0], sides[1]), most, wanted, (self.grid.height, self.grid.width))
+        return regularize(map(self.filter, batches), rules, self.scratch)
 
     def _filtered(self, batch: PolygonBatch, *, in_pixels: bool) -> PolygonBatch:
         """Apply the limits that are given in pixels (cheap: no coordinates needed), or the others."""

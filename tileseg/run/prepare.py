@@ -81,7 +81,7 @@ class PreparedRun:
 
 def prepare(spec: RunSpec) -> PreparedRun:
     """Decide everything about a run. Raises UsageError or InputError in one line."""
-    from tileseg.run.vectorize import ignored_classes
+    from tileseg.run.vectorize import ignored_classes, regular_classes
     from tileseg.source.scene import open_scene
 
     model = resolve_model(spec.model)
@@ -117,6 +117,8 @@ def prepare(spec: RunSpec) -> PreparedRun:
     )
     plan, max_memory = sizing.choose(machine)
     notices += spec.vector_notices(scene.grid)
+    if spec.regularize is not None:
+        regular_classes({i: info.name for i, info in enumerate(card.classes)}, spec.regularize, known=True)
     return PreparedRun(
         spec=spec,
         folder=spec.folder,

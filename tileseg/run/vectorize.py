@@ -92,7 +92,9 @@ class Classes:
         return Classes(names, background) if wanted is None else Classes(names, only=_ids(names, wanted, known=False))
 
 
-def _ids(names: Mapping[int, str], wanted: Sequence[str], *, known: bool) -> frozenset[int]:
+def _ids(
+    names: Mapping[int, str], wanted: Sequence[str], *, known: bool, option: str = "--classes"
+) -> frozenset[int]:
     """Ids of classes named by name or id; ``known``: ids must be among the names."""
     by_name = {name.casefold(): i for i, name in names.items()}
     found = set()
@@ -102,7 +104,7 @@ def _ids(names: Mapping[int, str], wanted: Sequence[str], *, known: bool) -> fro
             if number is None or (known and number not in names):
                 choice = ", ".join(f"{name} ({i})" for i, name in names.items()) or "ids only: there are no names"
                 meant = did_you_mean(text, names.values())
-                raise UsageError(f"--classes {text}: no such class{meant}; expected some of {choice}")
+                raise UsageError(f"{option} {text}: no such class{meant}; expected some of {choice}")
         found.add(number)
     return frozenset(found)
 
@@ -110,6 +112,13 @@ def _ids(names: Mapping[int, str], wanted: Sequence[str], *, known: bool) -> fro
 def ignored_classes(classes: Sequence[ClassInfo], wanted: Sequence[str] | None) -> frozenset[int]:
     """Ids that do not become polygons: background, or all but those wanted by name or id. Raises UsageError."""
     return Classes.of_card(classes, wanted).ignore
+
+
+def regular_classes(names: Mapping[int, str], wanted: Sequence[str], *, known: bool = False) -> frozenset[int] | None:
+    """Ids of the classes that ``--regularize`` names; None: all. ``known``: ids must have names. Raises UsageError."""
+    if [text.casefold() for text in wanted] == ["all"]:
+        return None
+    return _ids(names, wanted, known=known, option="--regularize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +157,8 @@ def vectorize(
         UsageError, InputError, TilesegError: as the parts do.
     """
     options = options or VectorOptions()
+    if options.regularize is not None:
+        regular_classes(classes.names, options.regularize)  # refused before anything is traced
     start = time.perf_counter()
     cores = tile(source.grid.extent, block, block)
     first = next(iter(outputs.values()))
@@ -201,7 +212,8 @@ def write_polygons(
 
     ``cores``: the scene's blocks in row-major order; ``load``: the fragments of one, or None (wholly nodata).
     Memory is that of :func:`tileseg.polygons.memory.join_bytes`, of tables of what crosses seams, and of the polygons
-    that are shaped: a few hundred thousand vertices, or those of the largest polygon. Simplifying holds all of them.
+    that are shaped: a few hundred thousand vertices, or those of the largest polygon. Simplifying holds all of them,
+    ``regularize`` what :func:`tileseg.polygons.regularize.regularize` says.
     """
     start = time.perf_counter()
     first = next((f for f in map(load, range(len(cores))) if f is not None), None)
@@ -216,7 +228,8 @@ def write_polygons(
         lonlat=any(FORMATS[form].in_degrees for form in outputs),
         scratch=Scratch(folder, _VERTICES),
     )
-    shapes = _shapes(join(cores, load, options.connectivity, scratch=folder), shaper, options.simplify)
+    batches, shaper = _outlined(join(cores, load, options.connectivity, scratch=folder), shaper, options, class_names)
+    shapes = _shapes(batches, shaper)
     counts = write_vectors(shapes, outputs, Table(grid, class_names, has_confidence))
     named = {class_names.get(label, str(label)): count for label, count in sorted(counts.items())}
     return VectorReport(named, dict(outputs), {"finish": time.perf_counter() - start})
@@ -240,10 +253,23 @@ def warm_up() -> None:
             pass
 
 
-def _shapes(batches: Iterator[PolygonBatch], shaper: Shaper, simplify: Quantity | None) -> Iterator[Shapes]:
-    if simplify is not None:
-        batches = iter([shaper.simplify(batches, simplify)])
-        shaper = shaper.unfiltered()
+def _outlined(
+    batches: Iterator[PolygonBatch], shaper: Shaper, options: VectorOptions, class_names: Mapping[int, str]
+) -> tuple[Iterator[PolygonBatch], Shaper]:
+    """The polygons with other outlines, where they are wanted so, and what shapes these."""
+    if options.simplify is not None:
+        return iter([shaper.simplify(batches, options.simplify)]), shaper.unfiltered()
+    if options.regularize is None:
+        return batches, shaper
+    ids = regular_classes(class_names, options.regularize)
+
+    def wanted(labels: Array) -> Array:
+        return np.ones(len(labels), np.bool_) if ids is None else np.isin(labels, list(ids))
+
+    return shaper.regularize(batches, options.tolerance, wanted), shaper.unfiltered()
+
+
+def _shapes(batches: Iterator[PolygonBatch], shaper: Shaper) -> Iterator[Shapes]:
     # Shaping is compiled or in PROJ, writing is mostly Python: so they overlap, a few batches at a time, in order.
     parts = (part for batch in batches for part in split(batch, _VERTICES))
     return computed_ahead(shaper.shape, parts, ahead=_SHAPING_THREADS, threads=_SHAPING_THREADS)
