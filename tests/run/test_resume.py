@@ -222,6 +222,7 @@ def test_too_little_memory_for_the_blocks_says_so(scene, model, begun) -> None:
         {"fill_holes": "30px", "simplify": "1px"},
         {"classes": "ground,water"},
         {"connectivity": 8, "formats": "fgb"},
+        {"regularize": "all", "tolerance": "3px"},
     ],
     ids=str,
 )

@@ -142,6 +142,39 @@ def test_filters_and_simplification_reach_the_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(after["area_m2"], after.geometry.area, rtol=2e-3)
 
 
+def test_regular_outlines_reach_the_file_and_do_not_depend_on_blocks(tmp_path: Path) -> None:
+    labels, frames = source(5), []
+    for block in (64, 150):
+        outputs = vector_paths(tmp_path, ["gpkg"], f"regular{block}")
+        options = VectorOptions.parse({"regularize": "road,2,1", "tolerance": "2px", "min_area": "5"})
+        vectorize(labels, outputs, Classes.of_raster({1: "road"}), options, block=block)
+        frame = geopandas.read_file(outputs["gpkg"]).drop(columns="id")
+        frames.append(frame.assign(at=shapely.to_wkb(frame.geometry.values)).sort_values("at", ignore_index=True))
+    assert frames[0].equals(frames[1])
+    assert frames[0].is_valid.all()
+    plain = vector_paths(tmp_path, ["gpkg"], "plain")
+    vectorize(labels, plain, Classes.of_raster({}), VectorOptions.parse({"min_area": "5"}), block=64)
+    raw = geopandas.read_file(plain["gpkg"])
+    assert len(raw) == len(frames[0])
+    assert frames[0].geometry.count_coordinates().sum() < raw.geometry.count_coordinates().sum()
+    np.testing.assert_allclose(frames[0]["area_m2"], frames[0].geometry.area, rtol=2e-3)
+
+
+def test_what_cannot_be_made_regular_is_told_before_anything_is_traced(tmp_path: Path) -> None:
+    options = VectorOptions.parse({"regularize": "rood"})
+    with pytest.raises(UsageError, match=r"--regularize rood: no such class.*road"):
+        vectorize(source(5), vector_paths(tmp_path, ["gpkg"]), Classes.of_raster({1: "road"}), options)
+    assert not list(tmp_path.iterdir())
+    for wrong, message in [
+        ({"regularize": "all", "simplify": "1"}, "--regularize and --simplify: give only one"),
+        ({"tolerance": "1"}, "--tolerance: is that of --regularize"),
+        ({"regularize": "all", "tolerance": "far"}, "--tolerance: .*'far' is no area or length"),
+        ({"regularize": ""}, "--regularize"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            VectorOptions.parse(wrong)
+
+
 def test_finish_serves_blocks_that_were_traced_elsewhere(tmp_path: Path) -> None:
     labels = source(6)
     cores = tile(labels.grid.extent, 70, 70)

@@ -22,10 +22,16 @@ _STRAIGHT, _COMPACT = 0.5, 0.88
 circle of its length (an octagon: 0.95, a square: 0.79)."""
 
 _SNAP = math.radians(24)
-"""A wall this near to a main direction is along it, however long."""
+"""A wall this near to a main direction is along it."""
+
+_SNAP_SHORT = math.radians(36)
+"""The same for a wall so short that it hardly moves."""
 
 _PARALLEL = math.radians(15)
 """Walls that meet at no more than this become one."""
+
+_MOST = 0.95
+"""Share of the tolerance that a corner is moved by at most: pixel sides are not exactly where the outline is."""
 
 _WINGS = 0.2
 """Share of the line that must run along a second direction."""
@@ -54,7 +60,7 @@ def regular_line(points: Array, closed: bool, tolerance: float, pixel: float) ->
         ring = points[_divide(points, closed, max(pixel, tolerance / 2))[:-1]]
         if _compactness(ring) > _COMPACT:
             return np.empty((0, 2))
-    for part in (1.0, 0.7, 0.5, 0.35, 0.25):
+    for part in (1.6, 1.25, 1.0, 0.75, 0.5, 0.25):
         found = _walls(points, sides, closed, axis, part * tolerance, pixel)
         if len(found) >= (3 if closed else 2) and keeps_near(found, points, closed, tolerance):
             return found
@@ -176,9 +182,9 @@ def _walls(points: Array, sides: Array, closed: bool, axis: float, tolerance: fl
         before[0], after[k - 1] = k - 1, 0
     else:
         after[k - 1] = -1
-    first = _without_short(walls, kind, before, after, k, tolerance)
+    first = _without_short(walls, kind, before, after, k, sides, tolerance)
     _insert_steps(walls, kind, before, after, k, first, sides, tolerance)
-    first = _fewer(walls, kind, before, after, first, tolerance)
+    first = _fewer(walls, kind, before, after, first, sides, tolerance)
     return _corners(walls, kind, before, after, first, points, closed)
 
 
@@ -225,7 +231,8 @@ def _steepest(wall: Array) -> float:
 def _name(walls: Array, kind: Array, length: Array, axis: float, tolerance: float, pixel: float) -> None:
     for w in range(len(walls)):
         off = off_axis(walls[w, _ANGLE], axis)
-        if off < _SNAP and length[w] * math.sin(off) < 2 * tolerance:
+        bent = length[w] * math.sin(off)
+        if (off < _SNAP and bent < 2 * tolerance) or (off < _SNAP_SHORT and bent < tolerance):
             kind[w] = ACROSS if is_across(walls[w, _ANGLE], axis) else ALONG
         else:
             kind[w] = FREE if length[w] >= max(3 * pixel, 3 * tolerance) else SHORT
@@ -306,7 +313,9 @@ def _unite(walls: Array, kind: Array, before: Array, after: Array, p: int, q: in
 
 
 @compiled
-def _without_short(walls: Array, kind: Array, before: Array, after: Array, k: int, tolerance: float) -> int:
+def _without_short(
+    walls: Array, kind: Array, before: Array, after: Array, k: int, sides: Array, tolerance: float
+) -> int:
     """Take out pieces too short to have a direction, unless they are a step; the first wall that stays, or -1."""
     first = -1
     for w in range(k):
@@ -333,7 +342,7 @@ def _without_short(walls: Array, kind: Array, before: Array, after: Array, k: in
             if step and abs(_offset(walls, p, q)) > tolerance:
                 kind[w] = kind[p] ^ 1 if kind[p] < FREE else FREE
                 walls[w, _ANGLE] = walls[p, _ANGLE] + math.pi / 2
-            elif p >= 0 and q >= 0 and p != q and not step and _loss(walls, p, w, q) > 1.2 * tolerance:
+            elif p >= 0 and q >= 0 and p != q and not step and _loss(walls, p, q, sides) > _MOST * tolerance:
                 kind[w], walls[w, _ANGLE] = FREE, _steepest(walls[w])
             else:
                 _drop(before, after, w)
@@ -366,11 +375,13 @@ def _insert_steps(
 
 
 @compiled
-def _fewer(walls: Array, kind: Array, before: Array, after: Array, first: int, tolerance: float) -> int:
+def _fewer(
+    walls: Array, kind: Array, before: Array, after: Array, first: int, sides: Array, tolerance: float
+) -> int:
     """Unite walls that go on in each other, and take out those that matter least; the first that stays, or -1."""
     if first < 0:
         return -1
-    for limit in (0.0, 0.3 * tolerance, 0.6 * tolerance, 0.9 * tolerance):
+    for limit in (0.0, 0.3 * tolerance, 0.6 * tolerance, _MOST * tolerance):
         changed = True
         while changed:
             changed = False
@@ -388,7 +399,7 @@ def _fewer(walls: Array, kind: Array, before: Array, after: Array, first: int, t
                     number, changed = number - 1, True
                     continue
                 if p >= 0 and q >= 0 and number > (4 if before[first] >= 0 else 2) and limit > 0:
-                    if _loss(walls, p, w, q) <= limit:
+                    if _loss(walls, p, q, sides) <= limit:
                         _drop(before, after, w)
                         if w == first:
                             first = q
@@ -405,16 +416,20 @@ def _fewer(walls: Array, kind: Array, before: Array, after: Array, first: int, t
 
 
 @compiled
-def _loss(walls: Array, p: int, w: int, q: int) -> float:
-    """How far the line moves where a wall between two others goes."""
+def _loss(walls: Array, p: int, q: int, sides: Array) -> float:
+    """How far the line moves where what is between two walls goes."""
     if _between(walls, p, q) < _PARALLEL:
         lighter = min(walls[p, _W], walls[q, _W]) / (walls[p, _W] + walls[q, _W])
         return float(abs(_offset(walls, p, q)) * (1 - lighter))
     x, y, fine = _meeting(walls, p, q)
     if not fine:
         return math.inf
-    cx, cy = walls[w, _X] / walls[w, _W], walls[w, _Y] / walls[w, _W]
-    return abs((y - cy) * math.cos(walls[w, _ANGLE]) - (x - cx) * math.sin(walls[w, _ANGLE]))
+    n = len(sides)
+    begin, count = int(walls[p, _HIGH]) - 1, int(walls[q, _LOW] - walls[p, _HIGH]) % n + 2
+    nearest = math.inf
+    for i in range(begin, begin + count):
+        nearest = min(nearest, math.hypot(sides[i % n, 0] - x, sides[i % n, 1] - y))
+    return nearest
 
 
 @compiled

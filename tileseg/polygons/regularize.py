@@ -86,15 +86,17 @@ def regularize(batches: Iterable[PolygonBatch], rules: Rules, scratch: Scratch) 
 
 def _put_aside(batches: Iterable[PolygonBatch], scratch: Scratch) -> PolygonBatch:
     """All polygons as one batch, with corners in a file."""
-    pile, rest = FilePile(scratch.folder), []
+    pile: FilePile | None = None
+    rest = []
     for batch in batches:
         if len(batch):
+            pile = pile or FilePile(scratch.folder)
             for start in range(0, len(batch.coordinates), scratch.in_memory):
                 pile.add(batch.coordinates[start : start + scratch.in_memory])
                 release(batch.coordinates)
             rest.append(replace(batch, coordinates=np.empty((0, 2), np.int32)))
     whole = concatenate(rest)
-    return replace(whole, coordinates=pile.whole()) if len(whole) else whole
+    return whole if pile is None else replace(whole, coordinates=pile.whole())
 
 
 def _parts(whole: PolygonBatch, corners: int) -> Iterator[tuple[int, int]]:
@@ -252,15 +254,15 @@ class _Kept:
         least, most = np.minimum.reduceat(found[:, :2], first), np.maximum.reduceat(found[:, 2:], first)
         return np.concatenate([least, most], axis=1)
 
-    def lines(self, arcs: Array) -> tuple[Lines, Array]:
-        """Some arcs with their lines, and the numbers of these lines."""
+    def lines(self, arcs: Array) -> Lines:
+        """Some arcs with their lines."""
         low, high = np.searchsorted(self.arc, arcs), np.searchsorted(self.arc, arcs, "right")
         counts = high - low
         chosen = np.arange(counts.sum()) + np.repeat(low - np.cumsum(counts) + counts, counts)
         points, offsets = _gather(self.points, self.offsets, chosen)
         release(self.points)
         arc = np.repeat(np.arange(len(arcs)), counts)
-        return Lines(points, offsets, arc, self.key[arcs], self.closed[arcs]), chosen
+        return Lines(points, offsets, arc, self.key[arcs], self.closed[arcs])
 
 
 @compiled
@@ -335,10 +337,10 @@ def _finished(
     """The polygons of rings ``low`` to ``high``, put together of the best lines of their arcs."""
     first, last = np.searchsorted(kept.ring, [low, high])
     mine = np.arange(first, last)
-    lines, _ = kept.lines(mine)
+    lines = kept.lines(mine)
     near = _near(lines.points, lines.offsets, boxes, rules.reach, rules.scale)
     near = np.concatenate([mine, near[(near < first) | (near >= last)]])
-    lines, _ = kept.lines(near)
+    lines = kept.lines(near)
     fine = fitting_lines(lines, len(mine), max(_SQUARE, rules.reach) * rules.scale)
     best = np.zeros(len(mine), np.int64)
     number = np.flatnonzero(fine & (lines.arc < len(mine)))
