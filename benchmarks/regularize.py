@@ -2,9 +2,9 @@
 
     python benchmarks/regularize.py [--runs FOLDER] [--many COPIES]
 
-Label rasters of buildings as they are, and as a network would have them (blurred by a metre, with noise), against the
-truth; with ``--runs``, the labels of finished runs named ``<scene>.tileseg`` there. ``--many``: a scene of so many copies of
-one raster a side, with the memory that it takes.
+Label rasters of buildings as they are, and as a network would have them (blurred by a metre, with noise), against
+the truth; with ``--runs``, the labels of finished runs named ``<scene>.tileseg`` there. ``--many``: a scene of so many
+copies of one raster a side, with the memory that it takes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import resource
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +49,18 @@ class Held:
 
     @property
     def grid(self) -> Grid:
+        """Of all copies."""
         rows, cols = (self.copies * n for n in self.labels.shape)
         return Grid(rows, cols, self.of.transform, self.of.crs_wkt)
 
     def read_labels(self, window: Window) -> Labels:
+        """As often as the window holds them."""
         rows = np.arange(window.row_off, window.row_stop) % self.labels.shape[0]
         cols = np.arange(window.col_off, window.col_stop) % self.labels.shape[1]
         return self.labels[np.ix_(rows, cols)]
 
     def read_confidence(self, window: Window) -> None:
+        """None is known."""
         del window
 
 
@@ -152,12 +154,16 @@ def main() -> None:
             a, b = raw.geometry.to_numpy(), regular.geometry.to_numpy()
             corners = [int(np.median(shapely.get_num_coordinates(s) - 1)) for s in (a, b)]
             whole = bool(shapely.is_valid(b).all()) and bool(shapely.coverage_is_valid(b))
-            print(
-                f"| {case} | {len(b)} | {corners[0]} -> {corners[1]} | {right_corners(a):.2f} -> {right_corners(b):.2f} "
-                f"| {iou(a, truth, grid.transform):.4f} -> {iou(b, truth, grid.transform):.4f} "
-                f"| {'yes' if whole else 'NO'} | {raw_seconds:.2f} -> {seconds:.2f} |",
-                flush=True,
-            )
+            cells = [
+                case,
+                len(b),
+                f"{corners[0]} -> {corners[1]}",
+                f"{right_corners(a):.2f} -> {right_corners(b):.2f}",
+                f"{iou(a, truth, grid.transform):.4f} -> {iou(b, truth, grid.transform):.4f}",
+                "yes" if whole else "NO",
+                f"{raw_seconds:.2f} -> {seconds:.2f}",
+            ]
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -211,11 +211,11 @@ class VectorOptions(BaseModel):
     simplify: Size | None = None
     """Tolerance in metres (``0.5``) or pixels (``2px``); shared borders stay shared. Holds all polygons in memory."""
     regularize: Annotated[tuple[Text, ...], BeforeValidator(_split), Field(min_length=1)] | None = None
-    """Names or ids of the classes whose outlines get straight walls and right angles, or ``all``; borders that they share
-    stay shared."""
+    """Names or ids of the classes whose outlines get straight walls and right angles, or ``all``; borders that they
+    share stay shared."""
     tolerance: Size | None = None
-    """How far such outlines may lie from the raw ones: metres (``1``) or pixels (``3px``). By default 1 m, or 2.5 pixels
-    where that is more; 3 pixels where nothing says how large they are."""
+    """How far such outlines may lie from the raw ones: metres (``1``) or pixels (``3px``). By default 1 m, or 2.5
+    pixels where that is more; 3 pixels where nothing says how large they are."""
     connectivity: Literal[4, 8] = 4
     """Whether pixels that touch at a corner are one polygon (8)."""
     pixel_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)

@@ -103,7 +103,9 @@ def test_a_courtyard_stays_a_courtyard() -> None:
 
 
 def test_two_wings_may_run_in_two_directions() -> None:
-    truth = shapely.union_all([shapely.box(15, 35, 65, 51), affinity.rotate(shapely.box(55, 35, 105, 51), 37, origin=(60, 43))])
+    truth = shapely.union_all(
+        [shapely.box(15, 35, 65, 51), affinity.rotate(shapely.box(55, 35, 105, 51), 37, origin=(60, 43))]
+    )
     found = of_class(regular(drawn(truth, shape=(100, 130))), 1)
     assert apart(found.exterior, truth.exterior) < 2
     xy = np.diff(shapely.get_coordinates(found.exterior), axis=0)
@@ -124,7 +126,10 @@ def test_a_tank_stays_round(radius: float) -> None:
 
 @pytest.mark.parametrize("angle", [0, 19, 50])
 def test_houses_in_a_row_share_their_walls(angle: float) -> None:
-    row = [affinity.rotate(shapely.box(20 + 25 * i, 30, 45 + 25 * i, 62 + 6 * (i % 2)), angle, origin=(57, 45)) for i in range(3)]
+    row = [
+        affinity.rotate(shapely.box(20 + 25 * i, 30, 45 + 25 * i, 62 + 6 * (i % 2)), angle, origin=(57, 45))
+        for i in range(3)
+    ]
     batch = regular(drawn(*row), wanted=houses)
     found = geometries(batch)
     assert shapely.is_valid(found).all()

@@ -132,7 +132,11 @@ class PolygonOptions:
     ] = None
     regularize: Annotated[
         str | None,
-        option(VECTORS, "Straight walls and right angles for these classes, or all; borders stay shared.", metavar="LIST|all"),
+        option(
+            VECTORS,
+            "Straight walls and right angles for these classes, or all; borders stay shared.",
+            metavar="LIST|all",
+        ),
     ] = None
     tolerance: Annotated[
         str | None,

@@ -58,11 +58,19 @@ class PolygonOptions:
     ] = None
     regularize: Annotated[
         str | None,
-        typer.Option(help="Straight walls and right angles for these classes, or all; borders stay shared.", metavar="LIST|all", show_default=False),
+        typer.Option(
+            help="Straight walls and right angles for these classes, or all; borders stay shared.",
+            metavar="LIST|all",
+            show_default=False,
+        ),
     ] = None
     tolerance: Annotated[
         str | None,
-        typer.Option(help="How far --regularize may move outlines: 1 (metres, default) or 3px.", metavar="LENGTH", show_default=False),
+        typer.Option(
+            help="How far --regularize may move outlines: 1 (metres, default) or 3px.",
+            metavar="LENGTH",
+            show_default=False,
+        ),
     ] = None
     connectivity: Annotated[int, typer.Option(help="4 or 8: whether corners connect.", metavar="4|8")] = 4
     pixel_size: Annotated[

@@ -16,7 +16,7 @@ from tileseg.polygons.rings import Array
 
 _EAST, _SOUTH, _WEST, _NORTH = 0, 1, 2, 3
 
-_BITS = np.array([bin(mask).count("1") for mask in range(16)], np.int64)
+_BITS = np.array([mask.bit_count() for mask in range(16)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,11 @@ class Arcs:
     """(A,) bool: whether a polygon on either side is wanted."""
 
 
-def arcs_of(
-    coordinates: Array, offsets: Array, rings: int, wanted: Array, shape: tuple[int, int]
-) -> Arcs:
+def arcs_of(coordinates: Array, offsets: Array, rings: int, wanted: Array, shape: tuple[int, int]) -> Arcs:
     """Cut the first so many ``rings`` of open lattice rings (n, 2) at their nodes.
 
-    The other rings are all that touch them. ``wanted``: (R,) bool, of each ring's polygon; ``shape``: (rows, columns) of
-    the scene.
+    The other rings are all that touch them. ``wanted``: (R,) bool, of each ring's polygon; ``shape``: (rows, columns)
+    of the scene.
     """
     points, ends = with_junctions(coordinates, offsets)
     key, mask = _marks(points, ends, wanted)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tileseg.compiled import compiled
-from tileseg.polygons.rings import Array
+from tileseg.polygons.rings import Array, wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def fitting_lines(lines: Lines, arcs: int, cell: int) -> Array:
 
 @compiled
 def _square(col: int, row: int) -> int:
-    return (np.int64(row) << 32) + np.int64(col)
+    return (wide(row) << 32) + wide(col)
 
 
 @compiled
@@ -114,7 +114,9 @@ def _fitting(
                         if other == line:
                             if i < j and _crosses_itself(points, low, high, closed[arc[line]], i, j):
                                 fine[line] = False
-                        elif key[arc[other]] != key[arc[line]] and _conflict(points, offsets, arc, closed, line, i, other, j):
+                        elif key[arc[other]] != key[arc[line]] and _conflict(
+                            points, offsets, arc, closed, line, i, other, j
+                        ):
                             fine[line] = False
                     if not fine[line]:
                         break
@@ -138,8 +140,8 @@ def _forbid_jumps(
         middle = low + (high - low - 1) // 2
         following = middle + 1 if middle + 1 < high else low
         # Doubled, so that the middle of a side, which is no node, is a whole number.
-        x = np.int64(points[middle, 0]) + np.int64(points[following, 0])
-        y = np.int64(points[middle, 1]) + np.int64(points[following, 1])
+        x = wide(points[middle, 0]) + wide(points[following, 0])
+        y = wide(points[middle, 1]) + wide(points[following, 1])
         found = 0
         for row in range(y // 2 // cell - 1, y // 2 // cell + 2):
             for col in range(x // 2 // cell - 1, x // 2 // cell + 2):
@@ -179,8 +181,8 @@ def _crossings(points: Array, low: int, high: int, closed: bool, x: int, y: int)
     found = 0
     for i in range(low, high if closed else high - 1):
         k = i + 1 if i + 1 < high else low
-        ax, ay = 2 * np.int64(points[i, 0]), 2 * np.int64(points[i, 1])
-        bx, by = 2 * np.int64(points[k, 0]), 2 * np.int64(points[k, 1])
+        ax, ay = 2 * wide(points[i, 0]), 2 * wide(points[i, 1])
+        bx, by = 2 * wide(points[k, 0]), 2 * wide(points[k, 1])
         if (ay > y) != (by > y):
             side = (bx - ax) * (y - ay) - (by - ay) * (x - ax)
             found += (side > 0) == (by > ay)
@@ -190,17 +192,15 @@ def _crossings(points: Array, low: int, high: int, closed: bool, x: int, y: int)
 @compiled
 def _side(a: Array, b: Array, c: Array) -> int:
     """1, 0 or -1: on which side of the line from ``a`` to ``b`` a point lies."""
-    found = (np.int64(b[0]) - np.int64(a[0])) * (np.int64(c[1]) - np.int64(a[1]))
-    found -= (np.int64(b[1]) - np.int64(a[1])) * (np.int64(c[0]) - np.int64(a[0]))
+    found = (wide(b[0]) - wide(a[0])) * (wide(c[1]) - wide(a[1]))
+    found -= (wide(b[1]) - wide(a[1])) * (wide(c[0]) - wide(a[0]))
     return 1 if found > 0 else -1 if found < 0 else 0
 
 
 @compiled
 def _between(a: Array, b: Array, c: Array) -> bool:
     """Whether ``c``, on the line through ``a`` and ``b``, lies between them or on them."""
-    return bool(
-        min(a[0], b[0]) <= c[0] <= max(a[0], b[0]) and min(a[1], b[1]) <= c[1] <= max(a[1], b[1])
-    )
+    return bool(min(a[0], b[0]) <= c[0] <= max(a[0], b[0]) and min(a[1], b[1]) <= c[1] <= max(a[1], b[1]))
 
 
 @compiled
@@ -226,8 +226,8 @@ def _fold(a: Array, b: Array, c: Array) -> bool:
     """Whether the way from ``b`` to ``c`` goes back along the one from ``a`` to ``b``."""
     if _side(a, b, c) != 0:
         return False
-    ahead = (np.int64(b[0]) - np.int64(a[0])) * (np.int64(c[0]) - np.int64(b[0]))
-    return bool(ahead + (np.int64(b[1]) - np.int64(a[1])) * (np.int64(c[1]) - np.int64(b[1])) <= 0)
+    ahead = (wide(b[0]) - wide(a[0])) * (wide(c[0]) - wide(b[0]))
+    return bool(ahead + (wide(b[1]) - wide(a[1])) * (wide(c[1]) - wide(b[1])) <= 0)
 
 
 @compiled
@@ -246,9 +246,7 @@ def _crosses_itself(points: Array, low: int, high: int, closed: bool, i: int, j:
 
 
 @compiled
-def _conflict(
-    points: Array, offsets: Array, arc: Array, closed: Array, line: int, i: int, other: int, j: int
-) -> bool:
+def _conflict(points: Array, offsets: Array, arc: Array, closed: Array, line: int, i: int, other: int, j: int) -> bool:
     """Whether segments of lines of two arcs meet otherwise than in a node of both."""
     low, high = offsets[line], offsets[line + 1]
     other_low, other_high = offsets[other], offsets[other + 1]
@@ -280,5 +278,5 @@ def _same_way(node: Array, a: Array, b: Array) -> bool:
     """Whether two ways from a node set out in the same direction."""
     if _side(node, a, b) != 0:
         return False
-    ahead = (np.int64(a[0]) - np.int64(node[0])) * (np.int64(b[0]) - np.int64(node[0]))
-    return bool(ahead + (np.int64(a[1]) - np.int64(node[1])) * (np.int64(b[1]) - np.int64(node[1])) > 0)
+    ahead = (wide(a[0]) - wide(node[0])) * (wide(b[0]) - wide(node[0]))
+    return bool(ahead + (wide(a[1]) - wide(node[1])) * (wide(b[1]) - wide(node[1])) > 0)

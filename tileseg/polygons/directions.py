@@ -1,8 +1,4 @@
-"""Directions in which a line runs, up to right angles.
-
-Angles are taken four times, so that those that differ by a right angle are the same: the mean of such unit vectors,
-weighted by length, gives the direction, and its length how much of the line keeps to it (1: all of it, 0: a circle).
-"""
+"""The main direction of a line, up to right angles: the one that most of it keeps to, or crosses at a right angle."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A line of pixel sides as a draughtsman would draw it: few straight walls, at right angles where they nearly are.
 
 The line is divided (Douglas and Peucker, 1973), its main directions are found, and each piece becomes a wall: along a
-main direction, across it, or, where it is long and clearly oblique, as it runs. Walls are placed by least squares through
-all pixel sides that belong to them; short ones between two others go, least first; corners are where walls meet.
+main direction, across it, or, where it is long and clearly oblique, as it runs. Walls are placed by least squares
+through all pixel sides that belong to them; short ones between two others go, least first; walls meet in corners.
 A wall keeps what it is fitted to as sums, so that two become one by adding.
 """
 
@@ -15,10 +15,11 @@ import numpy as np
 from tileseg.compiled import compiled
 from tileseg.polygons.directions import is_across, main_direction, off_axis
 from tileseg.polygons.rings import Array
+from tileseg.polygons.thin import divide, keeps_near
 
 _STRAIGHT, _COMPACT = 0.5, 0.88
-"""A ring is round where less than this share of it runs within 12 degrees of its main direction and the perpendicular
-(of a circle 0.28, of a square with corners as round as a third of its side 0.55), and it has this share of the area of a
+"""A ring is round where less than this share of it runs within 12 degrees of its main direction and across it (of a
+circle 0.28, of a square with corners as round as a third of its side 0.55), and it has this share of the area of a
 circle of its length (an octagon: 0.95, a square: 0.79)."""
 
 _SNAP = math.radians(24)
@@ -57,7 +58,7 @@ def regular_line(points: Array, closed: bool, tolerance: float, pixel: float) ->
     sides = (points[: n if closed else n - 1] + _following(points, closed)) / 2
     axis, share = main_direction(sides, closed, max(3, min(8, n // 16)))
     if closed and share < _STRAIGHT:
-        ring = points[_divide(points, closed, max(pixel, tolerance / 2))[:-1]]
+        ring = points[divide(points, closed, max(pixel, tolerance / 2))[:-1]]
         if _compactness(ring) > _COMPACT:
             return np.empty((0, 2))
     for part in (1.6, 1.25, 1.0, 0.75, 0.5, 0.25):
@@ -65,16 +66,6 @@ def regular_line(points: Array, closed: bool, tolerance: float, pixel: float) ->
         if len(found) >= (3 if closed else 2) and keeps_near(found, points, closed, tolerance):
             return found
     return np.empty((0, 2))
-
-
-@compiled
-def plain_line(points: Array, closed: bool, tolerance: float, detail: float) -> Array:
-    """The same without regard to angles, with fewer corners: no point is further off than ``detail``."""
-    marks = _divide(points, closed, detail)
-    found = points[marks[:-1]] if closed else points[marks]
-    if len(found) < (3 if closed else 2) or not keeps_near(found, points, closed, tolerance):
-        return np.empty((0, 2))
-    return found
 
 
 @compiled
@@ -100,55 +91,6 @@ def _following(points: Array, closed: bool) -> Array:
 
 
 @compiled
-def _divide(points: Array, closed: bool, tolerance: float) -> Array:
-    """Positions of the points that keep a line within a tolerance, ends included; of a ring, n stands for 0."""
-    n = len(points)
-    last = n if closed else n - 1
-    keep = np.zeros(last + 1, np.bool_)
-    keep[0] = keep[last] = True
-    stack = np.empty((n + 2, 2), np.int64)
-    depth = 0
-    if closed:
-        far, most = 0, -1.0
-        for i in range(n):
-            distance = (points[i, 0] - points[0, 0]) ** 2 + (points[i, 1] - points[0, 1]) ** 2
-            if distance > most:
-                far, most = i, distance
-        keep[far] = True
-        stack[0, 0], stack[0, 1] = 0, far
-        stack[1, 0], stack[1, 1] = far, n
-        depth = 2
-    else:
-        stack[0, 0], stack[0, 1] = 0, last
-        depth = 1
-    while depth:
-        depth -= 1
-        low, high = stack[depth, 0], stack[depth, 1]
-        far, most = low, tolerance
-        for i in range(low + 1, high):
-            distance = to_segment(points[i], points[low], points[high % n])
-            if distance > most:
-                far, most = i, distance
-        if far > low:
-            keep[far] = True
-            stack[depth, 0], stack[depth, 1] = low, far
-            stack[depth + 1, 0], stack[depth + 1, 1] = far, high
-            depth += 2
-    return np.flatnonzero(keep)
-
-
-@compiled
-def to_segment(point: Array, a: Array, b: Array) -> float:
-    """Distance of a point from a segment."""
-    dx, dy = b[0] - a[0], b[1] - a[1]
-    square = dx * dx + dy * dy
-    along = 0.0
-    if square > 0:
-        along = min(1.0, max(0.0, ((point[0] - a[0]) * dx + (point[1] - a[1]) * dy) / square))
-    return math.hypot(point[0] - a[0] - along * dx, point[1] - a[1] - along * dy)
-
-
-@compiled
 def _walls(points: Array, sides: Array, closed: bool, axis: float, tolerance: float, pixel: float) -> Array:
     """Corners of the walls; none where they do not make a line."""
     n = len(sides)
@@ -156,7 +98,7 @@ def _walls(points: Array, sides: Array, closed: bool, axis: float, tolerance: fl
         start = _farthest(sides)
         sides = np.concatenate((sides[start:], sides[:start]))
         points = np.concatenate((points[start:], points[:start]))
-    marks = _divide(sides, closed, max(0.8 * pixel, 0.5 * tolerance))
+    marks = divide(sides, closed, max(0.8 * pixel, 0.5 * tolerance))
     k = len(marks) - 1
     walls, kind, length = np.zeros((2 * k, 9)), np.empty(2 * k, np.int64), np.empty(k)
     for w in range(k):
@@ -185,7 +127,7 @@ def _walls(points: Array, sides: Array, closed: bool, axis: float, tolerance: fl
     first = _without_short(walls, kind, before, after, k, sides, tolerance)
     _insert_steps(walls, kind, before, after, k, first, sides, tolerance)
     first = _fewer(walls, kind, before, after, first, sides, tolerance)
-    return _corners(walls, kind, before, after, first, points, closed)
+    return _corners(walls, before, after, first, points, closed)
 
 
 @compiled
@@ -269,9 +211,9 @@ def _second_direction(walls: Array, kind: Array, length: Array) -> float:
 
 @compiled
 def _angle_of(kind: int, wall: Array, axis: float, second: float) -> float:
-    if kind == ALONG or kind == ACROSS:
+    if kind in (ALONG, ACROSS):
         return axis + kind * math.pi / 2
-    if kind == WING or kind == WING_ACROSS:
+    if kind in (WING, WING_ACROSS):
         return second + (kind - WING) * math.pi / 2
     return float(wall[_ANGLE])
 
@@ -279,16 +221,16 @@ def _angle_of(kind: int, wall: Array, axis: float, second: float) -> float:
 @compiled
 def _offset(walls: Array, wall: int, other: int) -> float:
     """How far the middle of the other wall lies from the line of a wall."""
-    return (walls[other, _Y] / walls[other, _W] - walls[wall, _Y] / walls[wall, _W]) * math.cos(
-        walls[wall, _ANGLE]
-    ) - (walls[other, _X] / walls[other, _W] - walls[wall, _X] / walls[wall, _W]) * math.sin(walls[wall, _ANGLE])
+    dx = walls[other, _X] / walls[other, _W] - walls[wall, _X] / walls[wall, _W]
+    dy = walls[other, _Y] / walls[other, _W] - walls[wall, _Y] / walls[wall, _W]
+    return float(dy * math.cos(walls[wall, _ANGLE]) - dx * math.sin(walls[wall, _ANGLE]))
 
 
 @compiled
 def _between(walls: Array, a: int, b: int) -> float:
     """The angle between two walls, 0...pi/2."""
     turned = (walls[a, _ANGLE] - walls[b, _ANGLE]) % math.pi
-    return min(turned, math.pi - turned)
+    return float(min(turned, math.pi - turned))
 
 
 @compiled
@@ -375,9 +317,7 @@ def _insert_steps(
 
 
 @compiled
-def _fewer(
-    walls: Array, kind: Array, before: Array, after: Array, first: int, sides: Array, tolerance: float
-) -> int:
+def _fewer(walls: Array, kind: Array, before: Array, after: Array, first: int, sides: Array, tolerance: float) -> int:
     """Unite walls that go on in each other, and take out those that matter least; the first that stays, or -1."""
     if first < 0:
         return -1
@@ -398,19 +338,19 @@ def _fewer(
                         first = w
                     number, changed = number - 1, True
                     continue
-                if p >= 0 and q >= 0 and number > (4 if before[first] >= 0 else 2) and limit > 0:
-                    if _loss(walls, p, q, sides) <= limit:
-                        _drop(before, after, w)
-                        if w == first:
-                            first = q
-                        number, changed = number - 1, True
-                        if _between(walls, p, q) < _PARALLEL and p != q:
-                            _unite(walls, kind, before, after, p, q)
-                            if q == first:
-                                first = p
-                            number -= 1
-                        w = p
-                        continue
+                least = 4 if before[first] >= 0 else 2
+                if p >= 0 and q >= 0 and number > least and limit > 0 and _loss(walls, p, q, sides) <= limit:
+                    _drop(before, after, w)
+                    if w == first:
+                        first = q
+                    number, changed = number - 1, True
+                    if _between(walls, p, q) < _PARALLEL and p != q:
+                        _unite(walls, kind, before, after, p, q)
+                        if q == first:
+                            first = p
+                        number -= 1
+                    w = p
+                    continue
                 w = q
     return first
 
@@ -447,9 +387,7 @@ def _meeting(walls: Array, a: int, b: int) -> tuple[float, float, bool]:
 
 
 @compiled
-def _corners(
-    walls: Array, kind: Array, before: Array, after: Array, first: int, points: Array, closed: bool
-) -> Array:
+def _corners(walls: Array, before: Array, after: Array, first: int, points: Array, closed: bool) -> Array:
     """Where each wall meets the next."""
     out = np.empty((len(walls) + 2, 2))
     if first < 0:
@@ -491,43 +429,3 @@ def _corners(
 def _through(wall: Array, point: Array) -> None:
     """Move a wall so that it goes through a point."""
     wall[_W], wall[_X], wall[_Y] = 1.0, point[0], point[1]
-
-
-@compiled
-def keeps_near(line: Array, points: Array, closed: bool, tolerance: float) -> bool:
-    """Whether a line and its points (both closed, or both not) are nowhere further apart than a tolerance.
-
-    Each corner of the line is given a point near it, in order. If the points between two of these are near the straight
-    line between their corners, then so is all in between, and all of the straight line is near them.
-    """
-    n, m = len(points), len(line)
-    total = n if closed else n - 1
-    at = 0
-    if closed:
-        nearest = math.inf
-        for i in range(n):
-            distance = math.hypot(points[i, 0] - line[0, 0], points[i, 1] - line[0, 1])
-            if distance < nearest:
-                at, nearest = i, distance
-        if nearest > tolerance:
-            return False
-    start = at
-    for c in range(m if closed else m - 1):
-        a, b = line[c], line[(c + 1) % m]
-        final = c == (m - 1 if closed else m - 2)
-        end = start + total if final else at
-        if not final:  # as far as the points keep near this wall: the nearest to its end
-            nearest, i = math.inf, at
-            while i <= start + total and to_segment(points[i % n], a, b) <= tolerance:
-                distance = math.hypot(points[i % n, 0] - b[0], points[i % n, 1] - b[1])
-                if distance < nearest:
-                    end, nearest = i, distance
-                i += 1
-            if nearest > tolerance:
-                return False
-        else:
-            for i in range(at, end + 1):
-                if to_segment(points[i % n], a, b) > tolerance:
-                    return False
-        at = end
-    return True

@@ -23,9 +23,10 @@ from tileseg.polygons.arcs import Arcs, arcs_of
 from tileseg.polygons.batch import concatenate, split
 from tileseg.polygons.conflicts import Lines, fitting_lines
 from tileseg.polygons.fragment import PolygonBatch
-from tileseg.polygons.outline import plain_line, regular_line
+from tileseg.polygons.outline import regular_line
 from tileseg.polygons.rings import Array
 from tileseg.polygons.scratch import FilePile, Scratch, release
+from tileseg.polygons.thin import plain_line
 
 _FINE_BITS = 8
 """Lines lie on a lattice of 1/256 of a pixel; a coarser one where a scene has more than four million pixels a side."""
@@ -267,8 +268,9 @@ class _Kept:
 
 @compiled
 def _lines_of(
-    points: Array, offsets: Array, closed: Array, wanted: Array, width: float, height: float, tolerance: float, scale: int
-) -> tuple[Array, Array, Array]:
+    points: Array, offsets: Array, closed: Array, wanted: Array,
+    width: float, height: float, tolerance: float, scale: int,
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """Of each arc itself, a line with fewer corners and a regular one, as far as there are such.
 
     Returns (points (n, 2) int32 in parts of a pixel, points of each line, arc of each line).
@@ -302,8 +304,8 @@ def _lines_of(
                 grown[:n] = out[:n]
                 out = grown
             for i in range(len(line)):
-                out[n + i, 0] = int(round((line[i, 0] / width + points[low, 0]) * scale))
-                out[n + i, 1] = int(round((line[i, 1] / height + points[low, 1]) * scale))
+                out[n + i, 0] = round((line[i, 0] / width + points[low, 0]) * scale)
+                out[n + i, 1] = round((line[i, 1] / height + points[low, 1]) * scale)
             lengths[lines], arc[lines] = len(line), a
             n, lines = n + len(line), lines + 1
     return out[:n], lengths[:lines], arc[:lines]
@@ -331,9 +333,7 @@ def _steps(line: Array, closed: bool, width: float, height: float) -> Array:
     return out
 
 
-def _finished(
-    part: PolygonBatch, kept: _Kept, boxes: Array, low: int, high: int, rules: Rules
-) -> PolygonBatch:
+def _finished(part: PolygonBatch, kept: _Kept, boxes: Array, low: int, high: int, rules: Rules) -> PolygonBatch:
     """The polygons of rings ``low`` to ``high``, put together of the best lines of their arcs."""
     first, last = np.searchsorted(kept.ring, [low, high])
     mine = np.arange(first, last)

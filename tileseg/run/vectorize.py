@@ -92,9 +92,7 @@ class Classes:
         return Classes(names, background) if wanted is None else Classes(names, only=_ids(names, wanted, known=False))
 
 
-def _ids(
-    names: Mapping[int, str], wanted: Sequence[str], *, known: bool, option: str = "--classes"
-) -> frozenset[int]:
+def _ids(names: Mapping[int, str], wanted: Sequence[str], *, known: bool, option: str = "--classes") -> frozenset[int]:
     """Ids of classes named by name or id; ``known``: ids must be among the names."""
     by_name = {name.casefold(): i for i, name in names.items()}
     found = set()
