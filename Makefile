@@ -23,6 +23,9 @@ FITS := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	"$$python" -c '$(FITS)' >/dev/null 2>&1 && { command -v "$$python"; break; }; done)
 
+# Numba keeps what it compiles: done once here, the first run does not wait for it.
+COMPILE := from tileseg.cluster import warm; from tileseg.run import vectorize; warm.warm_up(); vectorize.warm_up()
+
 .PHONY: help demo test faults coverage lint format bench clean
 
 help: ## Show this list.
@@ -83,6 +86,8 @@ $(VENV)/created.stamp:
 $(VENV)/run.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	@echo 'Installing tileseg and what it needs into $(VENV) (TensorFlow is large: a few minutes)'
 	@$(PIP_INSTALL) -e .
+	@echo 'Compiling what traces polygons, once (half a minute)'
+	@$(BIN)/python -c '$(COMPILE)'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt

@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import tileseg
-from tileseg.cluster.hardware import Gpu, Hardware, MainMemory, default_precision, detect, disk_free
-from tileseg.source.formats import DRIVERS
+
+if TYPE_CHECKING:
+    from tileseg.cluster.hardware import Gpu, Hardware, MainMemory
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -35,8 +36,6 @@ PACKAGES = (
     "keras", "tensorflow", "numpy", "rasterio", "zarr", "dask", "distributed", "shapely", "geopandas",
     "pyogrio", "pyarrow", "pyproj", "numba",
 )  # fmt: skip
-READERS = ("GTiff", "COG", *(driver for driver in DRIVERS if driver != "GTiff"))
-"""Raster drivers that ought to be there; without the first two nothing works."""
 WRITERS = ("GeoJSON", "GPKG", "FlatGeobuf")
 """Vector drivers that ought to be there; Parquet is written by pyarrow."""
 
@@ -103,7 +102,12 @@ def doctor(
 
 def diagnose() -> Diagnosis:
     """Look at everything: some seconds, for TensorFlow is started once."""
+    from tileseg.cluster.hardware import default_precision, detect, disk_free
+    from tileseg.source.formats import DRIVERS
+
     hardware = detect()
+    # Without the first two nothing works.
+    readers = ("GTiff", "COG", *(driver for driver in DRIVERS if driver != "GTiff"))
     with ThreadPoolExecutor() as pool:
         answers = {
             answer.library: answer for answer in pool.map(ask, ("keras", "rasterio", "pyogrio", "pyproj", "shapely"))
@@ -122,7 +126,7 @@ def diagnose() -> Diagnosis:
         *(check_import(answer) for answer in imported),
         check_gpus(hardware.gpus, answers["keras"], cpu_only_build=_version("tensorflow-cpu") != "missing"),
         check_precision(hardware),
-        *check_drivers("rasterio", "read", READERS, answers["rasterio"]),
+        *check_drivers("rasterio", "read", readers, answers["rasterio"]),
         *check_drivers("pyogrio", "write", WRITERS, answers["pyogrio"]),
         check_gis_paths(os.environ),
         check_folder(Path(tempfile.gettempdir()), "temporary files", "TMPDIR"),
@@ -256,6 +260,8 @@ def check_gpus(gpus: tuple[Gpu, ...], keras: ProbeAnswer, *, cpu_only_build: boo
 
 def check_precision(hardware: Hardware) -> Finding:
     """The device computes more than float32 in hardware."""
+    from tileseg.cluster.hardware import default_precision
+
     device = "GPU" if hardware.gpus else "CPU"
     precision = default_precision(hardware)
     if precision == "float32":
