@@ -237,12 +237,13 @@ def make_job(folder: Path, scene: Path, model: Path, case: Case, tiling: Tiling,
 
 def compute(job: Job, clients: Callable[[int], Client]) -> str:
     """Run it; the digest of its mosaic."""
-    from tileseg.cluster.schedule import run_on_cluster, run_serially
+    from tileseg.cluster.schedule import run_on_cluster
+    from tileseg.cluster.threads import run_in_threads
     from tileseg.run.block import segment_block
 
     workers, stop, blocks = job.plan.workers, threading.Event(), range(job.plan.blocks)
     if workers == 0:
-        failures = run_serially(segment_block, job, blocks, lambda _: None, stop)
+        failures = run_in_threads(segment_block, job, blocks, lambda _: None, stop)
     else:
         failures = run_on_cluster(clients(workers), segment_block, job, blocks, lambda _: None, stop)
     if failures:

@@ -237,14 +237,18 @@ class Plan:
         busy = {"network": self._network_bytes} | {
             f"{name}, {self.threads} in flight": size * self.threads for name, size in block.items()
         }
-        if self.workers == 0:
-            return MemoryProjection({"driver": _DRIVER_BASE, "libraries": _WORKER_BASE, **busy}, {}, 0)
-        finish = {
+        driver = {
+            "driver": _DRIVER_BASE,
             "joining polygons": join_bytes(),
             "other outputs": _OUTPUTS,
             "a block read again": sum(block.values()),
         }
-        return MemoryProjection({"driver": _DRIVER_BASE, **finish}, {"libraries": _WORKER_BASE, **busy}, self.workers)
+        worker = {"libraries": _WORKER_BASE, **busy}
+        if self.workers == 0:
+            # As of one worker: what blocks took may be kept until the outputs are written, and a run that was killed
+            # goes on in a process of its own.
+            return MemoryProjection({**driver, **worker}, {}, 0)
+        return MemoryProjection(driver, worker, self.workers)
 
     @property
     def _block_terms(self) -> dict[str, int]:

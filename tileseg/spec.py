@@ -313,7 +313,7 @@ class RunSpec(VectorOptions):
     """Vector file: only blocks that it touches are computed, outputs are clipped to it (pixel centres)."""
 
     workers: int | None = Field(default=None, ge=0)
-    """Worker processes; 0 computes in this process."""
+    """Worker processes; 0: none, and one block at a time. None: none on one device, one for each of several GPUs."""
     max_memory: ByteSize | None = None
     """Most memory for all processes together, such as ``8GiB``."""
     scheduler: str | None = None

@@ -1,4 +1,4 @@
-"""Feeding blocks to a cluster: what is tried again, what stops, what is reported."""
+"""Feeding blocks to a cluster or to threads: what is tried again, what stops, what is reported."""
 
 import errno
 import os
@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 from distributed import Client
 
-from tileseg.cluster import schedule
+from tileseg.cluster.failure import BlockFailure
 from tileseg.cluster.local import local_cluster
-from tileseg.cluster.schedule import run_feed, run_on_cluster, run_serially
+from tileseg.cluster.schedule import run_feed, run_on_cluster
+from tileseg.cluster.threads import run_feed_in_threads, run_in_threads
 from tileseg.errors import InputError
 from tileseg.run.ledger import BlockRecord
 from tileseg.window import Window
@@ -21,6 +22,8 @@ from tileseg.window import Window
 
 class Blocks(list):
     """Stands for a plan of that many blocks."""
+
+    threads = 2
 
     def __init__(self, count: int) -> None:
         super().__init__(SimpleNamespace(core=Window(0, i * 10, 10, 10)) for i in range(count))
@@ -80,22 +83,22 @@ def client() -> Iterator[Client]:
 
 def run(
     client: Client | None, work, folder: Path, stop: threading.Event | None = None
-) -> tuple[list[schedule.BlockFailure], list[int], dict[int, int]]:
+) -> tuple[list[BlockFailure], list[int], dict[int, int]]:
     """Failures, records, and how often each block was tried."""
     made, stop = job(folder), stop or threading.Event()
     records: list[BlockRecord] = []
     todo = range(len(made.plan))
     if client is None:
-        failures = run_serially(work, made, todo, records.append, stop)
+        failures = run_in_threads(work, made, todo, records.append, stop)
     else:
         failures = run_on_cluster(client, work, made, todo, records.append, stop)
     tries = {int(p.stem): p.stat().st_size for p in folder.glob("*.tries")}
     return failures, sorted(r.index for r in records), tries
 
 
-@pytest.mark.parametrize("serial", [True, False])
-def test_all_blocks_once(client, tmp_path, monkeypatch, serial) -> None:
-    failures, done, tries = run(None if serial else client, fine, tmp_path)
+@pytest.mark.parametrize("here", [True, False])
+def test_all_blocks_once(client, tmp_path, monkeypatch, here) -> None:
+    failures, done, tries = run(None if here else client, fine, tmp_path)
     assert (failures, done) == ([], list(range(12)))
     assert set(tries.values()) == {1}
 
@@ -146,7 +149,7 @@ def in_turn(job: SimpleNamespace, index: int) -> BlockRecord:
 def test_a_run_begins_after_the_one_before_it(tmp_path, monkeypatch) -> None:
     """Quick blocks of many runs are submitted within milliseconds."""
     jobs = [job(tmp_path / f"{i:02}", count=5) for i in range(20, 0, -1)]
-    failed: list[schedule.BlockFailure] = []
+    failed: list[BlockFailure] = []
     with local_cluster(workers=1, threads=1, compute_threads=1) as client:
         feed = ((job, range(5)) for job in jobs)
         run_feed(
@@ -156,8 +159,9 @@ def test_a_run_begins_after_the_one_before_it(tmp_path, monkeypatch) -> None:
     assert (tmp_path / "begun").read_text().split() == [job.folder.name for job in jobs for _ in range(5)]
 
 
-def test_passing_trouble_is_tried_again(client, tmp_path, monkeypatch) -> None:
-    failures, done, tries = run(client, unlucky_once, tmp_path)
+@pytest.mark.parametrize("here", [True, False])
+def test_passing_trouble_is_tried_again(client, tmp_path, here) -> None:
+    failures, done, tries = run(None if here else client, unlucky_once, tmp_path)
     assert (failures, done) == ([], list(range(12)))
     assert tries[4] == 2
 
@@ -168,34 +172,144 @@ def test_a_dead_worker_costs_only_its_block_in_flight(client, tmp_path, monkeypa
     assert tries[4] == 2
 
 
-@pytest.mark.parametrize("serial", [True, False])
-def test_unreadable_input_is_not_tried_again_and_the_others_go_on(client, tmp_path, monkeypatch, serial) -> None:
-    failures, done, tries = run(None if serial else client, unreadable, tmp_path)
+@pytest.mark.parametrize("here", [True, False])
+def test_unreadable_input_is_not_tried_again_and_the_others_go_on(client, tmp_path, monkeypatch, here) -> None:
+    failures, done, tries = run(None if here else client, unreadable, tmp_path)
     assert done == [i for i in range(12) if i != 4]
     assert tries[4] == 1
     assert [f.hopeless for f in failures] == [True]
     assert str(failures[0]) == "scene.tif: cannot be read at rows 0-9, columns 40-49"
 
 
-def test_bugs_are_given_up_after_some_tries(client, tmp_path, monkeypatch) -> None:
-    failures, done, tries = run(client, broken, tmp_path)
+@pytest.mark.parametrize("here", [True, False])
+def test_bugs_are_given_up_after_some_tries(client, tmp_path, here) -> None:
+    failures, done, tries = run(None if here else client, broken, tmp_path)
     assert done == [i for i in range(12) if i != 4]
     assert tries[4] == 3
     assert not failures[0].hopeless
     assert str(failures[0]) == "block at rows 0-9, columns 40-49: ZeroDivisionError: a bug"
 
 
-@pytest.mark.parametrize("serial", [True, False])
-def test_a_full_disk_stops_everything(client, tmp_path, monkeypatch, serial) -> None:
-    failures, done, tries = run(None if serial else client, full, tmp_path)
+@pytest.mark.parametrize("here", [True, False])
+def test_a_full_disk_stops_everything(client, tmp_path, monkeypatch, here) -> None:
+    failures, done, tries = run(None if here else client, full, tmp_path)
     assert tries[4] == 1
     assert len(failures) == 1
     assert len(done) < 11
 
 
-@pytest.mark.parametrize("serial", [True, False])
-def test_nothing_begins_after_a_stop(client, tmp_path, monkeypatch, serial) -> None:
+@pytest.mark.parametrize("here", [True, False])
+def test_nothing_begins_after_a_stop(client, tmp_path, monkeypatch, here) -> None:
     stop = threading.Event()
     stop.set()
-    failures, done, tries = run(None if serial else client, fine, tmp_path, stop)
+    failures, done, tries = run(None if here else client, fine, tmp_path, stop)
     assert (failures, done, tries) == ([], [], {})
+
+
+class Beside:
+    """Notes how many blocks are computed at once."""
+
+    def __init__(self) -> None:
+        self.lock, self.now, self.most = threading.Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.now -= 1
+
+
+def in_threads(work, made: SimpleNamespace) -> tuple[list[BlockFailure], list[int]]:
+    records: list[BlockRecord] = []
+    failures = run_in_threads(work, made, range(len(made.plan)), records.append, threading.Event())
+    return failures, sorted(record.index for record in records)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_compute_as_many_blocks_at_once_as_the_plan_says(tmp_path, threads) -> None:
+    made, beside = job(tmp_path), Beside()
+    made.plan.threads = threads
+    meeting = threading.Barrier(threads, timeout=60)
+
+    def work(job: SimpleNamespace, index: int) -> BlockRecord:
+        with beside:
+            meeting.wait()  # fails unless as many come
+            return fine(job, index)
+
+    assert in_threads(work, made) == ([], list(range(12)))
+    assert beside.most == threads
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_block_without_memory_is_tried_once_more_when_no_thread_computes_anything(tmp_path, enough) -> None:
+    made, beside = job(tmp_path), Beside()
+    alone: list[int] = []
+
+    def work(job: SimpleNamespace, index: int) -> BlockRecord:
+        with beside:
+            time.sleep(0.01)
+            tries = attempt(job.folder, index)
+            if index == 4 and tries == 2:
+                alone.append(beside.now)
+            if index == 4 and not (tries == 2 and enough):
+                raise MemoryError
+            return BlockRecord(index, 100)
+
+    failures, done = in_threads(work, made)
+    assert alone == [1]
+    assert done == [i for i in range(12) if enough or i != 4]
+    told = "block at rows 0-9, columns 40-49: out of memory, though nothing else was computed; see --max-memory"
+    assert [str(f) for f in failures] == ([] if enough else [told])
+
+
+def test_threads_finish_what_they_have_begun_when_a_run_is_stopped(tmp_path) -> None:
+    made, stop, begun = job(tmp_path), threading.Event(), threading.Barrier(3, timeout=60)
+    records: list[BlockRecord] = []
+
+    def work(job: SimpleNamespace, index: int) -> BlockRecord:
+        begun.wait()
+        stop.wait()
+        return fine(job, index)
+
+    def interrupt() -> None:
+        begun.wait()
+        stop.set()
+
+    threading.Thread(target=interrupt).start()
+    assert run_in_threads(work, made, range(12), records.append, stop) == []
+    assert sorted(record.index for record in records) == [0, 1]
+    assert len(list(tmp_path.glob("*.tries"))) == 2
+
+
+def test_threads_finish_what_they_have_begun_when_the_listener_fails(tmp_path) -> None:
+    """As on Ctrl-C in a script, whose main thread it is."""
+    made = job(tmp_path)
+
+    def on_done(record: BlockRecord) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in_threads(fine, made, range(12), on_done, threading.Event())
+    assert len(list(tmp_path.glob("*.tries"))) <= 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("block")]
+
+
+def test_threads_go_on_with_the_next_run_while_one_ends(tmp_path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first, second = job(tmp_path / "first", 3), job(tmp_path / "second", 3)
+    meeting = threading.Barrier(2, timeout=60)
+    done: list[tuple[str, int]] = []
+
+    def work(job: SimpleNamespace, index: int) -> BlockRecord:
+        meeting.wait()  # the last of the first run waits for the first of the second
+        return fine(job, index)
+
+    feed = iter([(first, range(3)), (second, range(3))])
+    run_feed_in_threads(
+        work, feed, lambda job, record: done.append((job.folder.name, record.index)), print, threading.Event()
+    )
+    assert sorted(done) == [(name, i) for name in ("first", "second") for i in range(3)]

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from tileseg.cluster.client import Workers
+from tileseg.cluster.failure import BlockFailure
 from tileseg.cluster.local import local_cluster
-from tileseg.cluster.schedule import BlockFailure, run_feed
+from tileseg.cluster.schedule import run_feed
 from tileseg.cluster.settings import SETTINGS
 from tileseg.errors import TilesegError
 from tileseg.run.ledger import BlockRecord

@@ -8,11 +8,13 @@ import pytest
 from fakes import smooth_noise, write_scene
 
 from tileseg.run.main_guard import _is_guarded
+from tileseg.run.names import IN_PROCESS
 
-CALL = "run(RunSpec(scene='scene.tif', out='out', model='{model}'))"
+CALL = "run(RunSpec(scene='scene.tif', out='out', model='{model}', workers=1))"
 SCRIPTS = {
     "run": (
-        "from tileseg import RunSpec, run\nSPEC = RunSpec(scene='scene.tif', out='out', model='{model}')\nrun(SPEC)\n"
+        "from tileseg import RunSpec, run\n"
+        "SPEC = RunSpec(scene='scene.tif', out='out', model='{model}', workers=1)\nrun(SPEC)\n"
     ),
     "batch": (
         "from pathlib import Path\nfrom tileseg.batch.archive import run_batch\n"
@@ -45,6 +47,20 @@ def test_a_script_on_standard_input_is_told_before_anything_is_written(model, tm
     assert told.returncode == 1
     assert "there is no such file; write it into one, or give workers=0" in told.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_script_needs_no_guard_where_no_processes_are_started(model, tmp_path) -> None:
+    """Not even to go on where the one before was killed, which otherwise starts one."""
+    write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3))
+    script = f"from tileseg import RunSpec, run\n{CALL.format(model=model).replace(', workers=1', '')}\n"
+    (tmp_path / "out" / ".state").mkdir(parents=True)
+    (tmp_path / "out" / ".state" / IN_PROCESS).write_text("killed")
+    told = subprocess.run(
+        [sys.executable, "-"], input=script, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "out" / "summary.json").exists()
+    assert not (tmp_path / "out" / ".state" / IN_PROCESS).exists()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from tileseg.batch.report import SceneResult
 from tileseg.batch.results import Results
 from tileseg.batch.scene_run import SceneRun, failed
 from tileseg.batch.spec import BatchSpec
-from tileseg.cluster.schedule import BlockFailure, run_feed, run_feed_serially
+from tileseg.cluster.failure import BlockFailure
+from tileseg.cluster.schedule import run_feed
+from tileseg.cluster.threads import run_feed_in_threads
 from tileseg.errors import InputError, Unreachable, UsageError, disk_full
 from tileseg.run.block import Job, segment_block
 from tileseg.run.compute import connected
@@ -93,7 +95,7 @@ class Computer:
         active = self._active[first[0].key]
         prepared = active.run.prepared
         if prepared.plan.workers == 0:
-            run_feed_serially(segment_block, whole_feed(), on_done, on_failure, self._stop)
+            run_feed_in_threads(segment_block, whole_feed(), on_done, on_failure, self._stop)
             return
         if self._client is None:
             blocks = prepared.plan.workers * len(self._spec.entries) + prepared.plan.blocks
@@ -108,7 +110,7 @@ class Computer:
             where = storage(entry.scene)
             if where not in known:
                 with suppress(InputError, UsageError, Unreachable):  # its own turn will say so; another one may do
-                    found.append(prepare(self._spec.run_of(entry)).scene)
+                    found.append(prepare(self._spec.run_of(entry), least_workers=1).scene)
                     known.add(where)
         return tuple(found)
 

@@ -79,7 +79,7 @@ class Preparer:
         self._ready.put(None)
 
     def _open(self, entry: Entry, started: float) -> SceneRun | SceneResult:
-        prepared = prepare(self._spec.run_of(entry))
+        prepared = prepare(self._spec.run_of(entry), least_workers=1)
         record, scene = SceneRecord.of(entry), prepared.identity["scene"]
         while True:
             name = folder_of(entry, self._spec.out, lambda: scene)

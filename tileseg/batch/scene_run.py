@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tileseg.batch.entry import Entry
 from tileseg.batch.report import SceneResult, Status
-from tileseg.cluster.schedule import BlockFailure
+from tileseg.cluster.failure import BlockFailure
 from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, TilesegError, UsageError, first_line
 from tileseg.run.block import Job
 from tileseg.run.compute import check_complete

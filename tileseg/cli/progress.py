@@ -99,8 +99,8 @@ def print_plan(prepared: PreparedRun) -> None:
         "stitching": exact if facts["exact"] else f"{facts['stitch']}: approximate",
         "redundancy": f"{facts['redundancy']:.2f} (pixels that the network sees per pixel of a view)",
         "work": f"{facts['gflop'] / 1e3:.2f} TFLOP",
-        "memory": f"{_gib(facts['memory_bytes'])} projected peak ({_gib(facts['memory_bytes_driver'])} + "
-        f"{facts['workers']} x {_gib(facts['memory_bytes_per_worker'])}), {_gib(facts['max_memory_bytes'])} allowed",
+        "memory": f"{_gib(facts['memory_bytes'])} projected peak ({_processes(facts)}), "
+        f"{_gib(facts['max_memory_bytes'])} allowed",
         "disk": f"{_gib(facts['disk_bytes'])} before compression" + _free(facts["disk_free_bytes"]),
         "output": facts["output"],
     }
@@ -153,6 +153,13 @@ def _ground(facts: dict[str, Any]) -> str:
     )
     seen = "not resampled" if facts["resampled_by"] == "1" else f"resampled by {facts['resampled_by']}"
     return f"pixels of the scene: {scene}, for the model: {model}; {seen}"
+
+
+def _processes(facts: dict[str, Any]) -> str:
+    """The memory of each."""
+    if facts["workers"] == 0:
+        return "one process"
+    return f"{_gib(facts['memory_bytes_driver'])} + {facts['workers']} x {_gib(facts['memory_bytes_per_worker'])}"
 
 
 def _count(number: int, what: str) -> str:

@@ -71,6 +71,7 @@ def command(
     spec = RunSpec.parse(asked)
     _check_out(spec.out)
     from tileseg.cli.progress import RunProgress, print_plan, print_report
+    from tileseg.cluster.allocator import keep_freed_memory
     from tileseg.run.prepare import prepare
     from tileseg.run.report import describe
     from tileseg.run.scene import run
@@ -82,6 +83,7 @@ def command(
         else:
             print_plan(prepared)
         return
+    keep_freed_memory()  # as worker processes do, and this one computes as they would
     screen = RunProgress(quiet=control.quiet or control.as_json, verbose=control.verbose)
     with screen, stop_on_interrupt(screen, *BLOCKS) as stop:
         report = run(spec, screen, stop)

@@ -64,7 +64,13 @@ class SizeOptions:
     block: Annotated[int | None, option(SIZES, "Side of a block: one task, one shard.")] = None
     window: Annotated[int | None, option(SIZES, "Side of the network's input, halo included.")] = None
     batch: Annotated[int | None, option(SIZES, "Windows in one call of the network.")] = None
-    workers: Annotated[int | None, option(SIZES, "Worker processes; 0 computes in this process; default 1.")] = None
+    workers: Annotated[
+        int | None,
+        option(
+            SIZES,
+            "Worker processes; 0: none, block by block. Default: none on one device (in a batch: one), one per GPU.",
+        ),
+    ] = None
     scheduler: Annotated[
         str | None,
         option(SIZES, "Compute on the workers of this Dask scheduler, tcp:// or tls://.", metavar="ADDRESS"),

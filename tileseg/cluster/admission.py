@@ -7,7 +7,6 @@ for that resource, so they go nowhere else, and a shared cluster keeps nothing o
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib.metadata
 import math
 import os
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from tileseg.cluster import hardware
+from tileseg.cluster.allocator import keep_freed_memory
 from tileseg.cluster.hardware import COMPUTE_THREADS
 from tileseg.cluster.warm import warm_up
 from tileseg.errors import InputError, TilesegError, UsageError, first_line
@@ -314,12 +314,3 @@ async def take_blocks(resource: str, slots: int, ours: bool, per_host: int, dask
 async def take_no_more(resource: str, dask_worker: Any) -> None:
     """Take no more blocks of this run."""
     await dask_worker.set_resources(**{resource: 0})
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory, as MALLOC_TRIM_THRESHOLD_ would have if it had been set in time."""
-    trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(trim, 1 << 30)
-        libc.mallopt(mmap, 32 << 20)

@@ -6,19 +6,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import count, islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 from distributed import Future, as_completed
 from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
 from tileseg.cluster.client import Workers
-from tileseg.errors import InputError, TilesegError, disk_full, first_line
-from tileseg.plan import Plan
-from tileseg.window import Window
+from tileseg.cluster.failure import ALONE, BlockFailure, J, R, WorkerDied, WorkersGone, next_attempt
+from tileseg.errors import TilesegError, disk_full, first_line
 
 _AHEAD = 2
 """Blocks submitted per block in flight: the next is at hand when one is done, and little is lost on Ctrl-C."""
@@ -26,97 +24,6 @@ _AHEAD = 2
 _LEAD_SECONDS = 0.5
 """Blocks that are done in less time than this: as many are submitted as are done in it. Talking to the scheduler takes
 some ten milliseconds, however many blocks it is about."""
-
-_TRIES = 3
-"""Attempts at a block whose failure may pass, such as a network share that stalls."""
-
-_ALONE = _TRIES + 1
-"""From this attempt on nothing else is computed: workers died, or had no memory left."""
-
-
-class Job(Protocol):
-    """A run whose blocks are to be computed: picklable, and small."""
-
-    @property
-    def key(self) -> str:
-        """Names the run."""
-
-    @property
-    def plan(self) -> Plan:
-        """Its blocks."""
-
-
-J = TypeVar("J", bound=Job)
-R = TypeVar("R")
-"""What is known of a block that was computed."""
-
-
-class WorkersGone(TilesegError):
-    """All workers went away while a block was to be computed; now there are others."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockFailure:
-    """A block that could not be computed."""
-
-    index: int
-    core: Window
-    error: BaseException
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether trying again is useless: the input is to blame."""
-        return isinstance(self.error, InputError)
-
-    def __str__(self) -> str:
-        error = self.error
-        if isinstance(error, KilledWorker | WorkersGone):
-            times = error.allowed_failures + 1 if isinstance(error, KilledWorker) else _TRIES
-            return (
-                f"block at {self.core}: its worker died {times} time(s), though nothing else was computed "
-                "(out of memory? see --max-memory)"
-            )
-        if isinstance(error, MemoryError):
-            return f"block at {self.core}: out of memory, though nothing else was computed; see --max-memory"
-        if disk_full(error):
-            return f"block at {self.core}: the disk is full: make space first"
-        if isinstance(error, TilesegError):
-            return str(error)
-        return f"block at {self.core}: {type(error).__name__}: {first_line(error)}"
-
-
-def run_serially(
-    work: Callable[[J, int], R], job: J, pending: Sequence[int], on_done: Callable[[R], None], stop: threading.Event
-) -> list[BlockFailure]:
-    """Compute the blocks of one run one by one in this process, until all are done or ``stop`` is set.
-
-    ``work`` computes a block of a run, by its index.
-    """
-    failures: list[BlockFailure] = []
-    feed = iter([(job, pending)])
-    run_feed_serially(work, feed, lambda _, record: on_done(record), lambda _, failure: failures.append(failure), stop)
-    return failures
-
-
-def run_feed_serially(
-    work: Callable[[J, int], R],
-    feed: Iterator[tuple[J, Iterable[int]]],
-    on_done: Callable[[J, R], None],
-    on_failure: Callable[[J, BlockFailure], None],
-    stop: threading.Event,
-) -> None:
-    """Compute the blocks of any number of runs one by one in this process."""
-    for job, index in ((job, index) for job, blocks in feed for index in blocks):
-        if stop.is_set():
-            break
-        try:
-            record = work(job, index)
-        except Exception as error:  # noqa: BLE001 - as on a cluster, a block that fails is reported, the others go on
-            on_failure(job, BlockFailure(index, job.plan[index].core, error))
-            if disk_full(error):
-                stop.set()
-        else:
-            on_done(job, record)
 
 
 def run_on_cluster(
@@ -165,8 +72,8 @@ def run_feed(
             error = _error_of(client, future) if record is None else None
             if error is None:
                 on_done(job, record or future.result())
-            elif not stop.is_set() and (attempt := _next_attempt(error, tries)) is not None:
-                if attempt == _ALONE:
+            elif not stop.is_set() and (attempt := next_attempt(error, tries)) is not None:
+                if attempt == ALONE:
                     flight.suspects.append((job, index))
                 else:
                     running.update(flight.submit(job, [index], attempt))
@@ -191,22 +98,13 @@ def _error_of(client: Workers, future: Future[R]) -> BaseException | None:
     if future.cancelled():
         if (trouble := client.trouble) is not None:
             raise _lost(trouble)
-        return WorkersGone("all workers went away")
+        return WorkersGone()
     error: BaseException | None = future.exception()
+    if isinstance(error, KilledWorker):
+        return WorkerDied(error.allowed_failures + 1)
     if isinstance(error, NoWorkerError | NoValidWorkerError):
         raise _lost("all workers have gone, and none has come back")
     return error
-
-
-def _next_attempt(error: BaseException, tries: int) -> int | None:
-    """Number of the attempt that follows; None: the block is given up."""
-    if isinstance(error, WorkersGone):
-        return tries + 1 if tries < _ALONE + _TRIES - 1 else None
-    if isinstance(error, KilledWorker | MemoryError):
-        return _ALONE if tries < _ALONE else None
-    if isinstance(error, TilesegError) or disk_full(error) or tries >= _TRIES:
-        return None
-    return tries + 1
 
 
 def _lost(trouble: str) -> TilesegError:
@@ -254,7 +152,7 @@ class _InFlight(Generic[J, R]):
         if self.suspects:
             if not self._task_of and not self._stop.is_set():
                 job, index = self.suspects.popleft()
-                futures += self.submit(job, [index], _ALONE)
+                futures += self.submit(job, [index], ALONE)
             return futures
         while self._next is not None and (room := self._room()) > 0 and not self._stop.is_set():
             job, blocks = self._next

@@ -12,6 +12,7 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin
 
+from tileseg.cluster.allocator import ENVIRONMENT
 from tileseg.cluster.warm import warm_up
 
 LOOPBACK = "127.0.0.1"
@@ -36,13 +37,7 @@ SETTINGS: dict[str, Any] = {
     # Of the last messages on every connection, which Dask keeps for its developers: with a run in each of them.
     "distributed.admin.low-level-log-length": 20,
     "distributed.comm.timeouts.connect": "60s",
-    "distributed.nanny.pre-spawn-environ": {
-        # Keep freed memory: blocks are alike, and faulting their pages in anew took more time than computing on them.
-        "MALLOC_TRIM_THRESHOLD_": "1073741824",
-        "MALLOC_MMAP_THRESHOLD_": "33554432",
-        "MALLOC_ARENA_MAX": "2",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    },
+    "distributed.nanny.pre-spawn-environ": {**ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "3"},
 }
 
 _SCRATCH = "dask-scratch-space"

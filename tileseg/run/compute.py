@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 from tileseg.card import Scaling
 from tileseg.cluster import hardware
-from tileseg.errors import BlocksFailed, Interrupted, TilesegError, first_line, root_of
+from tileseg.errors import BlocksFailed, Interrupted, TilesegError, UsageError, first_line, root_of
 from tileseg.run.finish import Stopwatch
 from tileseg.run.folder import OpenRun
 from tileseg.run.ledger import BlockRecord
-from tileseg.run.main_guard import worker_remedy
+from tileseg.run.main_guard import check_main_guard, worker_remedy
 from tileseg.run.names import MOSAIC, STATE
 from tileseg.run.prepare import PreparedRun, compute_threads
 from tileseg.run.report import Listener
 
 if TYPE_CHECKING:
     from tileseg.cluster.client import Workers
-    from tileseg.cluster.schedule import BlockFailure
+    from tileseg.cluster.failure import BlockFailure
     from tileseg.run.block import Job
     from tileseg.source.protocol import PixelSource
 
@@ -95,13 +95,14 @@ def connected(
 def compute(
     opened: OpenRun, listener: Listener, stop: threading.Event, clock: Stopwatch, workers: contextlib.ExitStack
 ) -> int:
-    """Compute the blocks that are not done yet, on worker processes that end with ``workers``; how many they were.
+    """Compute the blocks that are not done yet, here or on processes that end with ``workers``; how many they were.
 
     Raises BlocksFailed or Interrupted once those in flight are finished.
     """
     plan, pending = opened.prepared.plan, opened.pending
     listener.start(opened.prepared, opened.done)
     if not pending:
+        opened.ledger.forget_killed()
         clock.lap("start")
         return 0
     job = make_job(opened)
@@ -116,10 +117,11 @@ def compute(
     from tileseg.run.block import segment_block
 
     if plan.workers == 0:
-        from tileseg.cluster.schedule import run_serially
+        from tileseg.cluster.threads import run_in_threads
 
         clock.lap("start")
-        failures = run_serially(segment_block, job, pending, on_done, stop)
+        with opened.ledger.in_process():
+            failures = run_in_threads(segment_block, job, pending, on_done, stop)
     else:
         from tileseg.cluster.schedule import run_on_cluster
         from tileseg.cluster.settings import restore_path
@@ -132,7 +134,27 @@ def compute(
         restore_path(path)
     clock.lap("blocks")
     check_complete(opened, len(computed), failures)
+    opened.ledger.forget_killed()
     return len(computed)
+
+
+def apart_if_killed(opened: OpenRun, listener: Listener) -> OpenRun:
+    """The run, computed by one worker process where a process that computed it itself was killed, perhaps by a block.
+
+    Such a block is found out there, and takes no others with it. Where the user wants no processes, or a script must
+    not have any, blocks are computed here all the same.
+    """
+    prepared = opened.prepared
+    if prepared.plan.workers > 0 or prepared.spec.workers is not None or not opened.ledger.killed_in_process():
+        return opened
+    try:
+        check_main_guard()
+    except UsageError:
+        return opened
+    listener.notice(
+        "the process before was killed while it computed blocks: those left are computed in a process of their own"
+    )
+    return replace(opened, prepared=replace(prepared, plan=replace(prepared.plan, workers=1)))
 
 
 def check_complete(opened: OpenRun, computed: int, failures: Sequence[BlockFailure]) -> None:

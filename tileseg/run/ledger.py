@@ -2,21 +2,21 @@
 
 ``.state/`` beside the mosaic holds ``lock`` and ``lease-<number>`` (:mod:`tileseg.storage.lease`), ``run.json``
 (:class:`tileseg.run.identity.Record`), ``done/<thousand>/<block>.json`` (a block's record, written last and
-atomically) and ``fragments/`` (polygons of single blocks). Safe against killed processes; not against a power cut:
-nothing is forced to disk.
+atomically), ``fragments/`` (polygons of single blocks), and ``in-process`` while blocks are computed without worker
+processes. Safe against killed processes; not against a power cut: nothing is forced to disk.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tileseg.errors import InputError, TilesegError
-from tileseg.run.names import DONE, FRAGMENTS, RECORD
+from tileseg.run.names import DONE, FRAGMENTS, IN_PROCESS, RECORD
 from tileseg.storage.lease import Hold, hold
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
@@ -117,6 +117,25 @@ class Ledger:
             begun = json.loads(at(self.run_file).read()).get("begun", "")
         if begun != self.begun:
             raise Superseded(f"{self.root.parent}: was begun anew by another process")
+
+    @contextmanager
+    def in_process(self) -> Iterator[None]:
+        """This process computes blocks: what says so is left behind only where it is killed meanwhile."""
+        mark = at(self.root / IN_PROCESS)
+        mark.write(b"computes blocks\n")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                mark.remove()
+
+    def killed_in_process(self) -> bool:
+        """Whether a process that computed blocks itself was killed, and they are not all done since."""
+        return at(self.root / IN_PROCESS).exists()
+
+    def forget_killed(self) -> None:
+        """All blocks are done: none of them can kill anything any more."""
+        at(self.root / IN_PROCESS).remove()
 
     def lock(self, lost: Callable[[], None] | None = None) -> AbstractContextManager[Hold]:
         """Hold the folder for this process: see :func:`tileseg.storage.lease.hold`. Raises LockedError."""

@@ -11,6 +11,9 @@ RECORD = "run.json"
 DONE = "done"
 """In the state folder: a record of each finished block."""
 
+IN_PROCESS = "in-process"
+"""In the state folder while the process that holds it computes blocks itself."""
+
 FRAGMENTS = "fragments"
 """In the state folder: the polygons of single blocks."""
 

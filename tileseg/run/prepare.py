@@ -79,8 +79,11 @@ class PreparedRun:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
 
-def prepare(spec: RunSpec) -> PreparedRun:
-    """Decide everything about a run. Raises UsageError or InputError in one line."""
+def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
+    """Decide everything about a run. Raises UsageError or InputError in one line.
+
+    ``least_workers``: processes that are started here where the spec does not say how many.
+    """
     from tileseg.run.vectorize import ignored_classes, regular_classes
     from tileseg.source.scene import open_scene
 
@@ -104,7 +107,6 @@ def prepare(spec: RunSpec) -> PreparedRun:
     notices += lines
     machine, lines = _machine()
     notices += lines
-    # One worker per GPU; without any, one has all cores: a network uses them better than several smaller ones would.
     sizing = Sizing(
         spec,
         card,
@@ -113,7 +115,7 @@ def prepare(spec: RunSpec) -> PreparedRun:
         base,
         stitch,
         hardware.default_precision(machine) if spec.precision == "auto" else spec.precision,
-        (max(1, len(machine.gpus)) if spec.remote is None else 1) if spec.workers is None else spec.workers,
+        _workers(spec, machine, least_workers),
     )
     plan, max_memory = sizing.choose(machine)
     notices += spec.vector_notices(scene.grid)
@@ -135,6 +137,19 @@ def prepare(spec: RunSpec) -> PreparedRun:
         size_notices=sizing.notices(plan),
         max_memory=max_memory,
     )
+
+
+def _workers(spec: RunSpec, machine: hardware.Hardware, least: int) -> int:
+    """How many processes compute; 0: this one does.
+
+    One per GPU; one GPU, or all cores of a processor, need no process of their own: a network uses cores better than
+    several smaller ones would. Dask has something to report of processes only.
+    """
+    if spec.workers is not None:
+        return spec.workers
+    if spec.remote is not None:
+        return 1
+    return max(least, len(machine.gpus) if len(machine.gpus) > 1 else int(spec.performance_report is not None))
 
 
 def _scene_notices(spec: RunSpec, scene: PixelSource, card: ModelCard) -> list[str]:

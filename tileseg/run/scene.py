@@ -7,7 +7,7 @@ import threading
 import time
 
 from tileseg.cluster import hardware
-from tileseg.run.compute import compute
+from tileseg.run.compute import apart_if_killed, compute
 from tileseg.run.finish import Stopwatch, write_outputs
 from tileseg.run.folder import begin, finished, hold
 from tileseg.run.main_guard import check_main_guard
@@ -33,8 +33,8 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
     with hold(prepared, stop.set) as held, hardware.PeakMemory() as memory:
         if not spec.overwrite and (before := finished(prepared)):
             return before  # by another process, meanwhile
-        # While the workers start, which leaves processors idle, the scene's picture is read.
-        begun = begin(prepared, held)
+        # While workers start or the network is loaded, which leaves processors idle, the scene's picture is read.
+        begun = apart_if_killed(begin(prepared, held), listener)
         for notice in begun.prepared.notices:
             listener.notice(notice)
         clock = Stopwatch(started)

@@ -32,7 +32,7 @@ _SMALL_WINDOW = 1536
 """Pixels on a side, below which much of the network's work is at the edges of its windows, and cropped away."""
 
 _THREADS = 2
-"""Blocks in flight in a worker: one on the device, one being read or written."""
+"""Blocks in flight in a process: one on the device, one being read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Sizing:
             Resources(
                 precision=self.precision,
                 workers=self.workers,
-                threads=1 if self.workers == 0 else _THREADS,
+                threads=1 if spec.workers == 0 else _THREADS,
                 max_memory=max_memory,
             ),
             keep=spec.keep,
