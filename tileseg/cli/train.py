@@ -95,7 +95,7 @@ def _print_folds(report: FoldsReport) -> None:
     table.add_section()
     means = (f"{report.mean[name]:.4f}" if name in report.mean else "-" for name in shown)
     table.add_row("", f"mean of {len(report.rows)} place{'s' * (len(report.rows) != 1)}", *means)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     typer.echo(f"  {report.out / TABLE}")
 
 
@@ -119,7 +119,13 @@ def _print(report: TrainReport) -> None:
     if report.score is not None:
         rows |= {f"IoU {name}": f"{value:.4f}" for name, value in report.score.iou.items()}
         rows["mean IoU"] = f"{report.score.mean_iou:.4f}"
+        places = report.score.iou_by_place
+        if len(places) > 1:
+            each = {
+                place: ", ".join(f"{name} {value:.4f}" for name, value in iou.items()) for place, iou in places.items()
+            }
+            rows |= {f"IoU in {place}": text for place, text in each.items()}
     for what, text in rows.items():
         table.add_row(what, text)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     typer.echo(f"try it: tileseg run SCENE --model {report.out}")
