@@ -89,7 +89,7 @@ def main() -> None:
                 most[:] = max(most[0], len(batch.coordinates)), max(most[1], len(batch.ring_offsets))
 
         joined, seconds = peak(put_together)
-        projected = join_bytes(*most)
+        projected = join_bytes()
         bad |= joined > projected
         scene = f"0.6, {side} x {side}"
         print(f"| {scene} | join | {joined / MIB:.0f} | {projected / MIB:.0f} | {seconds:.1f} |", flush=True)

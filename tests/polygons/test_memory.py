@@ -5,89 +5,116 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tileseg.polygons.memory import JOIN_CORNERS, MIB, join_bytes, trace_bytes
+import tileseg.polygons.join
+from tileseg.polygons.fragment import load_fragments, save_fragments
+from tileseg.polygons.join import join
+from tileseg.polygons.memory import MIB, join_bytes, trace_bytes
+from tileseg.polygons.scratch import Scratch
+from tileseg.polygons.trace import trace_block
+from tileseg.window import Window, tile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 MEASURE = """
 import sys
+from functools import partial
 from pathlib import Path
 import numpy as np
+import tileseg.polygons.join
 from tileseg.polygons.fragment import load_fragments, save_fragments
-from tileseg.polygons.join import join
+from tileseg.polygons.scratch import Scratch
 from tileseg.polygons.trace import trace_block
 from tileseg.run.vectorize import warm_up
 from tileseg.window import Window, tile
 
-folder, rows, cols, block = Path(sys.argv[1]), *map(int, sys.argv[3:])
-rng = np.random.default_rng(1)
-if sys.argv[2] == "checkerboard":
-    labels = (np.indices((rows, cols)).sum(0) % 2).astype(np.uint8)
-elif sys.argv[2] == "eight":
-    labels = rng.integers(0, 8, (rows, cols)).astype(np.uint8)
-else:
-    labels = (rng.random((rows, cols)) < float(sys.argv[2])).astype(np.uint8)
-ignore = {0} if sys.argv[2][0] == "0" else set()
-confidence = np.full((rows, cols), 50_000, np.uint16)
+folder, in_memory = Path(sys.argv[1]), int(sys.argv[2])
+tileseg.polygons.join.Scratch = partial(Scratch, in_memory=in_memory)
 warm_up()
 
 def resident(name):
     line = next(line for line in open("/proc/self/status") if line.startswith(name))
     return 1024 * int(line.split()[1])
 
-def peak(work):
+def peak(work, *args):
     open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
     before = resident("VmRSS")
-    found = work()
+    found = work(*args)
     return resident("VmHWM") - before, found
 
-extent = Window(0, 0, rows, cols)
-cores = tile(extent, block, block)
-
-def trace():
+def trace(labels, cores):
+    confidence = np.full(labels.shape, 50_000, np.uint16)
+    extent = Window(0, 0, *labels.shape)
     for i, core in enumerate(cores):
         part = trace_block(labels[core.slices], confidence[core.slices], core, extent, ignore=ignore)
         save_fragments(folder / str(i), part)
 
-def put_together():
-    corners = rings = 0
-    for batch in join(cores, lambda i: load_fragments(folder / str(i)), 4, scratch=folder):
-        corners, rings = max(corners, len(batch.coordinates)), max(rings, len(batch.ring_offsets))
-    return corners, rings
+def put_together(cores):
+    load = lambda i: load_fragments(folder / str(i))
+    return max(len(batch.coordinates) for batch in tileseg.polygons.join.join(cores, load, 4, scratch=folder))
 
-traced, _ = peak(trace)
-joined, (corners, rings) = peak(put_together)
-print(traced, joined, corners, rings)
+rng = np.random.default_rng(1)
+rows, cols = 928, 1152
+for case in ("0.25", "0.5", "0.75", "eight", "checkerboard"):
+    if case == "checkerboard":
+        labels = (np.indices((rows, cols)).sum(0) % 2).astype(np.uint8)
+    elif case == "eight":
+        labels = rng.integers(0, 8, (rows, cols)).astype(np.uint8)
+    else:
+        labels = (rng.random((rows, cols)) < float(case)).astype(np.uint8)
+    ignore = {0} if case.startswith("0") else set()
+    print(peak(trace, labels, [Window(0, 0, rows, cols)])[0])
+
+labels, ignore = (rng.random((rows, cols)) < 0.6).astype(np.uint8), {0}
+cores = tile(Window(0, 0, rows, cols), 256, 256)
+trace(labels, cores)
+print(*peak(put_together, cores))
 """
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are Linux's")
+IN_MEMORY = 1 << 16
 
 
-def measured(folder: Path, case: str, rows: int, cols: int, block: int) -> list[int]:
-    """Bytes that tracing and joining took, and corners and rings of the largest batch."""
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are Linux's")
+def test_tracing_and_joining_take_what_they_declare(tmp_path: Path) -> None:
+    """Noise and a checkerboard traced in one block, which is twice what a band may hold; a class that percolates."""
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(folder), case, str(rows), str(cols), str(block)],
+        [sys.executable, "-c", MEASURE, str(tmp_path), str(IN_MEMORY)],
         check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
-    return [int(word) for word in done.stdout.split()]
+    *traced, (joined, corners) = ([int(word) for word in line.split()] for line in done.stdout.splitlines())
+    assert max(traced)[0] <= trace_bytes(928, 1152) < 120 * MIB
+    assert corners > 4 * IN_MEMORY, "the largest polygon should not fit the memory that is allowed for it"
+    assert joined <= join_bytes(IN_MEMORY)
 
 
-@pytest.mark.parametrize("case", ["0.25", "0.5", "0.75", "eight", "checkerboard"])
-def test_tracing_takes_what_it_declares(tmp_path: Path, case: str) -> None:
-    """All in one block, which is twice what a band may hold."""
-    traced, *_ = measured(tmp_path, case, 928, 1152, 1152)
-    assert traced <= trace_bytes(928, 1152) < 120 * MIB
+def test_memory_of_joining_does_not_grow_with_the_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scene twice as high: not a byte more for each ring of its largest polygon, or piece of one on a seam."""
+    monkeypatch.setattr(tileseg.polygons.join, "Scratch", partial(Scratch, in_memory=1 << 11))
+    peaks, rings = [], []
+    for rows in (100, 320, 640):  # the first time, what is compiled is loaded
+        labels = (np.random.default_rng(1).random((rows, 360)) < 0.6).astype(np.uint8)
+        extent = Window(0, 0, *labels.shape)
+        cores = tile(extent, 64, 60)
+        for i, core in enumerate(cores):
+            save_fragments(tmp_path / str(i), trace_block(labels[core.slices], None, core, extent, ignore={0}))
+        tracemalloc.start()
+        batches = join(cores, lambda i: load_fragments(tmp_path / str(i)), 4, scratch=tmp_path)
+        rings.append(max(len(batch.ring_offsets) for batch in batches))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    more = rings[2] - rings[1]
+    assert more > 6000
+    assert peaks[2] - peaks[1] < 2 * more
 
 
-def test_a_class_that_hangs_together_waits_on_disk(tmp_path: Path) -> None:
-    traced, joined, corners, rings = measured(tmp_path, "0.6", 2112, 2304, 768)
-    assert traced <= trace_bytes(768, 768)
-    assert corners > 2 * JOIN_CORNERS, "the largest polygon should not fit the memory that is allowed for it"
-    assert joined <= join_bytes(corners, rings)
+def test_what_joining_may_take_is_modest() -> None:
+    assert join_bytes() < 128 * MIB
 
 
 def test_bands_bound_tracing_whatever_the_block() -> None:

@@ -24,14 +24,32 @@ def trace_bytes(rows: int, cols: int, itemsize: int = 1) -> int:
     return widened + _BYTES_PER_CHANGE * min(rows * cols, max(BAND_CHANGES, 2 * cols))
 
 
-_BYTES_PER_RING = 72
-"""Where a ring begins, before and after sorting, and by what it is sorted."""
+JOIN_SCATTERED = 1 << 12
+"""Pieces of rings that go to scattered places of a file, each on pages of its own, before those are given back."""
+
+_TABLES = 32
+"""Of components, of arcs and corners on seams, and of a batch's rings; each in a file once it is large."""
+
+_PAGE = 4096
+
+_BYTES_PER_SORTED = 48
+"""A ring's corner, length, rank and place, as it is put in order."""
 
 
-def join_bytes(corners: int = JOIN_CORNERS, rings: int = JOIN_CORNERS // 4) -> int:
-    """Bytes that joining takes at most for the batch of the most ``corners`` and ``rings``.
+def table_bytes(corners: int = JOIN_CORNERS) -> int:
+    """Bytes up to which a table of joining stays in memory."""
+    return corners
 
-    Coordinates are held as they are put together, and as they are put in order. Tables come on top, of some 100 bytes
-    for each place where a boundary meets a side of a block or of a band.
+
+def join_bytes(corners: int = JOIN_CORNERS) -> int:
+    """Bytes that joining takes at most, where so many ``corners`` of a batch may be in memory.
+
+    What the sides of one row of blocks show comes on top: some 100 bytes for each place where a boundary meets them.
     """
-    return 3 * 8 * min(corners, JOIN_CORNERS) + _BYTES_PER_RING * rings
+    terms = {
+        "corners, as they are put together, in order, and those of a fragment": 3 * 8 * corners,
+        "tables": _TABLES * table_bytes(corners),
+        "pages of a table and of corners that are written here and there": 2 * _PAGE * JOIN_SCATTERED,
+        "rings put in order at a time": _BYTES_PER_SORTED * corners // 4,
+    }
+    return sum(terms.values())

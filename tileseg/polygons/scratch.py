@@ -1,22 +1,26 @@
-"""Polygons too large for memory, in files without a name."""
+"""Arrays too large for memory, in files without a name."""
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import tempfile
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from tileseg.polygons.memory import JOIN_CORNERS
+from tileseg.polygons.memory import JOIN_CORNERS, table_bytes
 from tileseg.polygons.rings import Array
 
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """Makes arrays of corners: large ones are mapped from files that are gone when nothing refers to them."""
+    """Makes arrays: large ones are mapped from files that are gone when nothing refers to them."""
 
     folder: Path | None
     """Where the files lie; None: where the system keeps temporary files, which may be in memory."""
@@ -27,19 +31,94 @@ class Scratch:
         """(amount, 2) int32, not initialised. Raises OSError where the disk has no room."""
         if amount <= self.in_memory:
             return np.empty((amount, 2), np.int32)
-        with tempfile.TemporaryFile(dir=self.folder) as file:
-            # Reserved, since writing to a mapped file on a full disk kills the process.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, 8 * amount)
-            else:
-                for low in range(0, 8 * amount, 1 << 24):
-                    file.write(bytes(min(1 << 24, 8 * amount - low)))
-                file.flush()
-            return np.frombuffer(mmap.mmap(file.fileno(), 8 * amount), np.int32).reshape(-1, 2)
+        return self._mapped(np.dtype(np.int32), (amount, 2))
+
+    def table(self, dtype: type, *shape: int) -> Array:
+        """Zeros. Raises OSError where the disk has no room."""
+        kind = np.dtype(dtype)
+        return np.zeros(shape, kind) if self.holds(kind, shape) else self._mapped(kind, shape)
+
+    def growing(self, dtype: type, *shape: int) -> GrowingArray:
+        """An empty table; ``shape``: of each element."""
+        return GrowingArray(np.empty((1, *shape), dtype), self)
+
+    def holds(self, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
+        """Whether a table stays in memory."""
+        return math.prod(shape) * dtype.itemsize <= table_bytes(self.in_memory)
+
+    def pieces(self, amount: int, most: int | None = None) -> Iterator[tuple[int, int]]:
+        """Ranges of a table of so many elements, to be worked on one after the other."""
+        step = self.piece if most is None else most
+        for low in range(0, amount, step):
+            yield low, min(amount, low + step)
+
+    @property
+    def piece(self) -> int:
+        """Elements of tables that are worked on before what is mapped is given back. A ring has four corners."""
+        return max(1, self.in_memory // 4)
 
     def pile(self, points: int) -> Pile:
         """For about so many points in all, given in pieces."""
         return Pile() if points <= self.in_memory else FilePile(self.folder)
+
+    def _mapped(self, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            return _map(file, dtype, shape)
+
+
+def _map(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> Array:
+    """A file as an array. Where it becomes longer, zeros follow."""
+    size = math.prod(shape) * dtype.itemsize
+    # Reserved, since writing to a mapped file on a full disk kills the process.
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        for low in range(file.seek(0, os.SEEK_END), size, 1 << 24):
+            file.write(bytes(min(1 << 24, size - low)))
+        file.flush()
+    return np.frombuffer(mmap.mmap(file.fileno(), size), dtype).reshape(shape)
+
+
+@dataclass(slots=True, weakref_slot=True)
+class GrowingArray:
+    """An array that grows at its end, and moves to a file when it becomes large."""
+
+    array: Array
+    scratch: Scratch
+    size: int = 0
+    file: IO[bytes] | None = None
+
+    def reserve(self, more: int) -> Array:
+        """The array, with room for ``more``. Raises OSError where the disk has none."""
+        if self.size + more > len(self.array):
+            shape = (max(self.size + more, 2 * len(self.array)), *self.array.shape[1:])
+            if self.file is not None:
+                self.array = _map(self.file, self.array.dtype, shape)  # the same pages, and more
+                return self.array
+            if self.scratch.holds(self.array.dtype, shape):
+                grown = np.empty(shape, self.array.dtype)
+            else:
+                self.file = tempfile.TemporaryFile(dir=self.scratch.folder)  # noqa: SIM115 - closed with this
+                weakref.finalize(self, self.file.close)
+                grown = _map(self.file, self.array.dtype, shape)
+            grown[: self.size] = self.array[: self.size]
+            self.array = grown
+        return self.array
+
+    def extend(self, values: Array) -> None:
+        """Append values."""
+        self.reserve(len(values))[self.size : self.size + len(values)] = values
+        self.size += len(values)
+
+    def release(self) -> None:
+        """Give back the memory behind it if it is in a file."""
+        if self.file is not None:
+            release(self.array)
+
+    @property
+    def filled(self) -> Array:
+        """What has been appended: a view, until the next time that it grows."""
+        return self.array[: self.size]
 
 
 class Pile:
@@ -78,10 +157,11 @@ class FilePile(Pile):
         return np.frombuffer(data, self._like.dtype).reshape(-1, *self._like.shape[1:])
 
 
-def release(array: Array) -> None:
-    """Give back the memory behind an array that is mapped from a file; it is read again when touched."""
-    base: object = array
-    while isinstance(base, np.ndarray | memoryview):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+def release(*arrays: Array) -> None:
+    """Give back the memory behind arrays that are mapped from files; it is read again when touched."""
+    for array in arrays:
+        base: object = array
+        while isinstance(base, np.ndarray | memoryview):
+            base = base.base if isinstance(base, np.ndarray) else base.obj
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from tileseg.compiled import compiled
 from tileseg.polygons.fragment import BOTTOM, LEFT, PINCH, RIGHT, SIDE_BITS, TOP, Components, Fragment
 from tileseg.polygons.rings import IGNORED, NODATA, OUTSIDE, Array, root, turn, unite, wide
-from tileseg.polygons.scratch import release
+from tileseg.polygons.scratch import GrowingArray, Scratch, release
 from tileseg.window import Window
 
 
@@ -44,75 +44,73 @@ class BlockLattice:
         return int(self.cols[-1] - self.cols[0])
 
 
-@dataclass(slots=True)
-class GrowingArray:
-    """A NumPy array that grows at its end."""
-
-    array: Array
-    size: int = 0
-
-    def reserve(self, more: int) -> Array:
-        """The array, with room for ``more``."""
-        if self.size + more > len(self.array):
-            shape = (max(self.size + more, 2 * len(self.array)), *self.array.shape[1:])
-            grown = np.empty(shape, self.array.dtype)
-            grown[: self.size] = self.array[: self.size]
-            self.array = grown
-        return self.array
-
-    def extend(self, values: Array) -> None:
-        """Append values."""
-        self.reserve(len(values))[self.size : self.size + len(values)] = values
-        self.size += len(values)
-
-    @property
-    def filled(self) -> Array:
-        """What has been appended: a view, until the next time that it grows."""
-        return self.array[: self.size]
-
-
-def growing_array(dtype: type, *shape: int) -> GrowingArray:
-    """An empty one; ``shape``: of each element."""
-    return GrowingArray(np.empty((1024, *shape), dtype))
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Seams:
     """Everything that touches a seam.
 
     Fragments, components and entries (arcs, corners on seams) are numbered over all blocks.
     """
 
-    columns: dict[str, GrowingArray] = field(
-        default_factory=lambda: {
-            "label": growing_array(np.int32),
-            "pixels": growing_array(np.int64),
-            "confidence_sum": growing_array(np.int64),
-            "confidence_min": growing_array(np.int32),
-            "touches_edge": growing_array(np.bool_),
-            "touches_nodata": growing_array(np.bool_),
-            "first_pixel": growing_array(np.int64),
-        }
-    )
-    parent: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
-    home: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
-    """(fragment, position in its table) of each component."""
-    closed: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
-    """Number of its rings that are closed already ..."""
-    closed_corners: GrowingArray = field(default_factory=lambda: growing_array(np.int64))
-    """... and of their corners."""
-    following: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
-    """The entry after each entry."""
-    component: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
-    fragment: GrowingArray = field(default_factory=lambda: growing_array(np.int32))
-    """The fragment of an arc, -1 for a corner on a seam, -2 for an arc without corners where a seam between the bands
-    of a block meets the block's side."""
-    place: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
-    """A corner's (x, y), or an arc's (position in the fragment, number of corners)."""
-    first_fragment: list[int] = field(default_factory=lambda: [0])
+    columns: dict[str, GrowingArray]
+    """Attributes of components, as in fragments."""
+    parent: GrowingArray
+    """int32: another component of the same polygon, with a smaller number; or itself."""
+    closed: GrowingArray
+    """int32: number of a component's rings that are closed already ..."""
+    corners: GrowingArray
+    """... and int64: of their corners."""
+    following: GrowingArray
+    """int32: the entry after each entry."""
+    component: GrowingArray
+    """int32: of each entry."""
+    fragment: GrowingArray
+    """int32: the fragment of an arc, -1 for a corner on a seam, -2 for an arc without corners where a seam between the
+    bands of a block meets the block's side."""
+    place: GrowingArray
+    """(..., 2) int32: a corner's (x, y), or an arc's (position in the fragment, number of corners)."""
+    pinches: GrowingArray
+    """(..., 2) int32: entries that are to swap what follows them if they are of one component."""
+    first_component: GrowingArray
+    """int64: of each fragment."""
+    first_entry: GrowingArray
+    """int64: of each fragment."""
+    first_fragment: list[int]
     """Number of each block's first fragment; at the end, how many there are in all."""
-    pinches: GrowingArray = field(default_factory=lambda: growing_array(np.int32, 2))
-    """Entries that are to swap what follows them if they are of one component."""
+
+    @staticmethod
+    def empty(scratch: Scratch) -> Seams:
+        """No block yet."""
+        kinds = {
+            "label": np.int32,
+            "pixels": np.int64,
+            "confidence_sum": np.int64,
+            "confidence_min": np.int32,
+            "touches_edge": np.bool_,
+            "touches_nodata": np.bool_,
+            "first_pixel": np.int64,
+        }
+        return Seams(
+            columns={name: scratch.growing(kind) for name, kind in kinds.items()},
+            parent=scratch.growing(np.int32),
+            closed=scratch.growing(np.int32),
+            corners=scratch.growing(np.int64),
+            following=scratch.growing(np.int32),
+            component=scratch.growing(np.int32),
+            fragment=scratch.growing(np.int32),
+            place=scratch.growing(np.int32, 2),
+            pinches=scratch.growing(np.int32, 2),
+            first_component=scratch.growing(np.int64),
+            first_entry=scratch.growing(np.int64),
+            first_fragment=[0],
+        )
+
+    def release(self) -> None:
+        """Give back the memory behind tables that are in files."""
+        for table in (
+            *self.columns.values(), self.parent, self.closed, self.corners,
+            self.following, self.component, self.fragment, self.place, self.pinches,
+        ):  # fmt: skip
+            table.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +131,9 @@ Load = Callable[[int], Sequence[Fragment] | None]
 """The fragments of a block, by its position in the scene; None where it is wholly nodata."""
 
 
-def link_seams(lattice: BlockLattice, load: Load, diagonal: bool) -> Seams:
+def link_seams(lattice: BlockLattice, load: Load, diagonal: bool, scratch: Scratch) -> Seams:
     """Register all blocks, row by row, and link what meets on the seams between them."""
-    seams = Seams()
+    seams = Seams.empty(scratch)
     n_rows, n_cols = len(lattice.rows) - 1, len(lattice.cols) - 1
     down = np.full(n_cols + 1, -1, np.int32)
     up = np.full(n_cols + 1, -1, np.int32)
@@ -198,6 +196,7 @@ def _register_block(
     seams.first_fragment.append(seams.first_fragment[-1] + len(bands))
     for fragment in fragments:
         release(fragment.strip_offsets)
+    seams.release()
     if len(bands) == 1:
         return bands[0]
     left, right = [bands[0][LEFT]], [bands[0][RIGHT]]
@@ -257,12 +256,13 @@ def _register(seams: Seams, number: int, fragment: Fragment, col_off: int) -> li
     amount, arcs = len(fragment.components.label), len(fragment.arc_component)
     if first_component + amount >= 2**31 - 2**20 or first_entry + arcs >= 2**31 - 2**28:
         raise OverflowError("more than two thousand million pieces of polygons on the seams: use larger blocks")
+    seams.first_component.extend(np.array([first_component]))
+    seams.first_entry.extend(np.array([first_entry]))
     for column in fields(Components):
         seams.columns[column.name].extend(getattr(fragment.components, column.name))
     seams.parent.extend(np.arange(first_component, first_component + amount, dtype=np.int32))
-    seams.home.extend(np.column_stack([np.full(amount, number), np.arange(amount)]))
     seams.closed.extend(np.diff(fragment.component_offsets))
-    seams.closed_corners.extend(np.diff(fragment.ring_offsets[fragment.component_offsets]))
+    seams.corners.extend(np.diff(fragment.ring_offsets[fragment.component_offsets]))
     seams.following.extend(np.full(arcs, -1, np.int32))
     seams.component.extend(fragment.arc_component + np.int32(first_component))
     seams.fragment.extend(np.full(arcs, number, np.int32))

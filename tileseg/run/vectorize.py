@@ -209,9 +209,9 @@ def write_polygons(
     """Join the fragments of all blocks, filter, place and write.
 
     ``cores``: the scene's blocks in row-major order; ``load``: the fragments of one, or None (wholly nodata).
-    Memory is that of :func:`tileseg.polygons.memory.join_bytes`, of tables of what crosses seams, and of the polygons
-    that are shaped: a few hundred thousand vertices, or those of the largest polygon. Simplifying holds all of them,
-    ``regularize`` what :func:`tileseg.polygons.regularize.regularize` says.
+    Memory is that of :func:`tileseg.polygons.memory.join_bytes` and of the polygons that are shaped: a few hundred
+    thousand vertices, or those of the largest polygon. Simplifying holds all of them, ``regularize`` what
+    :func:`tileseg.polygons.regularize.regularize` says.
     """
     start = time.perf_counter()
     first = next((f for f in map(load, range(len(cores))) if f is not None), None)
