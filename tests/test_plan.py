@@ -119,7 +119,7 @@ def test_what_memory_does_not_allow_in_both_directions_it_may_in_one() -> None:
     assert small.redundancy > between.redundancy > large.redundancy
 
 
-@given(sizes, st.integers(1800, 6000))
+@given(sizes, st.integers(1900, 6000))
 def test_more_memory_is_never_a_loss(scene, mebibytes) -> None:
     """Whatever the size, so that nobody has to try values of --max-memory."""
     some, more = (plan(scene, max_memory=m << 20) for m in (mebibytes, mebibytes + 500))
