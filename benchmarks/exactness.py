@@ -118,7 +118,8 @@ def save_network(folder: Path, decoder: Literal["bilinear", "transpose"], width:
     """A VGG16-Unet with random weights, and random statistics where it normalises."""
     from tileseg.card import ClassInfo, Scaling
     from tileseg.nn.backend import keras
-    from tileseg.nn.bundle import Description, save_bundle
+    from tileseg.nn.bundle import save_bundle
+    from tileseg.nn.description import Description
     from tileseg.nn.options import NetworkSpec
     from tileseg.nn.unet import build_network
 

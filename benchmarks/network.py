@@ -47,7 +47,8 @@ def make_model(folder: Path, width: float) -> None:
     """A network of another width than the embedded one, with random weights. Most pixels get the first class."""
     from exactness import save_network
 
-    from tileseg.nn.bundle import Description, load_bundle, save_bundle
+    from tileseg.nn.bundle import load_bundle, save_bundle
+    from tileseg.nn.description import Description
 
     save_network(folder / "random", "bilinear", width)
     model, card = load_bundle(folder / "random")

@@ -23,7 +23,8 @@ DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 def save_cheap(folder: Path, gain: float = 4.0, threshold: float = 0.4) -> Path:
     """A network of one 1x1 convolution: light where red + green + blue (0 to 1 each) is over a threshold."""
     from tileseg.nn.backend import keras
-    from tileseg.nn.bundle import Description, save_bundle
+    from tileseg.nn.bundle import save_bundle
+    from tileseg.nn.description import Description
 
     image = keras.Input((None, None, 3))
     head = keras.layers.Conv2D(2, 1, name="logits")

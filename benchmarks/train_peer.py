@@ -34,8 +34,8 @@ class Tileseg:
     def __init__(self, header: Header, precision: str, width: float) -> None:
         from tileseg.nn.backend import configure, keras
         from tileseg.nn.fused import fuse
+        from tileseg.nn.keras_graph import analyse
         from tileseg.nn.options import NetworkSpec
-        from tileseg.nn.receptive import analyse
         from tileseg.nn.unet import build_network
         from tileseg.train.losses import parse_loss
         from tileseg.train.optimizer import PartwiseAdam

@@ -30,7 +30,8 @@ CLASSES = (
 def save_tiny(folder: Path, *, bands: int = 3, seed: int = 3) -> ModelCard:
     """A two-level U-Net (stride 4) with random weights: everything a large one has, in milliseconds."""
     from tileseg.nn.backend import keras
-    from tileseg.nn.bundle import Description, save_bundle
+    from tileseg.nn.bundle import save_bundle
+    from tileseg.nn.description import Description
 
     keras.utils.set_random_seed(seed)
     layers = keras.layers

@@ -15,8 +15,8 @@ from tileseg.engine.keras import KerasNetwork
 from tileseg.engine.predictor import Predictor, PredictorSpec
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras, to_numpy
+from tileseg.nn.keras_graph import analyse
 from tileseg.nn.options import NetworkSpec
-from tileseg.nn.receptive import analyse
 from tileseg.nn.unet import build_network
 from tileseg.tta import Flips, alignment, view_halo, view_margin, views
 

@@ -12,8 +12,10 @@ from tileseg.engine.keras import KerasNetwork
 from tileseg.engine.predictor import Predictor, PredictorSpec
 from tileseg.engine.proof import TOLERANCE, prove
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.bundle import Description, load_bundle, pack
-from tileseg.nn.receptive import analyse
+from tileseg.nn.bundle import load_bundle
+from tileseg.nn.description import Description
+from tileseg.nn.keras_graph import analyse
+from tileseg.nn.packing import pack
 from tileseg.tta import View
 
 layers, ops = keras.layers, keras.ops
@@ -52,7 +54,7 @@ def test_enlarging_is_local_where_positions_are_exact(size: object, interpolatio
 @pytest.mark.parametrize(("size", "interpolation"), [(4, "bilinear"), ((3, 5), "nearest")])
 def test_what_is_local_is_so_far_from_the_first_pixel(tmp_path: Path, size: object, interpolation: str) -> None:
     enlarging(size, interpolation).save(tmp_path / "m.keras")
-    proof = prove(load_archive_of(tmp_path), pack(tmp_path / "m.keras", tmp_path / "model", DESCRIBED))
+    proof = prove(KerasNetwork(load_archive_of(tmp_path), pack(tmp_path / "m.keras", tmp_path / "model", DESCRIBED)))
     assert proof.holds
     assert proof.far <= TOLERANCE
 
@@ -73,7 +75,7 @@ def test_float32_positions_are_found_far_from_the_first_pixel(size: object) -> N
         name="m", bands=("r", "g", "b"), classes=TWO, output_channels=2, stride=np.lcm(down, across).item(),
         radius=5 * max(down, across), flops_per_pixel=1, activation_bytes_per_pixel=1, parameters=1, sha256="0" * 64,
     )  # fmt: skip
-    proof = prove(model, card)
+    proof = prove(KerasNetwork(model, card))
     assert proof.far > 4 * TOLERANCE
     assert not proof.holds
 
@@ -83,7 +85,7 @@ def test_models_of_16_bits_are_proved_and_run_in_float32(tmp_path: Path, policy:
     enlarging(2, policy=policy, end=end).save(tmp_path / "m.keras")
     pack(tmp_path / "m.keras", tmp_path / "model", DESCRIBED)
     model, card = load_bundle(tmp_path / "model")
-    assert prove(model, card).holds
+    assert prove(KerasNetwork(model, card)).holds
     whole = enlarging(2)
     whole.set_weights(model.get_weights())
     image = np.random.default_rng(1).normal(size=(1, 32, 48, 3)).astype(np.float32)
@@ -97,7 +99,7 @@ def test_a_model_that_takes_bytes_is_proved_with_bytes(tmp_path: Path) -> None:
     x = layers.Conv2D(4, 3, padding="same", activation="relu")(layers.Rescaling(1 / 255)(image))
     keras.Model(image, layers.Conv2D(2, 1)(x)).save(tmp_path / "m.keras")
     pack(tmp_path / "m.keras", tmp_path / "model", DESCRIBED)
-    proof = prove(*load_bundle(tmp_path / "model"))
+    proof = prove(KerasNetwork(*load_bundle(tmp_path / "model")))
     assert proof.holds
     assert proof.deviation > 0.01
 
@@ -107,7 +109,7 @@ def test_a_model_without_a_single_layer_is_proved(tmp_path: Path) -> None:
     keras.Model(image, image).save(tmp_path / "m.keras")
     described = Description(name="m", bands=("a", "b"), classes=TWO, scaling=Scaling())
     pack(tmp_path / "m.keras", tmp_path / "model", described)
-    assert prove(*load_bundle(tmp_path / "model")).holds
+    assert prove(KerasNetwork(*load_bundle(tmp_path / "model"))).holds
 
 
 def test_a_cast_to_16_bits_at_the_end_is_not_carried_out(tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_a_cast_to_16_bits_at_the_end_is_not_carried_out(tmp_path: Path) -> None
     keras.Model(plain.inputs[0], ops.cast(plain.outputs[0], "float16")).save(tmp_path / "m.keras")
     pack(tmp_path / "m.keras", tmp_path / "model", DESCRIBED)
     model, card = load_bundle(tmp_path / "model")
-    assert prove(model, card).holds
+    assert prove(KerasNetwork(model, card)).holds
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="asks TensorFlow")

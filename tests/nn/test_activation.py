@@ -10,8 +10,10 @@ import pytest
 from tileseg.card import ClassInfo, ModelCard, Scaling
 from tileseg.errors import InputError
 from tileseg.nn.backend import keras
-from tileseg.nn.bundle import Description, load_bundle, pack
+from tileseg.nn.bundle import load_bundle
+from tileseg.nn.description import Description
 from tileseg.nn.folder import load_card, save_card
+from tileseg.nn.packing import pack
 
 layers, ops = keras.layers, keras.ops
 TWO = tuple(ClassInfo(name=name, color="#c8b99a") for name in ("ground", "roof"))

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from tileseg.card import ClassInfo, ModelCard, Scaling
+from tileseg.engine.keras import KerasNetwork
 from tileseg.engine.proof import prove
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.bundle import Description, load_bundle, pack, save_bundle
+from tileseg.nn.bundle import load_bundle, save_bundle
+from tileseg.nn.description import Description
 from tileseg.nn.folder import load_card, resolve_model, save_card
+from tileseg.nn.packing import pack
 
 layers = keras.layers
 CLASSES = (ClassInfo(name="ground", color="#c8b99a", background=True), ClassInfo(name="roof", color="#d9544d"))
@@ -63,7 +66,7 @@ def test_a_foreign_local_model_comes_back_and_tiles_exactly(tmp_path: Path) -> N
     assert card.parameters == model.count_params()
     image = np.random.default_rng(0).normal(size=(1, 32, 48, 4)).astype(np.float32)
     assert np.array_equal(to_numpy(again(image)), to_numpy(model(image)))
-    proof = prove(again, card)
+    proof = prove(KerasNetwork(again, card))
     assert proof.holds
     assert proof.deviation > 0
 
@@ -73,7 +76,7 @@ def test_a_model_that_looks_at_the_whole_window_says_so(tmp_path: Path) -> None:
     assert not card.local
     assert card.nonlocal_layers == ("context (GlobalAveragePooling2D)",)
     assert not load_bundle(tmp_path)[1].local
-    assert not prove(load_bundle(tmp_path)[0], card).holds
+    assert not prove(KerasNetwork(load_bundle(tmp_path)[0], card)).holds
 
 
 def test_a_layer_that_lies_about_itself_is_caught_by_the_proof() -> None:
@@ -87,7 +90,7 @@ def test_a_layer_that_lies_about_itself_is_caught_by_the_proof() -> None:
         name="liar", bands=FACTS["bands"], classes=CLASSES, output_channels=2, stride=1, radius=1,
         flops_per_pixel=1, activation_bytes_per_pixel=1, parameters=1, sha256="0" * 64,
     )  # fmt: skip
-    assert not prove(model, card).holds
+    assert not prove(KerasNetwork(model, card)).holds
 
 
 def test_an_archive_that_is_not_the_cards_is_refused(folder: Path) -> None:
@@ -198,4 +201,4 @@ def test_the_embedded_model_is_small_and_sound() -> None:
     assert (card.stride, card.halo, card.local) == (16, 144, True)
     assert [c.name for c in card.classes] == ["other", "building"]
     assert [info.background for info in card.classes][:2] == [True, False]
-    assert prove(model, card).holds
+    assert prove(KerasNetwork(model, card)).holds

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from tileseg.card import ClassInfo, Scaling
+from tileseg.engine.keras import KerasNetwork
 from tileseg.engine.proof import prove
 from tileseg.errors import InputError
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.bundle import Description, load_archive, load_bundle, pack
+from tileseg.nn.bundle import load_archive, load_bundle
+from tileseg.nn.description import Description
+from tileseg.nn.packing import pack
 
 layers, ops = keras.layers, keras.ops
 TWO = tuple(ClassInfo(name=name, color="#c8b99a") for name in ("ground", "roof"))
@@ -52,7 +55,7 @@ def test_a_fixed_size_model_is_taken_for_any_size(tmp_path: Path, build: object,
     image = np.random.default_rng(0).normal(size=(1, 32, 48, 3)).astype(np.float32)
     np.testing.assert_array_equal(*(to_numpy(one(image)) for one in (model, free)))
     if build is unet and shape == (50, 72, 3):
-        assert prove(model, card).holds
+        assert prove(KerasNetwork(model, card)).holds
 
 
 def test_a_fixed_batch_is_no_hindrance(tmp_path: Path) -> None:
@@ -64,7 +67,7 @@ def test_names_of_image_and_map_are_no_hindrance(tmp_path: Path) -> None:
     image = keras.Input((None, None, 3), name="image")
     keras.Model({"image": image}, {"mask": layers.Conv2D(2, 3, padding="same")(image)}).save(tmp_path / "named.keras")
     pack(tmp_path / "named.keras", tmp_path / "model", DESCRIBED)
-    assert prove(*load_bundle(tmp_path / "model")).holds
+    assert prove(KerasNetwork(*load_bundle(tmp_path / "model"))).holds
 
 
 def flat(x: object) -> object:

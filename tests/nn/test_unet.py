@@ -20,9 +20,10 @@ from tileseg.engine.proof import prove
 from tileseg.errors import UsageError
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.bundle import Description, load_bundle, save_bundle
+from tileseg.nn.bundle import load_bundle, save_bundle
+from tileseg.nn.description import Description
+from tileseg.nn.keras_graph import analyse
 from tileseg.nn.options import NetworkSpec
-from tileseg.nn.receptive import analyse
 from tileseg.nn.twin import inference_twin
 from tileseg.nn.unet import ENCODERS, build_network, output_weights, part_of, training_model
 from tileseg.tta import Flips, View, alignment, view_halo, view_margin, views
@@ -101,7 +102,7 @@ def test_stride_radius_and_locality(name: str) -> None:
 @pytest.mark.parametrize("name", REACHES)
 def test_tiles_equal_the_whole(name: str) -> None:
     model = random(name)
-    proof = prove(model, card_of(model))
+    proof = prove(KerasNetwork(model, card_of(model)))
     assert proof.holds, proof
     assert proof.deviation > 1e-3
 
@@ -111,7 +112,7 @@ def test_a_much_smaller_halo_shows(name: str) -> None:
     model = random(name)
     card = card_of(model)
     less = card.model_copy(update={"radius": card.stride})
-    assert not prove(model, less).holds
+    assert not prove(KerasNetwork(model, less)).holds
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -211,7 +212,7 @@ def test_squeeze_excite_is_not_local_and_says_so() -> None:
     facts = analyse(model)
     assert not facts.local
     assert set(facts.nonlocal_layers) == {f"decoder{n}_squeeze (GlobalAveragePooling2D)" for n in range(1, 5)}
-    assert not prove(model, card_of(model)).holds
+    assert not prove(KerasNetwork(model, card_of(model))).holds
     window = np.random.default_rng(1).normal(size=(1, 64, 112, 3)).astype(np.float32)
     whole = to_numpy(model(window, training=False))
     core = to_numpy(inference_twin(model, 64, 112, 16, "float32")(window, training=False))

@@ -11,13 +11,20 @@ from tileseg.card import ModelCard
 from tileseg.engine.protocol import Engine, WindowSpec
 from tileseg.errors import InputError, TilesegError, first_line
 from tileseg.nn import backend, resample
+from tileseg.nn.activation import RandomImages
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
+from tileseg.nn.keras_ending import random_images
+from tileseg.nn.keras_graph import flatten
 from tileseg.nn.twin import inference_twin
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+_ROUNDINGS = 32
+"""Units of the last place of 16 bits, by which a model that was trained in them may differ from float32."""
+_UNITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 def open_keras(folder: Path, card: ModelCard, threads: int) -> KerasNetwork:
@@ -72,6 +79,25 @@ class KerasNetwork:
                 f"model {self.card.name} does not take windows of {window.rows}x{window.cols}: {first_line(error)}"
             ) from error
         return lambda images: twin(images, training=False)
+
+    @property
+    def images(self) -> RandomImages:
+        """Images as the model takes them."""
+        return random_images(self.model)
+
+    @property
+    def plain_tolerance(self) -> float:
+        """What was trained in 16 bits may differ from float32 by some units of its last place."""
+        kinds = {
+            keras.backend.standardize_dtype(tensor.dtype)
+            for step in flatten(self.model).steps
+            for tensor in step.node.output_tensors
+        }
+        return _ROUNDINGS * max((_UNITS.get(kind, 0.0) for kind in kinds), default=0.0)
+
+    def plain(self, images: Any, /) -> Any:
+        """What the model as it was trained gives for whole images."""
+        return self.model(images, training=False)
 
     def is_out_of_memory(self, error: BaseException, /) -> bool:
         """As the backend says it."""

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from tileseg.card import ModelCard, Scaling
-from tileseg.engine.keras import KerasNetwork
+from tileseg.card import Scaling
 from tileseg.engine.predictor import Predictor, PredictorSpec
-from tileseg.engine.protocol import Engine, WindowSpec
-from tileseg.nn.activation import random_images
-from tileseg.nn.backend import compile as compile_function
-from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.graph import flatten
+from tileseg.engine.protocol import Engine, Network, WindowSpec
+from tileseg.nn.activation import RandomImages
 from tileseg.tta import View
 
 TOLERANCE = 1e-5
 """Largest difference between tiles and whole, in standard deviations of the logits: rounding, and nothing else."""
 FOLDED_TOLERANCE = 1e-3
 """The same between the whole as a run computes it and the graph as it was trained: other factors, rounded otherwise."""
-_ROUNDINGS = 32
-"""Where a model was trained in 16 bits, that difference may be as many units of its last place."""
-_UNITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 FAR = 10_500
 """Pixels from a window's first pixel: there, positions that are computed in float32 are rounded visibly."""
 
@@ -68,7 +62,26 @@ class Proof:
         )
 
 
-def prove(model: keras.Model, card: ModelCard, *, seed: int = 0) -> Proof:
+@runtime_checkable
+class Provable(Network, Protocol):
+    """A network that gives its map in the plain way too, to be compared with."""
+
+    @property
+    def images(self) -> RandomImages:
+        """Images as it takes them."""
+        ...
+
+    @property
+    def plain_tolerance(self) -> float:
+        """How far the graph as it was trained may be from float32 because it was in 16 bits, in deviations."""
+        ...
+
+    def plain(self, images: npt.NDArray[np.float32], /) -> Any:
+        """What the graph gives for whole images (n, rows, columns, bands), as it was trained."""
+        ...
+
+
+def prove(network: Provable, *, seed: int = 0) -> Proof:
     """Run the network once on a whole random scene and on its tiles with the card's halo, in float32.
 
     Both are computed as a run computes them, with batch normalisation folded away; the graph as it was trained is
@@ -77,23 +90,22 @@ def prove(model: keras.Model, card: ModelCard, *, seed: int = 0) -> Proof:
     Raises:
         InputError: If the model does not take windows of such sizes.
     """
+    card = network.card
     stride, halo = card.stride, card.halo
     core = (-(-64 // stride) * stride, -(-96 // stride) * stride)
     scene = (2 * core[0] + 2 * (core[0] // 4) + 1, core[1] + 2 * (core[1] // 4) + 1)
     rows, cols = (-(-side // c) * c for side, c in zip(scene, core, strict=True))
     rng = np.random.default_rng(seed)
     # Beyond the scene's odd edges its rows and columns go on as whatever: both sides see the same numbers.
-    pixels = random_images(model, rng, (1, rows + 2 * halo, cols + 2 * halo, len(card.bands)))
-    network = KerasNetwork(model, card)
+    pixels = network.images.draw(rng, (1, rows + 2 * halo, cols + 2 * halo))
     tiled = Predictor(network, PredictorSpec(core, halo, (View(),), Scaling(), halo=halo, output="float32"))
 
     def logits(engine: Engine) -> npt.NDArray[np.float32]:
-        once = compile_function(lambda image: tiled.as_logits(engine(image)))
-        core = to_numpy(once(pixels))[0, halo : halo + scene[0], halo : halo + scene[1]]
+        core = _logits(tiled, network, engine, pixels)[0, halo : halo + scene[0], halo : halo + scene[1]]
         return np.moveaxis(core, -1, 0)
 
     whole = logits(network.engine(WindowSpec(rows + 2 * halo, cols + 2 * halo, 0, 1, "float32")))
-    trained = logits(lambda images: model(images, training=False))
+    trained = logits(network.plain)
     found = np.empty_like(whole)
     for row in range(0, rows, core[0]):
         for col in range(0, cols, core[1]):
@@ -103,10 +115,19 @@ def prove(model: keras.Model, card: ModelCard, *, seed: int = 0) -> Proof:
             target[:] = part[:, : target.shape[1], : target.shape[2]]
     largest, folded = (float(np.abs(other - whole).max()) for other in (found, trained))
     far = max(_far(tiled, network, rng, axis) for axis in (0, 1))
-    return Proof(scene, core, halo, largest, float(whole.std()), folded, _folded_tolerance(model), far)
+    tolerance = max(FOLDED_TOLERANCE, network.plain_tolerance)
+    return Proof(scene, core, halo, largest, float(whole.std()), folded, tolerance, far)
 
 
-def _far(tiled: Predictor, network: KerasNetwork, rng: np.random.Generator, axis: int) -> float:
+def _logits(
+    tiled: Predictor, network: Provable, engine: Engine, images: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """What a tile would be merged from, of whole images."""
+    once = network.arrays.compile(lambda image: tiled.as_logits(engine(image)))
+    return np.asarray(network.arrays.to_numpy(once(images)), np.float32)
+
+
+def _far(tiled: Predictor, network: Provable, rng: np.random.Generator, axis: int) -> float:
     """How far a window at the end of a long strip is from the strip, in standard deviations of its logits.
 
     The strip is narrow, and the window as wide, so that only the long side lacks its surroundings.
@@ -115,11 +136,11 @@ def _far(tiled: Predictor, network: KerasNetwork, rng: np.random.Generator, axis
     window = card.halo + -(-64 // card.stride) * card.stride
     long = -(-(FAR + window) // card.stride) * card.stride
     sides = (2 * card.stride, long) if axis == 1 else (long, 2 * card.stride)
-    strip = random_images(network.model, rng, (1, *sides, len(card.bands)))
+    strip = network.images.draw(rng, (1, *sides))
 
     def logits(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         engine = network.engine(WindowSpec(images.shape[1], images.shape[2], 0, 1, "float32"))
-        return to_numpy(compile_function(lambda image: tiled.as_logits(engine(image)))(images))
+        return _logits(tiled, network, engine, images)
 
     whole = logits(strip)
     end = [slice(None)] * 4
@@ -129,13 +150,3 @@ def _far(tiled: Predictor, network: KerasNetwork, rng: np.random.Generator, axis
     part = logits(strip[tuple(end)])[tuple(kept)]
     kept[1 + axis] = slice(long - window + card.halo, None)
     return float(np.abs(part - whole[tuple(kept)]).max() / (whole.std() or 1))
-
-
-def _folded_tolerance(model: keras.Model) -> float:
-    """How far the model as it was trained may be from float32, in standard deviations."""
-    kinds = {
-        keras.backend.standardize_dtype(tensor.dtype)
-        for step in flatten(model).steps
-        for tensor in step.node.output_tensors
-    }
-    return max((FOLDED_TOLERANCE, *(_ROUNDINGS * _UNITS.get(kind, 0.0) for kind in kinds)))

@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue, ValidationError
-
-from tileseg.card import Activation, ClassInfo, ModelCard, Scaling
+from tileseg.card import ModelCard
 from tileseg.errors import InputError, UsageError, first_line
-from tileseg.nn.activation import contradiction, contradiction_of_outputs
-from tileseg.nn.backend import keras
-from tileseg.nn.folder import ARCHIVE, check_archive, load_card, resolve_model, save_card
-from tileseg.nn.receptive import analyse
+from tileseg.nn.activation import contradiction_of_outputs
+from tileseg.nn.backend import keras, to_numpy
+from tileseg.nn.description import Description, GraphFacts, check_card, keep
+from tileseg.nn.folder import ARCHIVE, check_archive, load_card, resolve_model
+from tileseg.nn.keras_ending import ending, random_images
+from tileseg.nn.keras_graph import analyse, flatten
 from tileseg.nn.sizes import with_free_size
-from tileseg.problems import first_problem
-from tileseg.storage.digest import file_sha256
 
 _CODE = {"Lambda"}
 """Layers that hold code."""
 _TRUSTED = ("keras", "builtins", "tileseg.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
-    """What a card says that no graph knows; the fields are those of :class:`tileseg.card.ModelCard`."""
-
-    name: str
-    bands: tuple[str, ...]
-    classes: tuple[ClassInfo, ...]
-    scaling: Scaling
-    description: str = ""
-    dtypes: tuple[str, ...] = ("uint8",)
-    ground_sample_distance: float | None = None
-    activation: Activation = "logits"
-    credits: tuple[str, ...] = ()
-    training: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 def save_bundle(model: keras.Model, folder: Path, described: Description) -> ModelCard:
@@ -52,37 +32,31 @@ def save_bundle(model: keras.Model, folder: Path, described: Description) -> Mod
     """
     _refuse_code(json.loads(model.to_json()), folder)
     model = with_free_size(model)
-    facts = analyse(model)
-    if model.inputs[0].shape[-1] != len(described.bands):
-        raise InputError(
-            f"model {model.name} takes {model.inputs[0].shape[-1]} bands, but {len(described.bands)} are named"
-        )
-    channels = model.outputs[0].shape[-1]
-    _check_activation(model, described.activation, facts.stride, f"model {model.name}")
+    facts = facts_of(model)
+    facts.check(described)
+
+    def compute(images: Any) -> Any:
+        return to_numpy(model(images, training=False))
+
+    claim, stride = described.activation, facts.locality.stride
+    facts.check_activation(claim, contradiction_of_outputs(compute, random_images(model), claim, stride, model.name))
     folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / ARCHIVE
     partial = folder / f".partial-{ARCHIVE}"
     # A model of the same layers, never compiled: the optimizer's state would triple the file.
     keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(partial)
-    try:
-        card = ModelCard(
-            **{field.name: getattr(described, field.name) for field in fields(described)},
-            output_channels=channels,
-            stride=facts.stride,
-            radius=facts.radius,
-            local=facts.local,
-            nonlocal_layers=facts.nonlocal_layers,
-            flops_per_pixel=facts.flops_per_pixel,
-            activation_bytes_per_pixel=facts.activation_bytes_per_pixel,
-            parameters=model.count_params(),
-            sha256=file_sha256(partial),
-        )
-    except ValidationError as error:
-        partial.unlink()
-        raise InputError(f"model {model.name} and its card do not agree: {first_problem(error, ModelCard)}") from error
-    partial.replace(archive)
-    save_card(card, folder)
-    return card
+    return keep(partial, folder / ARCHIVE, facts, described)
+
+
+def facts_of(model: keras.Model) -> GraphFacts:
+    """What a functional graph says of itself. Raises InputError if it is not of one image to a map of the same size."""
+    return GraphFacts(
+        name=model.name,
+        bands=model.inputs[0].shape[-1],
+        channels=model.outputs[0].shape[-1],
+        parameters=model.count_params(),
+        locality=analyse(model),
+        ending=ending(flatten(model)),
+    )
 
 
 def load_bundle(folder: Path) -> tuple[keras.Model, ModelCard]:
@@ -93,53 +67,18 @@ def load_bundle(folder: Path) -> tuple[keras.Model, ModelCard]:
     """
     card = load_card(folder)
     archive = check_archive(card, folder)
+    if archive.suffix != ".keras":
+        raise InputError(f"{folder}: holds {archive.name}; expected a Keras model: others can be run, not trained")
     model = load_archive(archive)
-    check_card(model, card, folder)
+    check_card(facts_of(model), card, folder)
     return model, card
 
 
-def check_card(model: keras.Model, card: ModelCard, folder: Path) -> None:
-    """Compare a card with what the graph says. Raises InputError at the first contradiction."""
-    facts = analyse(model)
-    pairs: tuple[tuple[str, Any, Any], ...] = (
-        ("bands", len(card.bands), model.inputs[0].shape[-1]),
-        ("output channels", card.output_channels, model.outputs[0].shape[-1]),
-        ("stride", card.stride, facts.stride),
-        ("locality", card.local, facts.local),
-    )
-    for what, said, true in pairs:
-        if said != true:
-            raise InputError(
-                f"{folder / 'card.json'}: {what} {said} in the card, {true} in the model's graph; pack the model again"
-            )
-    if card.local and card.radius < facts.radius:
-        raise InputError(
-            f"{folder / 'card.json'}: radius {card.radius} in the card, {facts.radius} in the model's graph; pack the "
-            "model again"
-        )
-    if why := contradiction(model, card.activation):
-        raise InputError(
-            f"{folder / 'card.json'}: activation {card.activation} in the card, but {why} when packing again"
-        )
-
-
-def pack(archive: Path, folder: Path, described: Description) -> ModelCard:
-    """Make a model folder from a ``.keras`` file of any origin.
-
-    Raises:
-        InputError: If the file is refused, or the description contradicts it.
-        UsageError: If the folder already holds a model.
-    """
-    if (folder / "card.json").exists():
-        raise UsageError(f"{folder}: already holds a model; choose another folder")
+def pack(archive: Path, folder: Path, described: Description, output: str | None = None) -> ModelCard:
+    """Make a model folder from a ``.keras`` file of any origin (see :func:`tileseg.nn.packing.pack`)."""
+    if output is not None:
+        raise UsageError(f"--output {output}: a Keras model has one output; it is for ONNX files")
     return save_bundle(load_archive(archive), folder, described)
-
-
-def _check_activation(model: keras.Model, claim: Activation, stride: int, who: str) -> None:
-    """Raise InputError where the graph, or what it gives for random images, is not what is claimed."""
-    why = contradiction(model, claim) or contradiction_of_outputs(model, claim, stride)
-    if why:
-        raise InputError(f"{who} is said to give {claim}, but {why}")
 
 
 def load_archive(path: Path) -> keras.Model:

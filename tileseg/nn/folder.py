@@ -35,8 +35,9 @@ def resolve_model(name: str | Path) -> Path:
     packaged = _packaged()
     if str(name) in packaged:
         return packaged[str(name)]
-    if path.suffix == ".keras" and path.is_file():
-        raise InputError(f"{path}: a Keras file without a card; pack it first: tileseg model pack {path} FOLDER ...")
+    if path.suffix in (".keras", ".onnx") and path.is_file():
+        kind = "a Keras file" if path.suffix == ".keras" else "an ONNX file"
+        raise InputError(f"{path}: {kind} without a card; pack it first: tileseg model pack {path} FOLDER ...")
     if path.suffix in (".h5", ".hdf5"):
         raise InputError(
             f"{path}: .h5 models can run code when opened and are refused; save it as .keras with Keras 3 and pack "
@@ -44,20 +45,21 @@ def resolve_model(name: str | Path) -> Path:
         )
     if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib"):
         raise InputError(
-            f"{path}: pickles can run code when opened and are refused; build the network in Keras 3, load its "
-            "weights, save it as .keras and pack that: tileseg model pack MODEL.keras FOLDER ..."
+            f"{path}: pickles can run code when opened and are refused; export the network to ONNX "
+            "(torch.onnx.export) and pack that: tileseg model pack MODEL.onnx FOLDER ..."
         )
     if (path / "saved_model.pb").is_file():
         raise InputError(
-            f"{path}: a SavedModel cannot be checked and is refused; save it as .keras with Keras 3 and pack that: "
-            "tileseg model pack MODEL.keras FOLDER ..."
+            f"{path}: a SavedModel cannot be checked and is refused; save it as .keras with Keras 3, or convert it to "
+            "ONNX, and pack that: tileseg model pack MODEL.keras FOLDER ..."
         )
     if path.is_dir():
         raise InputError(f"{path}: not a model: no card.json in it; expected a folder with card.json and {ARCHIVE}")
     if path.is_file():
         raise InputError(
-            f"{path}: not a model folder; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}, which "
-            "`tileseg model pack` makes from a .keras file; build the network in Keras 3 and save it as .keras first"
+            f"{path}: not a model folder; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE} or "
+            "model.onnx, which `tileseg model pack` makes from a .keras or .onnx file; save or export the network as "
+            "one first"
         )
     meant = did_you_mean(str(name), [EMBEDDED, *packaged]) or similar_name(path)
     raise InputError(f"{path}: no such model{meant}; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}")
@@ -76,7 +78,7 @@ def load_card(folder: Path) -> ModelCard:
     except OSError as error:
         raise InputError(
             f"{folder}: not a model: {error.strerror or error} (card.json); expected a folder with card.json and "
-            "model.keras; `tileseg model pack` makes one from a .keras file"
+            "model.keras or model.onnx; `tileseg model pack` makes one from a .keras or .onnx file"
         ) from error
     except (ValidationError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {first_problem(error, ModelCard)}") from error

@@ -14,7 +14,7 @@ class NetworkSpec(BaseModel):
     """The options of :func:`tileseg.nn.unet.build_network`.
 
     All are local, so that tiles equal the whole (DESIGN.md), but ``squeeze_excite``. That is not written down here:
-    it is derived from the finished graph by :func:`tileseg.nn.receptive.analyse`.
+    it is derived from the finished graph by :func:`tileseg.nn.keras_graph.analyse`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

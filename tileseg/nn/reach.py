@@ -53,3 +53,38 @@ class Reach:
 Reaches = tuple[Reach, Reach]
 """Along rows and along columns."""
 SAME: Reaches = (Reach(), Reach())
+
+
+def sliding(span: int, stride: int, before: int, after: int) -> Reach:
+    """A kernel over ``span`` pixels that slides by ``stride`` over a map padded ``before`` and ``after`` it."""
+    return Reach(down=stride, low=-before, high=span - 1 - before, trim=span - stride - before - after)
+
+
+def transposed(span: int, stride: int, before: int, extra: int) -> Reach:
+    """A transposed convolution: ``before`` pixels are cut off its start; it gives ``extra`` beyond ``stride`` each."""
+    return Reach(up=stride, low=before - span + 1, high=before, extra=extra)
+
+
+def interpolated(up: int, down: int, offset: int, support: int = 1) -> Reach:
+    """Weights of the inputs closer than ``support`` to ``(o * down + offset) / up``, where output ``o`` lies."""
+    return Reach(up=up, down=down, low=offset - support * up + 1, high=offset + support * up - 1)
+
+
+def repeated(factor: int) -> Reach:
+    """Every pixel ``factor`` times."""
+    return Reach(up=factor, low=1 - factor)
+
+
+def padded(before: int, after: int) -> Reach:
+    """Pixels added at both ends."""
+    return Reach(low=-before, high=-before, extra=before + after)
+
+
+def cut(before: int, after: int) -> Reach:
+    """Pixels taken off both ends."""
+    return Reach(low=before, high=before, trim=before + after)
+
+
+def hull(one: Range | None, other: Range) -> Range:
+    """The smallest range that holds both."""
+    return other if one is None else (min(one[0], other[0]), max(one[1], other[1]))

@@ -9,7 +9,7 @@ import numpy as np
 
 from tileseg.errors import InputError, first_line
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.graph import Step, flatten
+from tileseg.nn.keras_graph import Step, flatten
 from tileseg.nn.twin import copy_layer
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.nn.backend import keras
-from tileseg.nn.crop import rebuild
-from tileseg.nn.graph import Graph, Step, flatten
+from tileseg.nn.keras_crop import rebuild
+from tileseg.nn.keras_graph import Graph, Step, flatten
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -1,21 +1,20 @@
 """A Keras graph as a list of steps, and which pixels of its inputs each step's output depends on.
 
-The one propagation core of :mod:`tileseg.nn.receptive` (how far does a logit look?) and :mod:`tileseg.nn.crop`
-(which part of every feature map does the core still need?). Both walk the steps backwards with integer ranges, one
-axis at a time. A layer that this module does not know is never assumed to be local.
+What follows from that is found by :mod:`tileseg.nn.locality` (how far does a logit look?) and :mod:`tileseg.nn.crop`
+(which part of every feature map does the core still need?). A layer that this module does not know is never assumed to
+be local.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from tileseg.errors import InputError, first_line
 from tileseg.nn.backend import keras
-from tileseg.nn.reach import SAME, Reach, Reaches
+from tileseg.nn.locality import Extent, Locality, analyse_graph
+from tileseg.nn.reach import SAME, Reach, Reaches, cut, interpolated, padded, repeated, sliding, transposed
 
 layers = keras.layers
 
@@ -125,57 +124,49 @@ def _unfold(model: keras.Model, known: dict[int, int], steps: list[Step], count:
         steps.append(Step(inner, node, inputs, outputs))
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """A graph's steps with their reaches at one window size."""
+def analyse(model: keras.Model) -> Locality:
+    """Derive stride, radius and cost from any functional graph.
 
-    shapes: tuple[Shape, ...]
-    """Shape of every value."""
-    reaches: tuple[tuple[Reaches | None, ...], ...]
-    """Per step and input; None where the step needs the whole of that input."""
-    pitch: tuple[tuple[Fraction, Fraction] | None, ...]
-    """Pixels of the model's input per pixel of each value (rows, columns); None where it lost its place."""
-    nonlocal_steps: tuple[Step, ...]
-    """The steps where a value loses its place: those that look at the whole window, and those not known."""
-
-    @property
-    def stride(self) -> int:
-        """Pixels of the input that are a whole number of pixels in every value."""
-        return math.lcm(*(side.numerator for pair in self.pitch if pair for side in pair))
+    Raises:
+        InputError: If the model is not a graph of one image to one map of the same height and width.
+    """
+    graph = flatten(model)
+    rows, cols = model.inputs[0].shape[1:3]
+    own = (rows, cols) if rows and cols else None
+    return analyse_graph(lambda height, width: SizedKerasGraph(graph, height, width), own, model.name)
 
 
-def trace(graph: Graph, height: int, width: int) -> Trace:
-    """Find every step's reach for a window of ``height`` x ``width``."""
-    shapes = graph.shapes(height, width)
-    pitch: dict[int, tuple[Fraction, Fraction] | None] = {0: (Fraction(1), Fraction(1))}
-    reaches: list[tuple[Reaches | None, ...]] = []
-    blamed: list[Step] = []
-    for step in graph.steps:
-        found = _reaches(step, shapes, pitch)
-        placed = [v for v in step.inputs if pitch[v]]
-        if placed and not any(found):
-            blamed.append(step)
-        reaches.append(found)
-        here = None
-        for value, reach in zip(step.inputs, found, strict=True):
-            before = pitch[value]
-            if reach and before:
-                here = (
-                    before[0] * Fraction(reach[0].down, reach[0].up),
-                    before[1] * Fraction(reach[1].down, reach[1].up),
-                )
-                break
-        for value in step.outputs:
-            pitch[value] = here
-    return Trace(tuple(shapes), tuple(reaches), tuple(pitch[v] for v in range(len(shapes))), tuple(blamed))
+class SizedKerasGraph:
+    """A graph at one size of window (see :class:`tileseg.nn.locality.SizedGraph`)."""
+
+    def __init__(self, graph: Graph, height: int, width: int) -> None:
+        """Find the shapes of all values. Raises InputError if a layer does not take that size."""
+        self.steps, self.output = graph.steps, graph.output
+        self.shapes = graph.shapes(height, width)
+        self.extents: list[Extent | None] = [
+            (shape[1] or 1, shape[2] or 1) if len(shape) == 4 else None for shape in self.shapes
+        ]
+        self.elements = [_elements(shape) for shape in self.shapes]
+
+    def reaches(self, step: int, placed: Sequence[bool]) -> tuple[Reaches | None, ...]:
+        """By the rules of this module."""
+        return _reaches(self.steps[step], self.shapes, placed)
+
+    def flops(self, step: int) -> float:
+        """By the kind of layer; one per number of input or output where it is no kernel."""
+        one = self.steps[step]
+        return _flops(one, self.shapes[one.inputs[0]], self.shapes[one.outputs[0]])
+
+    def hidden_elements(self, step: int) -> int:
+        """What a separable convolution makes of each channel alone."""
+        one = self.steps[step]
+        return _hidden_elements(one, self.shapes[one.inputs[0]], self.shapes[one.outputs[0]])
 
 
-def _reaches(
-    step: Step, shapes: Sequence[Shape], pitch: dict[int, tuple[Fraction, Fraction] | None]
-) -> tuple[Reaches | None, ...]:
+def _reaches(step: Step, shapes: Sequence[Shape], placed: Sequence[bool]) -> tuple[Reaches | None, ...]:
     """The reach of a step towards each of its inputs."""
     lost = (None,) * len(step.inputs)
-    if not any(pitch[v] for v in step.inputs) or len(step.outputs) != 1 or not step.inputs:
+    if not any(placed[v] for v in step.inputs) or len(step.outputs) != 1 or not step.inputs:
         return lost
     out = shapes[step.outputs[0]]
     if len(out) != 4:
@@ -184,8 +175,8 @@ def _reaches(
         # A value that lost its place (the gate of a squeeze-excite block, say) may still be spread over a map that
         # has not: the map's own dependence stays what it is, and the culprit has been blamed already.
         spatial = [len(shapes[v]) == 4 and shapes[v][1:3] == out[1:3] for v in step.inputs]
-        if any(s and pitch[v] for s, v in zip(spatial, step.inputs, strict=True)) and all(
-            s or not pitch[v] for s, v in zip(spatial, step.inputs, strict=True)
+        if any(s and placed[v] for s, v in zip(spatial, step.inputs, strict=True)) and all(
+            s or not placed[v] for s, v in zip(spatial, step.inputs, strict=True)
         ):
             return tuple(SAME if s else None for s in spatial)
         return lost
@@ -209,12 +200,12 @@ def _sliding(size: int, stride: int, dilation: int, padding: str, pixels: int) -
     """A kernel that slides: convolutions and pooling."""
     span = (size - 1) * dilation + 1
     if padding == "valid":
-        return Reach(down=stride, high=span - 1, trim=span - stride)
+        return sliding(span, stride, 0, 0)
     if padding != "same":
         return None
     # As TensorFlow pads: the odd pixel goes to the end, and how many there are depends on the size modulo the stride.
-    before = max((-(-pixels // stride) - 1) * stride + span - pixels, 0) // 2
-    return Reach(down=stride, low=-before, high=span - 1 - before)
+    total = max((-(-pixels // stride) - 1) * stride + span - pixels, 0)
+    return sliding(span, stride, total // 2, total - total // 2)
 
 
 def _convolution(layer: Any, axis: int, pixels: int) -> Reach | None:
@@ -230,31 +221,29 @@ def _transposed(layer: Any, axis: int, pixels: int) -> Reach | None:
     if layer.output_padding is not None or layer.dilation_rate[axis] != 1:
         return None
     if layer.padding == "valid":
-        return Reach(up=stride, low=1 - size, extra=max(size - stride, 0))
-    before = max(size - stride, 0) // 2
-    return Reach(up=stride, low=before - size + 1, high=before)
+        return transposed(size, stride, 0, max(size - stride, 0))
+    return transposed(size, stride, max(size - stride, 0) // 2, 0)
 
 
 def _upsampling(layer: Any, axis: int, pixels: int) -> Reach | None:
     factor = layer.size[axis]
     if layer.interpolation == "nearest":
-        return Reach(up=factor, low=1 - factor)
+        return repeated(factor)
     if layer.interpolation == "bilinear" and factor & (factor - 1) == 0:
         # By other factors than powers of two, backends round positions in float32: far from the window's first pixel
         # the same pixels are enlarged otherwise (by 9e-4 of their deviation at column 10,500), so it is not local.
-        # The centre of output o lies at input (2o + 1 - factor) / (2 factor); inputs closer than 1 to it count.
-        return Reach(up=2 * factor, down=2, low=2 - 3 * factor, high=factor)
+        return interpolated(2 * factor, 2, 1 - factor)
     return None
 
 
 def _zero_padding(layer: Any, axis: int, pixels: int) -> Reach | None:
     before, after = layer.padding[axis]
-    return Reach(low=-before, high=-before, extra=before + after)
+    return padded(before, after)
 
 
 def _cropping(layer: Any, axis: int, pixels: int) -> Reach | None:
     before, after = layer.cropping[axis]
-    return Reach(low=before, high=before, trim=before + after)
+    return cut(before, after)
 
 
 def _dense(layer: Any, axis: int, pixels: int) -> Reach | None:
@@ -333,3 +322,45 @@ def _is_elementwise(step: Step) -> bool:
     # A constant map would differ from window to window.
     flat = all(all(size == 1 for size in tuple(a.shape)[:-1]) for a in constants)
     return flat and getattr(operation, "axis", -1) in (-1, 3)
+
+
+def _elements(shape: Shape) -> int:
+    count = 1
+    for size in shape[1:]:
+        count *= size or 1
+    return count
+
+
+def _flops(step: Step, given: Shape, made: Shape) -> float:
+    """Floating-point operations of one step for one image."""
+    layer: Any = step.operation
+    kind, size = type(layer), _elements(made)
+    if kind is layers.Conv2D:
+        rows, cols = layer.kernel_size
+        return float(2.0 * rows * cols * (given[-1] or 1) / layer.groups * size)
+    if kind is layers.Conv2DTranspose:
+        rows, cols = layer.kernel_size
+        return float(2.0 * rows * cols * (made[-1] or 1) * _elements(given))
+    if kind is layers.DepthwiseConv2D:
+        rows, cols = layer.kernel_size
+        return float(2.0 * rows * cols * size)
+    if kind is layers.SeparableConv2D:
+        rows, cols = layer.kernel_size
+        deep = (given[-1] or 1) * layer.depth_multiplier
+        return float(2.0 * deep * (rows * cols * size / (made[-1] or 1) + size))
+    if kind is layers.Dense:
+        return float(2.0 * (given[-1] or 1) * size)
+    if kind in (layers.MaxPooling2D, layers.AveragePooling2D):
+        rows, cols = layer.pool_size
+        return float(rows * cols * size)
+    if kind is layers.UpSampling2D and layer.interpolation == "bilinear":
+        return 8.0 * size
+    return float(max(size, _elements(given)))
+
+
+def _hidden_elements(step: Step, given: Shape, made: Shape) -> int:
+    """Numbers that a step keeps while it computes: what a separable convolution makes of each channel alone."""
+    layer: Any = step.operation
+    if type(layer) is not layers.SeparableConv2D:
+        return 0
+    return _elements(made) // (made[-1] or 1) * (given[-1] or 1) * int(layer.depth_multiplier)

@@ -11,10 +11,9 @@ from oracle import BIT_EQUAL, PROMISE
 
 from tileseg.errors import UsageError
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.crop import cropped
-from tileseg.nn.graph import flatten
+from tileseg.nn.keras_crop import cropped
+from tileseg.nn.keras_graph import analyse, flatten
 from tileseg.nn.options import NetworkSpec
-from tileseg.nn.receptive import analyse
 from tileseg.nn.unet import build_network
 
 layers = keras.layers

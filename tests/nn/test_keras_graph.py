@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tileseg.errors import InputError
 from tileseg.nn.backend import keras, to_numpy
+from tileseg.nn.keras_graph import analyse
 from tileseg.nn.options import NetworkSpec
-from tileseg.nn.receptive import analyse
 from tileseg.nn.unet import build_network
 
 layers = keras.layers
