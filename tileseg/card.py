@@ -129,7 +129,7 @@ class ModelCard(_Strict):
     training: dict[str, JsonValue] = {}
     """Free facts about how it was trained, and its scores: the settings that made it, say."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of ``model.keras``."""
+    """SHA-256 of the model's file, ``model.keras`` or ``model.onnx``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelCard:

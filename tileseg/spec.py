@@ -274,7 +274,7 @@ class RunSpec(VectorOptions):
     """Output folder, or an address on an object store; by default ``<stem>.tileseg`` in the current folder
     (``<stem>-<page or table>.tileseg`` of one raster of several in a file)."""
     model: str = "embedded"
-    """``embedded``, or a model folder (card.json + model.keras)."""
+    """``embedded``, or a model folder (card.json + model.keras or model.onnx)."""
 
     scales: Annotated[tuple[Scale, ...], BeforeValidator(_split), Field(min_length=1)] = (Fraction(1),)
     """Exact fractions; the network sees the scene at each of them."""

@@ -37,8 +37,13 @@ def folder(tmp_path: Path) -> Path:
         (["run", "tiles/GOOD.TIF"], 42, "tiles/GOOD.TIF: ", "(did you mean good.tif?)"),
         (["run", "tiles/good.tif", "--aoi", "are.geojson"], 42, "are.geojson: ", "(did you mean area.geojson?)"),
         (["run", "tiles/good.tif", "--model", "embeded"], 42, "embeded: no such model (did you mean embedded?)", ""),
-        (["run", "tiles/good.tif", "--model", "m.onnx"], 42, "m.onnx: not a model folder; expected", "as .keras first"),
-        (["run", "tiles/good.tif", "--model", "m.pt"], 42, "m.pt: pickles can run code", "MODEL.keras FOLDER ..."),
+        (
+            ["run", "tiles/good.tif", "--model", "m.onnx"],
+            42,
+            "m.onnx: an ONNX file without a card",
+            "m.onnx FOLDER ...",
+        ),
+        (["run", "tiles/good.tif", "--model", "m.pt"], 42, "m.pt: pickles can run code", "MODEL.onnx FOLDER ..."),
         (["run", "tiles/good.tif", "--format", "gpgk"], 2, "--format: 'gpgk': expected some", "(did you mean gpkg?)"),
         (["run", "tiles/good.tif", "--config", "none.toml"], 2, "--config none.toml: ", "No such file or directory"),
         (

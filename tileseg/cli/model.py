@@ -20,7 +20,7 @@ _Choice = TypeVar("_Choice", bound=str)
 
 app = typer.Typer(no_args_is_help=True)
 
-_Model = Annotated[str, typer.Argument(metavar="MODEL", help="`embedded`, or a folder with card.json and model.keras.")]
+_Model = Annotated[str, typer.Argument(metavar="MODEL", help="`embedded`, or a model folder.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print tracebacks.")]
 
@@ -50,12 +50,14 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
     The scene is predicted once whole and once in tiles; exit code 42 where they differ by more than rounding.
     """
     del verbose  # main() looks for it
-    from tileseg.engine.proof import FAR, TOLERANCE, prove
-    from tileseg.nn.bundle import load_bundle
-    from tileseg.nn.folder import resolve_model
+    from tileseg.cluster import hardware
+    from tileseg.engine.proof import FAR, TOLERANCE, Provable, prove
+    from tileseg.engine.registry import open_network
+    from tileseg.nn.folder import load_card, resolve_model
 
     folder = resolve_model(model)
-    network, card = load_bundle(folder)
+    card = load_card(folder)
+    network = open_network(folder, card, hardware.cpu().cores)
     facts: dict[str, object] = {
         "model": card.name,
         "stride": card.stride,
@@ -66,7 +68,9 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
     }
     holds = True
     if card.local:
-        proof = prove(network, card)
+        if not isinstance(network, Provable):
+            raise InputError(f"{folder}: its engine has no plain way to compute it that tiles could be compared with")
+        proof = prove(network)
         holds = proof.holds
         facts |= {
             "scene": list(proof.scene),
@@ -97,19 +101,19 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
 @app.command()
 @expand
 def pack(
-    archive: Annotated[Path, typer.Argument(help="A .keras file, saved by Keras 3.")],
+    archive: Annotated[Path, typer.Argument(help="A .keras file, saved by Keras 3, or an .onnx file.")],
     folder: Annotated[Path, typer.Argument(help="Where to make the model folder.")],
     meaning: MeaningOptions,
     values: ValueOptions,
     output: OutputOptions,
     verbose: _Verbose = False,
 ) -> None:
-    """Make a model folder from a .keras file: the card is derived from its graph and what you say here."""
+    """Make a model folder from a .keras or .onnx file: the card is derived from its graph and what you say here."""
     del verbose
     from pydantic import ValidationError
 
-    from tileseg.nn.bundle import Description
-    from tileseg.nn.bundle import pack as pack_model
+    from tileseg.nn.description import Description
+    from tileseg.nn.packing import pack as pack_model
     from tileseg.problems import first_problem
 
     try:
@@ -124,7 +128,7 @@ def pack(
         )
     except ValidationError as error:
         raise UsageError(first_problem(error)) from error
-    card = pack_model(archive, folder, described)
+    card = pack_model(archive, folder, described, output.output)
     _print(_facts(card))
     typer.echo(f"{folder}: packed; prove it with: tileseg model check {folder}")
 

@@ -47,6 +47,10 @@ class ValueOptions:
 class OutputOptions:
     """What the graph gives, and what it was made for."""
 
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which output of an ONNX file is the map.", show_default=False),
+    ] = None
     activation: Annotated[str, typer.Option(metavar="logits|softmax|sigmoid", help="What the graph gives.")] = "logits"
     gsd: Annotated[float | None, typer.Option(help="Metres per pixel in training.", show_default=False)] = None
     dtypes: Annotated[str, typer.Option(metavar="TYPE,...", help="Pixel types that the scaling is for.")] = "uint8"

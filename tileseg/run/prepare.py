@@ -14,6 +14,7 @@ import numpy as np
 
 from tileseg.card import ModelCard
 from tileseg.cluster import hardware
+from tileseg.engine.registry import precision_of
 from tileseg.errors import UsageError
 from tileseg.nn.folder import check_archive, load_card, resolve_model
 from tileseg.plan import Plan
@@ -89,7 +90,7 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
 
     model = resolve_model(spec.model)
     card = load_card(model)
-    check_archive(card, model)
+    archive = check_archive(card, model)
     scene = open_scene(
         spec.scene,
         bands=spec.bands,
@@ -114,7 +115,7 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
         np.dtype(scene.dtype).itemsize,
         base,
         stitch,
-        hardware.default_precision(machine) if spec.precision == "auto" else spec.precision,
+        precision_of(archive, spec.precision, hardware.default_precision(machine)),
         _workers(spec, machine, least_workers),
     )
     plan, max_memory = sizing.choose(machine)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tileseg.dataset.patches import validation_windows
-from tileseg.nn.bundle import Description, save_bundle
+from tileseg.nn.bundle import save_bundle
+from tileseg.nn.description import Description
 from tileseg.train.checkpoint import Progress
 from tileseg.train.pictures import write_panel
 from tileseg.train.prepare import PreparedTraining

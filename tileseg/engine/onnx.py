@@ -1,0 +1,57 @@
+"""The engine of ``.onnx`` models: ONNX Runtime on the processor, in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tileseg.card import ModelCard
+from tileseg.engine.host import HostArrays
+from tileseg.engine.protocol import Engine, WindowSpec
+from tileseg.nn.activation import RandomImages
+from tileseg.nn.onnx_bundle import load_graph
+from tileseg.nn.onnx_crop import cropped
+from tileseg.nn.onnx_graph import OnnxGraph, SizedOnnxGraph
+from tileseg.nn.onnx_session import Session, is_out_of_memory
+
+
+def open_onnx(folder: Path, card: ModelCard, threads: int) -> OnnxNetwork:
+    """Open a model folder that holds ``model.onnx``. Raises InputError in one line."""
+    return OnnxNetwork(load_graph(folder, card), card, threads)
+
+
+class OnnxNetwork:
+    """An ONNX graph with its card (see :class:`tileseg.engine.protocol.Network`)."""
+
+    arrays = HostArrays()
+    plain_tolerance = 0.0
+
+    def __init__(self, graph: OnnxGraph, card: ModelCard, threads: int | None = None) -> None:
+        """``graph`` as :func:`tileseg.nn.onnx_bundle.load_graph` gives it."""
+        self._graph, self.card, self._threads = graph, card, threads
+
+    @property
+    def images(self) -> RandomImages:
+        """Images as the graph takes them."""
+        return RandomImages(self._graph.bands)
+
+    def engine(self, window: WindowSpec, /) -> Engine:
+        """The graph cropped to what the map's core needs, for one image at a time.
+
+        It is computed in float32 whatever is asked for. Raises InputError if the graph does not take such windows.
+        """
+        return Session(cropped(self._graph, window.rows, window.cols, window.crop), self._threads)
+
+    def plain(self, images: npt.NDArray[np.float32], /) -> npt.NDArray[np.float32]:
+        """What the graph gives for whole images (n, rows, columns, bands), operator by operator as it stands."""
+        rows, cols = images.shape[1:3]
+        axes = SizedOnnxGraph(self._graph, rows, cols).output_axes
+        given = np.moveaxis(images, 3, self._graph.band_axis)
+        found = Session(self._graph.plain(rows, cols), self._threads, plain=True)(given)
+        return found.transpose(0, *axes, 6 - sum(axes))
+
+    def is_out_of_memory(self, error: BaseException, /) -> bool:
+        """As ONNX Runtime says it."""
+        return is_out_of_memory(error)
