@@ -33,7 +33,7 @@ from tileseg.spec import VectorOptions
 from tileseg.window import Window
 
 Labels = npt.NDArray[np.uint8]
-SCENES = ("buildings/zanzibar_1", "places/austin_1", "places/jonkoping_2", "places/khartoum_0", "places/vienna_0")
+SCENES = ("buildings/zanzibar_1", "places/austin_0", "places/las_vegas_0", "places/jonkoping_2", "places/khartoum_0")
 COPIED = "places/khartoum_0"
 OPTIONS: dict[str, Any] = {"formats": "parquet", "classes": "1", "min_area": "2"}
 

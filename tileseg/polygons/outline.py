@@ -15,7 +15,7 @@ import numpy as np
 from tileseg.compiled import compiled
 from tileseg.polygons.directions import is_across, main_direction, off_axis
 from tileseg.polygons.rings import Array
-from tileseg.polygons.thin import divide, keeps_near
+from tileseg.polygons.thin import divide, keeps_near, ring_area
 
 _STRAIGHT, _COMPACT = 0.5, 0.88
 """A ring is round where less than this share of it runs within 12 degrees of its main direction and across it (of a
@@ -30,6 +30,14 @@ _SNAP_SHORT = math.radians(36)
 
 _PARALLEL = math.radians(15)
 """Walls that meet at no more than this become one."""
+
+_PARTS = (1.5, 1.0, 0.75, 0.5, 0.25)
+"""Shares of the tolerance that are tried; that with the fewest corners is taken, where crooked ones count threefold."""
+
+_SWELL = 0.06
+"""Share by which the area of a ring may change."""
+
+_RIGHT = math.sin(math.radians(10))
 
 _MOST = 0.95
 """Share of the tolerance that a corner is moved by at most: pixel sides are not exactly where the outline is."""
@@ -61,23 +69,39 @@ def regular_line(points: Array, closed: bool, tolerance: float, pixel: float) ->
         ring = points[divide(points, closed, max(pixel, tolerance / 2))[:-1]]
         if _compactness(ring) > _COMPACT:
             return np.empty((0, 2))
-    for part in (1.6, 1.25, 1.0, 0.75, 0.5, 0.25):
+    best, least = np.empty((0, 2)), np.inf
+    area = ring_area(points) if closed else 0.0
+    for part in _PARTS:
         found = _walls(points, sides, closed, axis, part * tolerance, pixel)
-        if len(found) >= (3 if closed else 2) and keeps_near(found, points, closed, tolerance):
-            return found
-    return np.empty((0, 2))
+        if len(found) < (3 if closed else 2) or not keeps_near(found, points, closed, tolerance):
+            continue
+        if closed and abs(ring_area(found) - area) > _SWELL * abs(area):
+            continue
+        effort = len(found) + 2 * _crooked(found, closed)
+        if effort < least:
+            best, least = found, effort
+    return best
+
+
+@compiled
+def _crooked(line: Array, closed: bool) -> int:
+    """How many corners are more than 10 degrees off a right angle."""
+    found, m = 0, len(line)
+    for i in range(0 if closed else 1, m if closed else m - 1):
+        k = (i + 1) % m
+        ax, ay = line[i, 0] - line[i - 1, 0], line[i, 1] - line[i - 1, 1]
+        bx, by = line[k, 0] - line[i, 0], line[k, 1] - line[i, 1]
+        found += abs(ax * bx + ay * by) > _RIGHT * math.hypot(ax, ay) * math.hypot(bx, by)
+    return found
 
 
 @compiled
 def _compactness(ring: Array) -> float:
     """Share of the area of a circle of the same length."""
-    twice = length = 0.0
+    length = 0.0
     for i in range(len(ring)):
-        x, y = ring[i - 1, 0] - ring[0, 0], ring[i - 1, 1] - ring[0, 1]
-        dx, dy = ring[i, 0] - ring[i - 1, 0], ring[i, 1] - ring[i - 1, 1]
-        twice += x * dy - y * dx
-        length += math.hypot(dx, dy)
-    return 2 * math.pi * abs(twice) / max(length * length, 1e-12)
+        length += math.hypot(ring[i, 0] - ring[i - 1, 0], ring[i, 1] - ring[i - 1, 1])
+    return 4 * math.pi * abs(ring_area(ring)) / max(length * length, 1e-12)
 
 
 @compiled

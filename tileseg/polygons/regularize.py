@@ -26,7 +26,7 @@ from tileseg.polygons.fragment import PolygonBatch
 from tileseg.polygons.outline import regular_line
 from tileseg.polygons.rings import Array
 from tileseg.polygons.scratch import FilePile, Scratch, release
-from tileseg.polygons.thin import plain_line
+from tileseg.polygons.thin import fitting_tolerance, plain_line
 
 _FINE_BITS = 8
 """Lines lie on a lattice of 1/256 of a pixel; a coarser one where a scene has more than four million pixels a side."""
@@ -289,13 +289,14 @@ def _lines_of(
         if not wanted[a] or high - low < 3:
             continue
         steps = _steps(points[low:high], closed[a], width, height)
+        most = fitting_tolerance(steps, closed[a], tolerance, pixel)
         for level in range(2):
             if level == 0:
-                line = plain_line(steps, closed[a], tolerance, min(0.75 * pixel, tolerance / 2))
+                line = plain_line(steps, closed[a], most, min(0.75 * pixel, most / 2))
             else:
-                line = regular_line(steps, closed[a], tolerance, pixel)
+                line = regular_line(steps, closed[a], most, pixel)
                 if not len(line):
-                    line = plain_line(steps, closed[a], tolerance, tolerance / 2)
+                    line = plain_line(steps, closed[a], most, min(most, max(pixel, min(2 * pixel, most / 2))))
             loop = not closed[a] and points[low, 0] == points[high - 1, 0] and points[low, 1] == points[high - 1, 1]
             if len(line) < (4 if loop else 3 if closed[a] else 2):
                 continue
