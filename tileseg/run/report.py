@@ -90,7 +90,18 @@ class RunReport:
 
 def summary_of(prepared: PreparedRun, record: Record, report: RunReport) -> dict[str, Any]:
     """What ``summary.json`` keeps: the run, its versions and what came out, in JSON values."""
-    packages = ("tileseg", "keras", "tensorflow", "rasterio", "zarr", "dask", "shapely", "pyogrio", "numpy")
+    packages = (
+        "tileseg",
+        "keras",
+        "tensorflow",
+        "onnxruntime",
+        "rasterio",
+        "zarr",
+        "dask",
+        "shapely",
+        "pyogrio",
+        "numpy",
+    )
     plan = prepared.plan
     return {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
