@@ -341,3 +341,11 @@ def test_the_axes_of_an_image_are_found_by_its_bands(tmp_path: Path) -> None:
 def test_a_map_of_another_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a map with the rows and columns of its input"):
         graph_of(tmp_path, pool).analyse()
+
+
+def test_static_int8_gives_tiles_the_bits_of_the_whole(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, quantised)
+    image = np.random.default_rng(3).normal(size=(1, 64, 80, 3)).astype(np.float32)
+    whole = Session(cropped(graph, 64, 80, 0))(image)
+    part = Session(cropped(graph, 34, 26, 1))(image[:, 10:44, 20:46])
+    np.testing.assert_array_equal(part, whole[:, 11:43, 21:45])
