@@ -15,8 +15,8 @@ def test_a_tiny_network_finds_houses_that_it_never_saw(in_process, tmp_path) -> 
     dataset = write_dataset(tmp_path / "data", train=3, validate=1, height=300, width=360)
     model = tmp_path / "model"
     trained = in_process(
-        "train", dataset, "--out", model, "--network", "width=0.1,encoder=unet", "--crop", 96, "--batch", 8,
-        "--steps", 160, "--steps-per-epoch", 40, "--warmup", 10, "--rate", 4e-3,
+        "train", dataset, "--out", model, "--network", "width=0.1,encoder=unet", "--crop", 96, "--batch", 6,
+        "--steps", 120, "--steps-per-epoch", 40, "--warmup", 10, "--rate", 4e-3,
         "--augment", "haze=0,resolution=0,blur=0,grey=0",
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
