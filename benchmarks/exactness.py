@@ -328,7 +328,9 @@ def quick_cases() -> Iterator[Case]:
     scene, small = settlement(331, 493), settlement(131, 193)
     yield Case("bilinear", "settlement", scene, ONE, "none", (Tiling(512), Tiling(128, 416, 2)), (2,))
     yield Case("transpose", "settlement", scene, ONE, "none", (Tiling(512), Tiling(256, 480)), ())
-    yield Case("bilinear", "settlement", small, THREE, "h", (Tiling(512), Tiling(128, 416, 2)), ())
+    yield Case(
+        "bilinear", "settlement", small, (Fraction(1, 2), Fraction(1)), "d4", (Tiling(512), Tiling(128, 416, 2)), ()
+    )
     yield Case("transpose", "tiny", settlement(61, 97), THREE, "d4", (Tiling(128), Tiling(64)), ())
 
 
