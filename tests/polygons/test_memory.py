@@ -5,25 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tracemalloc
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import tileseg.polygons.join
-from tileseg.polygons.fragment import load_fragments, save_fragments
-from tileseg.polygons.join import join
 from tileseg.polygons.memory import MIB, join_bytes, trace_bytes
-from tileseg.polygons.scratch import Scratch
-from tileseg.polygons.trace import trace_block
-from tileseg.window import Window, tile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 MEASURE = """
 import sys
+import tracemalloc
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -75,42 +67,47 @@ labels, ignore = (rng.random((rows, cols)) < 0.6).astype(np.uint8), {0}
 cores = tile(Window(0, 0, rows, cols), 256, 256)
 trace(labels, cores)
 print(*peak(put_together, cores))
+
+tileseg.polygons.join.Scratch = partial(Scratch, in_memory=1 << 11)
+for rows in (100, 320, 640):  # the first time, what is compiled is loaded
+    labels = (np.random.default_rng(1).random((rows, 360)) < 0.6).astype(np.uint8)
+    cores = tile(Window(0, 0, rows, 360), 64, 60)
+    trace(labels, cores)
+    tracemalloc.start()
+    batches = tileseg.polygons.join.join(cores, lambda i: load_fragments(folder / str(i)), 4, scratch=folder)
+    rings = max(len(batch.ring_offsets) for batch in batches)
+    print(rings, tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
 """
 
 IN_MEMORY = 1 << 16
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are Linux's")
-def test_tracing_and_joining_take_what_they_declare(tmp_path: Path) -> None:
-    """Noise and a checkerboard traced in one block, which is twice what a band may hold; a class that percolates."""
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    """What ``MEASURE`` prints: in a process of its own, where no other thread allocates."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peaks are Linux's")
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path), str(IN_MEMORY)],
+        [sys.executable, "-c", MEASURE, str(tmp_path_factory.mktemp("measured")), str(IN_MEMORY)],
         check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
-    *traced, (joined, corners) = ([int(word) for word in line.split()] for line in done.stdout.splitlines())
+    return [[int(word) for word in line.split()] for line in done.stdout.splitlines()]
+
+
+def test_tracing_and_joining_take_what_they_declare(measured) -> None:
+    """Noise and a checkerboard traced in one block, which is twice what a band may hold; a class that percolates."""
+    *traced, (joined, corners) = measured[:6]
     assert max(traced)[0] <= trace_bytes(928, 1152) < 120 * MIB
     assert corners > 4 * IN_MEMORY, "the largest polygon should not fit the memory that is allowed for it"
     assert joined <= join_bytes(IN_MEMORY)
 
 
-def test_memory_of_joining_does_not_grow_with_the_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_joining_does_not_grow_with_the_scene(measured) -> None:
     """A scene twice as high: not a byte more for each ring of its largest polygon, or piece of one on a seam."""
-    monkeypatch.setattr(tileseg.polygons.join, "Scratch", partial(Scratch, in_memory=1 << 11))
-    peaks, rings = [], []
-    for rows in (100, 320, 640):  # the first time, what is compiled is loaded
-        labels = (np.random.default_rng(1).random((rows, 360)) < 0.6).astype(np.uint8)
-        extent = Window(0, 0, *labels.shape)
-        cores = tile(extent, 64, 60)
-        for i, core in enumerate(cores):
-            save_fragments(tmp_path / str(i), trace_block(labels[core.slices], None, core, extent, ignore={0}))
-        tracemalloc.start()
-        batches = join(cores, lambda i: load_fragments(tmp_path / str(i)), 4, scratch=tmp_path)
-        rings.append(max(len(batch.ring_offsets) for batch in batches))
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    more = rings[2] - rings[1]
-    assert more > 6000
-    assert peaks[2] - peaks[1] < 2 * more
+    _, (rings, peak), (more_rings, higher_peak) = measured[6:]
+    assert more_rings - rings > 6000
+    assert higher_peak - peak < 2 * (more_rings - rings)
 
 
 def test_what_joining_may_take_is_modest() -> None:
