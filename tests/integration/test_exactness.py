@@ -55,7 +55,7 @@ def test_cuts_change_nothing_of_a_resampled_scene() -> None:
 
 @pytest.mark.real_data
 def test_cuts_change_nothing_of_a_resampled_orthophoto() -> None:
-    pixels = real_crop(707, 1021)
+    pixels = real_crop(403, 587)
     if pixels is None:
         pytest.skip("no real rasters (set TILESEG_TEST_DATA to where they are)")
     case = Case(
