@@ -1,17 +1,33 @@
-"""The first complaint of a validation error, in one line and in the user's words."""
+"""The first complaint about a file or a value that a model checks, in one line and in the user's words."""
 
 from __future__ import annotations
 
 import reprlib
+import tomllib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tileseg.errors import did_you_mean
+from tileseg.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def read_toml(path: Path, model: type[_Model]) -> _Model:
+    """What a TOML file says, checked by ``model``. Raises InputError in one line."""
+    try:
+        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from error
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_problem(error, model)}") from error
 
 
 def first_problem(error: ValidationError | UnicodeDecodeError, model: type[BaseModel] | None = None) -> str:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tileseg.card import ClassInfo, default_color
 from tileseg.errors import InputError, UsageError
-from tileseg.problems import first_problem
+from tileseg.problems import read_toml
 from tileseg.storage.place import file_of, stem_of, with_file
 
 IGNORE = 255
@@ -220,14 +219,7 @@ _ENTRIES = ("scenes", "folders", "voc")
 
 def read_spec(path: Path) -> DatasetSpec:
     """Read ``DATASET.toml``. Raises InputError in one line."""
-    try:
-        return DatasetSpec.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from error
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_problem(error, DatasetSpec)}") from error
+    return read_toml(path, DatasetSpec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import threading
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tileseg.card import ClassInfo
 from tileseg.dataset.dataset import load_dataset
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import UsageError
 from tileseg.nn.backend import keras
 from tileseg.nn.folder import load_card
-from tileseg.problems import first_problem
+from tileseg.problems import read_toml
 from tileseg.storage.store import write_atomic
 from tileseg.train.loop import TrainingListener
 from tileseg.train.spec import TrainSpec
@@ -60,14 +59,7 @@ class Folds(_Strict):
 
 def read_folds(path: Path) -> Folds:
     """Read ``FOLDS.toml``. Raises InputError in one line."""
-    try:
-        return Folds.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from error
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_problem(error, Folds)}") from error
+    return read_toml(path, Folds)
 
 
 @dataclass(frozen=True, slots=True)
