@@ -45,6 +45,7 @@ LOCAL = {
     "separable, not normalised": (NetworkSpec(width=WIDTH, separable=True, batch_norm=False), 16, 138),
     "attention": (NetworkSpec(width=WIDTH, attention=True), 16, 138),
     "dilated": (NetworkSpec(width=WIDTH, dilated=True), 8, 130),
+    "light decoder": (NetworkSpec(width=WIDTH, decoder_width=0.5, decoder_convs=1, align_skips=True), 16, 122),
     "dropout": (NetworkSpec(width=WIDTH, dropout=0.3), 16, 138),
     "all": (
         NetworkSpec(
@@ -240,6 +241,30 @@ def test_light_networks_are_light() -> None:
     )
     assert separable < full / 7
     assert mobile < separable / 10
+
+
+@pytest.mark.parametrize(("width", "convolutions"), [(0.5, 2), (0.25, 1), (0.5, 3)])
+def test_a_lighter_decoder_costs_what_its_convolutions_cost(width: float, convolutions: int) -> None:
+    """Against the network of the usual decoder, by the multiplications of each 3x3 convolution, two operations each."""
+    encoder = (64, 128, 256, 512, 512)
+
+    def of_convolutions(width: float, convolutions: int) -> float:
+        total, below = 0.0, float(encoder[4])
+        for stage in (4, 3, 2, 1):
+            made = encoder[stage - 1] * width
+            pairs = (below + encoder[stage - 1]) * made + (convolutions - 1) * made * made
+            total += 2 * 9 * pairs / 4 ** (stage - 1)
+            below = made
+        return total + 2 * below * 2  # two classes
+
+    def of_graph(**options: float) -> float:
+        spec = NetworkSpec(batch_norm=False, **options)
+        return float(analyse(build_network(spec, 3, 2)).flops_per_pixel)
+
+    found = of_graph(decoder_width=width, decoder_convs=convolutions) - of_graph()
+    expected = of_convolutions(width, convolutions) - of_convolutions(1.0, 2)
+    # Enlarging and joining fewer channels is cheap, but not for nothing.
+    assert found == pytest.approx(expected, rel=0.02, abs=1)
 
 
 def test_parts_of_the_network() -> None:

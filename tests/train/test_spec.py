@@ -85,3 +85,11 @@ def test_a_spec_goes_through_toml(tmp_path) -> None:
     # A warm-up that was not given has become the number that it is.
     assert again == spec.model_copy(update={"warmup": 50})
     assert again.choices() == spec.choices()
+
+
+def test_options_that_are_new_change_nothing_where_they_are_not_used() -> None:
+    """Their names are not among the choices then: a training that began without them goes on."""
+    plain = TrainSpec.parse(NEEDED).choices()
+    assert {"decoder_width", "decoder_convs"}.isdisjoint(plain["network"])
+    light = TrainSpec.parse({**NEEDED, "network": "decoder_width=0.5"}).choices()
+    assert light["network"] == {**plain["network"], "decoder_width": 0.5}

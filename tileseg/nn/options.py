@@ -25,6 +25,10 @@ class NetworkSpec(BaseModel):
     """Multiplier of every layer's filters."""
     decoder: Decoder = "bilinear"
     """How maps are enlarged: by interpolation, or by a transposed convolution with batch normalisation."""
+    decoder_width: float = Field(default=1.0, gt=0, le=4)
+    """Multiplier of the decoder's filters, over ``width``."""
+    decoder_convs: int = Field(default=2, ge=1, le=4)
+    """3x3 convolutions in each stage of the decoder."""
     align_skips: bool | int = Field(default=False, ge=0)
     """Pass each skip through a 1x1 convolution: true keeps its filters, a number sets them (before ``width``)."""
     batch_norm: bool = True

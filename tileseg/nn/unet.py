@@ -52,7 +52,8 @@ def build_network(spec: NetworkSpec, bands: int, classes: int, *, name: str | No
     *skips, x = _encode(image, filters, spec)
     x = _drop(x, "block5_dropout", spec)
     for stage in range(len(skips), 0, -1):
-        x = _decode(x, skips[stage - 1], stage, filters[stage - 1], spec)
+        count, _ = ENCODERS[spec.encoder][stage - 1]
+        x = _decode(x, skips[stage - 1], stage, _scaled(count, spec.width * spec.decoder_width), spec)
     x = _drop(x, "logits_dropout", spec)
     logits = layers.Conv2D(classes, 1, dtype="float32", name="logits")(x)
     return keras.Model(image, logits, name=name or ("unet" if spec.encoder == "unet" else f"{spec.encoder}_unet"))
@@ -122,7 +123,7 @@ def _encode(x: Any, filters: list[int], spec: NetworkSpec) -> list[Any]:
 
 
 def _decode(x: Any, skip: Any, stage: int, filters: int, spec: NetworkSpec) -> Any:
-    """One stage: enlarge, join the encoder's map of that size, convolve twice."""
+    """One stage: enlarge, join the encoder's map of that size, convolve to so many ``filters``."""
     name = f"decoder{stage}"
     enlarge = not (spec.dilated and stage == 4)
     if spec.squeeze_excite:
@@ -136,10 +137,10 @@ def _decode(x: Any, skip: Any, stage: int, filters: int, spec: NetworkSpec) -> A
         x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_up_bn")(x)
         x = layers.Activation("relu", name=f"{name}_up_relu")(x)
     if spec.align_skips:
-        aligned = filters if spec.align_skips is True else _scaled(spec.align_skips, spec.width)
+        aligned = skip.shape[-1] if spec.align_skips is True else _scaled(spec.align_skips, spec.width)
         skip = layers.Conv2D(aligned, 1, activation="relu", name=f"{name}_align")(skip)
     x = layers.Concatenate(name=f"{name}_concat")([x, skip])
-    for conv in (1, 2):
+    for conv in range(1, spec.decoder_convs + 1):
         separable = spec.separable or spec.encoder == "mobile"
         x = _convolve(x, filters, f"{name}_conv{conv}", spec, separable=separable)
     return x

@@ -20,6 +20,9 @@ _WARMUP = 50
 WARMUP_PART = 10
 """One part of so many is what such a rise takes at most."""
 
+_LATER = ("decoder_width", "decoder_convs")
+"""Options of the network that were not there from the beginning."""
+
 Schedule = Literal["cosine", "plateau", "step", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -211,8 +214,12 @@ class TrainSpec(BaseModel):
     def choices(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: trainings that differ here share no folder."""
         chosen = self.model_dump(mode="json", exclude={"dataset", "out", "name", "threads", "panel_every", "overwrite"})
+        # Trainings which began before there were such options go on.
         if not self.leave_out:
-            del chosen["leave_out"]  # trainings which began before there was such an option go on
+            del chosen["leave_out"]
+        for name in _LATER:
+            if chosen["network"][name] == NetworkSpec.model_fields[name].default:
+                del chosen["network"][name]
         # The number, given or not: so that trainings which began when it was always 50 go on where it still is.
         return chosen | {"warmup": self.warmup_steps}
 
