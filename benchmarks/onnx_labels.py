@@ -1,12 +1,12 @@
 """The embedded network as an ONNX graph: whether ONNX Runtime's run gives the labels of Keras's.
 
-    pip install 'tileseg[bench]'
+    pip install 'tileseg[export]'
     python benchmarks/onnx_labels.py                   # sample_rasters/settlement.tif
     python benchmarks/onnx_labels.py --scene my.tif
 
-Keras exports the graph, for images of one size and with channels last; `tileseg model pack` frees its size; both models
-segment the scene in float32. Prints one Markdown row: labels that differ, the largest difference of a logit in
-deviations, and what the graph was found to be.
+The graph is exported for images of any size, normalisation folded in and channels last; both models segment the scene
+in float32. Prints one Markdown row: labels that differ, the largest difference of a logit in deviations, and what the
+graph was found to be.
 """
 
 from __future__ import annotations
@@ -40,19 +40,17 @@ def main() -> None:
 
 
 def export(path: Path) -> None:
-    """Keras's own export, packed with what the embedded model's card says."""
+    """The embedded model exported and packed with what its card says."""
     from dataclasses import fields
 
-    from tileseg.nn.backend import keras
     from tileseg.nn.bundle import load_bundle
     from tileseg.nn.description import Description
     from tileseg.nn.folder import resolve_model
+    from tileseg.nn.keras_export import export_onnx
     from tileseg.nn.packing import pack
 
     model, card = load_bundle(resolve_model("embedded"))
-    model(np.zeros((1, 64, 64, len(card.bands)), np.float32))  # it exports only what was called
-    signature = [keras.InputSpec(shape=(1, 256, 320, len(card.bands)), dtype="float32")]
-    model.export(path, format="onnx", verbose=False, input_signature=signature)
+    export_onnx(model, path)
     pack(path, path.parent / "model", Description(**{f.name: getattr(card, f.name) for f in fields(Description)}))
 
 
