@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import planned
 
-from tileseg.card import ModelCard
+from tileseg.card import Form, ModelCard
 from tileseg.errors import UsageError
 from tileseg.plan import Plan
 from tileseg.window import Window
@@ -25,7 +25,7 @@ def card(stride: int = 16, radius: int = 138, *, local: bool = True) -> ModelCar
             "flops_per_pixel": 1e5,
             "activation_bytes_per_pixel": 400,
             "parameters": 1_500_000,
-            "sha256": "0" * 64,
+            "forms": (Form(file="model.keras", sha256="0" * 64),),
         }
     )
 

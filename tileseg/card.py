@@ -15,6 +15,7 @@ _COLORS = (
 _BACKGROUND = "#c8b99a"
 
 Activation = Literal["logits", "softmax", "sigmoid"]
+Weights = Literal["float32", "int8"]
 
 
 _DECIDES = (
@@ -93,10 +94,45 @@ class Scaling(_Strict):
         return tuple((high - low) * std for std in self.std)
 
 
+class Loss(_Strict):
+    """What a form of a network loses against its float32 form, on scenes that its making has not seen."""
+
+    iou: float = Field(le=1)
+    """Mean IoU of the float32 form less that of this one, mean over the scenes: 0.005 is half a point."""
+    worst_iou: float = Field(le=1)
+    """The same of the scene that loses most."""
+    labels: float = Field(ge=0, le=1)
+    """Share of the labels that differ."""
+    ece: float | None = None
+    """Expected calibration error of this form less that of the float32 form."""
+    data: str
+    """Which scenes, and whether they were compared with their labels or with what float32 gives."""
+
+
+class Form(_Strict):
+    """One file of a network: the same graph and weights in a format and precision of its own."""
+
+    file: str = Field(pattern=r"^model(\.[a-z0-9_]+)+$")
+    """Name in the model folder: ``model.keras``, ``model.int8.onnx``."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the file."""
+    precision: Weights = "float32"
+    """What it computes in at least: ``int8`` is static quantisation."""
+    calibration: dict[str, JsonValue] = {}
+    """Free facts about how the ranges of an int8 form were found."""
+    loss: Loss | None = None
+    """What it loses; None for the form that is the network itself, or where it was not measured."""
+
+    @property
+    def suffix(self) -> str:
+        """Which format it is: ``.keras``, ``.onnx``."""
+        return self.file[self.file.rindex(".") :]
+
+
 class ModelCard(_Strict):
     """What a model expects and gives, and the facts about its graph that plan a run."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: str = Field(min_length=1)
     description: str = ""
     bands: tuple[str, ...] = Field(min_length=1)
@@ -128,11 +164,13 @@ class ModelCard(_Strict):
     """Who made the training data, and under which licence."""
     training: dict[str, JsonValue] = {}
     """Free facts about how it was trained, and its scores: the settings that made it, say."""
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of the model's file, ``model.keras`` or ``model.onnx``."""
+    forms: tuple[Form, ...] = Field(min_length=1)
+    """The files of the network; the first is the network itself, in float32, from which the others were made."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelCard:
+        if len({form.file for form in self.forms}) < len(self.forms):
+            raise ValueError("a file stands twice among the forms")
         for name in ("mean", "std"):
             if len(getattr(self.scaling, name)) not in (1, len(self.bands)):
                 raise ValueError(f"scaling.{name} needs one value or {len(self.bands)} (one per band)")
@@ -151,6 +189,19 @@ class ModelCard(_Strict):
         return -(-self.radius // self.stride) * self.stride
 
     @property
+    def sha256(self) -> str:
+        """SHA-256 of the network itself: of its first form's file."""
+        return self.forms[0].sha256
+
+    def form(self, file: str) -> Form:
+        """The form with a file's name. Raises KeyError if there is none."""
+        return {form.file: form for form in self.forms}[file]
+
+    def using(self, file: str) -> ModelCard:
+        """The card with one form alone: what computing with it depends on."""
+        return self.model_copy(update={"forms": (self.form(file),)})
+
+    @property
     def decides(self) -> dict[str, JsonValue]:
         """What decides the result of a run beside the model's file (JSON values): runs and workers must agree on it.
 
@@ -160,5 +211,5 @@ class ModelCard(_Strict):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the model's file and of what else in the card decides the result."""
+        """SHA-256 of the first form's file and of what else in the card decides the result."""
         return hashlib.sha256(json.dumps([self.sha256, self.decides], sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Stitch = str
 """``exact``, or the name of a blend: see :mod:`tileseg.blend`."""
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
 Keep = Literal["logits", "probabilities", "labels"]
 
 MIB = 1 << 20
@@ -89,6 +89,10 @@ class Plan:
     flips: Flips
     stitch: Stitch
     precision: Precision
+    engine: str
+    """What computes the network: a name of :data:`tileseg.engine.registry.ENGINES`."""
+    form: str
+    """Which file of the card's forms it computes."""
     keep: Keep
     block: tuple[int, int]
     """Size of a block's core; those at the right and the bottom may be smaller."""

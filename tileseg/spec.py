@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -36,7 +36,11 @@ from tileseg.problems import first_problem
 from tileseg.storage.place import Url, fitting, parse_place, stem_of
 from tileseg.tta import Flips, parse_scale
 
-ALGORITHM = 2
+AskedPrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+PRECISIONS: tuple[AskedPrecision, ...] = get_args(AskedPrecision)
+"""What ``--precision`` takes."""
+
+ALGORITHM = 3
 """Raised when the same options would give other pixels or polygons than before: old folders are then not resumed."""
 
 _ELSEWHERE = {
@@ -298,8 +302,10 @@ class RunSpec(VectorOptions):
     """Side of the network's input at scale 1, halo included, in pixels."""
     batch: int | None = Field(default=None, ge=1)
     """Windows in one call of the network."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """The network's arithmetic; ``auto``: bfloat16 where the device has it, else float32."""
+    engine: str = "auto"
+    """What computes the network: a name of the registry of engines; ``auto``: the fastest for model and machine."""
+    precision: AskedPrecision = "auto"
+    """The network's arithmetic; ``auto``: the fastest that engine and machine have, at next to no loss."""
     keep: Keep = "logits"
     """What the mosaic keeps besides labels."""
 

@@ -70,6 +70,8 @@ class Resources:
     """What a run may use."""
 
     precision: Precision = "float32"
+    engine: str = "keras"
+    form: str = "model.keras"
     workers: int = 1
     """Processes; 0: everything in one."""
     threads: int = 2
@@ -109,6 +111,8 @@ def make_plan(
             flips=views.flips,
             stitch=tiling.stitch,
             precision=resources.precision,
+            engine=resources.engine,
+            form=resources.form,
             keep=keep,
             block=block,
             tile=tile,

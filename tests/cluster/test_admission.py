@@ -79,7 +79,7 @@ def needs(tmp_path: Path) -> Needs:
     model = resolve_model(EMBEDDED)
     scene = open_scene(write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3)), expected=3)
     (tmp_path / "out").mkdir()
-    return Needs((scene,), model, load_card(model).digest, tmp_path / "out", memory=1 << 20)
+    return Needs((scene,), model, "model.keras", load_card(model).digest, "keras", tmp_path / "out", memory=1 << 20)
 
 
 def admit(

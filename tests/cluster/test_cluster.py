@@ -136,7 +136,7 @@ def closed_port() -> int:
 
 
 def nothing_needed(folder: Path) -> Needs:
-    return Needs((), folder, "", folder, 0)
+    return Needs((), folder, "model.keras", "", "keras", folder, 0)
 
 
 def test_no_scheduler(tmp_path) -> None:
@@ -283,7 +283,7 @@ def test_workers_are_replaced_and_a_scheduler_that_dies_ends_the_run_in_one_line
 
     file, model = tmp_path / "s.json", resolve_model(EMBEDDED)
     scene = open_scene(write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3)), expected=3)
-    needs = Needs((scene,), model, load_card(model).digest, tmp_path, 0)
+    needs = Needs((scene,), model, "model.keras", load_card(model).digest, "keras", tmp_path, 0)
     job, told = SimpleNamespace(key="k", folder=tmp_path), []
     # Not one of tileseg's own workers: any that has it installed will do.
     worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "5"]

@@ -14,9 +14,10 @@ from fakes import CLASSES, smooth_noise, write_scene
 from oracle import resample
 
 from tileseg import RunSpec, run
-from tileseg.card import ModelCard, Scaling
+from tileseg.card import Form, ModelCard, Scaling
 from tileseg.engine.host import HostArrays
-from tileseg.engine.registry import ENGINES, open_network
+from tileseg.engine.kinds import ENGINES, EngineKind
+from tileseg.engine.registry import open_network
 from tileseg.errors import InputError
 from tileseg.mosaic import Mosaic
 from tileseg.nn.folder import load_card, save_card
@@ -63,14 +64,14 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "toy_engine.py").write_text(TOY)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "toy_engine", raising=False)
-    monkeypatch.setitem(ENGINES, ".toy", "toy_engine:Toy")
+    monkeypatch.setitem(ENGINES, "toy", EngineKind("toy_engine:Toy", (".toy",), {"float32": 1.0}, {}))
     folder = tmp_path / "toy"
     folder.mkdir()
     (folder / "model.toy").write_text(json.dumps(WEIGHTS))
     card = ModelCard(
         name="toy", bands=("red", "green", "blue"), classes=CLASSES, scaling=Scaling(divisor=255, mean=(0.4,)),
         output_channels=3, stride=1, radius=1, flops_per_pixel=9, activation_bytes_per_pixel=24, parameters=3,
-        sha256=hashlib.sha256((folder / "model.toy").read_bytes()).hexdigest(),
+        forms=(Form(file="model.toy", sha256=hashlib.sha256((folder / "model.toy").read_bytes()).hexdigest()),),
     )  # fmt: skip
     save_card(card, folder)
     return folder
@@ -108,7 +109,12 @@ def test_the_host_resamples_every_window_to_the_bits_of_the_whole() -> None:
         np.testing.assert_array_equal(part[:, edge:-edge, edge:-edge], whole[:, rows, cols])
 
 
-def test_a_kind_of_model_that_no_engine_knows_is_refused(toy: Path) -> None:
+def test_a_kind_of_model_that_no_engine_knows_is_refused(tmp_path: Path, toy: Path) -> None:
     (toy / "model.toy").rename(toy / "model.dll")
+    card = load_card(toy)
+    form = card.forms[0].model_copy(update={"file": "model.dll"})
+    save_card(card.model_copy(update={"forms": (form,)}), toy)
     with pytest.raises(InputError, match=r"model\.dll: no engine computes such a model; expected model\.keras"):
         open_network(toy, load_card(toy), 1)
+    with pytest.raises(InputError, match=r"model toy, model\.dll: no engine computes such a model"):
+        run(RunSpec(scene=write_scene(tmp_path / "scene.tif", smooth_noise(32, 40, 3)), model=str(toy), out=tmp_path))

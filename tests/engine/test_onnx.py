@@ -147,7 +147,9 @@ def test_a_run_equals_the_network_on_the_whole_scene(tmp_path: Path, scales: tup
 def test_another_precision_is_refused_before_the_run(tmp_path: Path) -> None:
     folder, _ = folder_of(tmp_path, pyramid)
     scene = write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3))
-    with pytest.raises(UsageError, match=r"--precision bfloat16: model\.onnx is computed in float32"):
+    with pytest.raises(
+        UsageError, match=r"--precision bfloat16: model net has model\.onnx; expected auto, or onnx in float32$"
+    ):
         run(RunSpec(scene=scene, model=str(folder), out=tmp_path / "out", workers=0, precision="bfloat16"))
 
 

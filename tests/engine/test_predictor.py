@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tileseg.card import ClassInfo, ModelCard, Scaling
+from tileseg.card import ClassInfo, Form, ModelCard, Scaling
 from tileseg.engine.keras import KerasNetwork
 from tileseg.engine.predictor import Predictor, PredictorSpec
 from tileseg.errors import InputError, UsageError
@@ -58,7 +58,7 @@ def card_of(model: keras.Model, classes: int = 4, activation: str = "logits") ->
         flops_per_pixel=facts.flops_per_pixel,
         activation_bytes_per_pixel=facts.activation_bytes_per_pixel,
         parameters=model.count_params(),
-        sha256="0" * 64,
+        forms=(Form(file="model.keras", sha256="0" * 64),),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tileseg.card import ClassInfo, ModelCard, Scaling
+from tileseg.card import ClassInfo, Form, ModelCard, Scaling
 from tileseg.engine.keras import KerasNetwork
 from tileseg.engine.predictor import Predictor, PredictorSpec
 from tileseg.engine.proof import TOLERANCE, prove
@@ -20,6 +20,7 @@ from tileseg.tta import View
 
 layers, ops = keras.layers, keras.ops
 TWO = tuple(ClassInfo(name=name, color="#c8b99a") for name in ("ground", "roof"))
+FORMS = (Form(file="model.keras", sha256="0" * 64),)
 DESCRIBED = Description(name="m", bands=("r", "g", "b"), classes=TWO, scaling=Scaling(divisor=255))
 
 
@@ -73,7 +74,7 @@ def test_float32_positions_are_found_far_from_the_first_pixel(size: object) -> N
     down, across = size if isinstance(size, tuple) else (size, size)
     card = ModelCard(
         name="m", bands=("r", "g", "b"), classes=TWO, output_channels=2, stride=np.lcm(down, across).item(),
-        radius=5 * max(down, across), flops_per_pixel=1, activation_bytes_per_pixel=1, parameters=1, sha256="0" * 64,
+        radius=5 * max(down, across), flops_per_pixel=1, activation_bytes_per_pixel=1, parameters=1, forms=FORMS,
     )  # fmt: skip
     proof = prove(KerasNetwork(model, card))
     assert proof.far > 4 * TOLERANCE

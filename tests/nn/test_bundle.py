@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tileseg.card import ClassInfo, ModelCard, Scaling
+from tileseg.card import ClassInfo, Form, ModelCard, Scaling
 from tileseg.engine.keras import KerasNetwork
 from tileseg.engine.proof import prove
 from tileseg.errors import InputError, UsageError
@@ -20,6 +20,7 @@ from tileseg.nn.packing import pack
 
 layers = keras.layers
 CLASSES = (ClassInfo(name="ground", color="#c8b99a", background=True), ClassInfo(name="roof", color="#d9544d"))
+FORMS = (Form(file="model.keras", sha256="0" * 64),)
 FACTS = {"bands": ("red", "green", "blue", "infrared"), "classes": CLASSES, "scaling": Scaling(divisor=10000.0)}
 
 
@@ -88,7 +89,7 @@ def test_a_layer_that_lies_about_itself_is_caught_by_the_proof() -> None:
     model = keras.Model(image, Conv2D(2, 3, padding="same")(image))
     card = ModelCard(
         name="liar", bands=FACTS["bands"], classes=CLASSES, output_channels=2, stride=1, radius=1,
-        flops_per_pixel=1, activation_bytes_per_pixel=1, parameters=1, sha256="0" * 64,
+        flops_per_pixel=1, activation_bytes_per_pixel=1, parameters=1, forms=FORMS,
     )  # fmt: skip
     assert not prove(KerasNetwork(model, card)).holds
 

@@ -13,7 +13,7 @@ import pytest
 from oracle import whole_scene_logits
 from pydantic import ValidationError
 
-from tileseg.card import ClassInfo, ModelCard, Scaling
+from tileseg.card import ClassInfo, Form, ModelCard, Scaling
 from tileseg.engine.keras import KerasNetwork
 from tileseg.engine.predictor import Predictor, PredictorSpec
 from tileseg.engine.proof import prove
@@ -89,7 +89,7 @@ def card_of(model: keras.Model) -> ModelCard:
         name="test", bands=("red", "green", "blue"), classes=CLASSES, scaling=SCALING, output_channels=len(CLASSES),
         stride=facts.stride, radius=facts.radius, local=facts.local, nonlocal_layers=facts.nonlocal_layers,
         flops_per_pixel=facts.flops_per_pixel, activation_bytes_per_pixel=facts.activation_bytes_per_pixel,
-        parameters=model.count_params(), sha256="0" * 64,
+        parameters=model.count_params(), forms=(Form(file="model.keras", sha256="0" * 64),),
     )  # fmt: skip
 
 

@@ -91,6 +91,7 @@ class RunOptions:
 
     scales: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="LIST")] = None
     flips: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="none|h|v|hv|d4")] = None
+    engine: Annotated[str | None, option(_RUN, "As for `tileseg run`.")] = None
     precision: Annotated[str | None, option(_RUN, "As for `tileseg run`.")] = None
     workers: Annotated[int | None, option(_RUN, "As for `tileseg run`.")] = None
     max_memory: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="SIZE")] = None

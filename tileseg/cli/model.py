@@ -44,22 +44,36 @@ def info(
 
 
 @app.command()
-def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose = False) -> None:
+def check(
+    model: _Model = "embedded",
+    engine: Annotated[str, typer.Option(help="As for `tileseg run`.")] = "auto",
+    precision: Annotated[str, typer.Option(help="As for `tileseg run`.")] = "auto",
+    as_json: _Json = False,
+    verbose: _Verbose = False,
+) -> None:
     """Derive stride and halo from MODEL's graph, compare the card, and prove them on a random scene.
 
-    The scene is predicted once whole and once in tiles; exit code 42 where they differ by more than rounding.
+    The scene is predicted once whole and once in tiles, by the engine that a run takes here or the one that you name;
+    exit code 42 where they differ by more than rounding, or at all in int8.
     """
     del verbose  # main() looks for it
-    from tileseg.cluster import hardware
-    from tileseg.engine.proof import FAR, TOLERANCE, Provable, prove
+    from tileseg.engine.choice import choose
+    from tileseg.engine.proof import FAR, Provable, prove
     from tileseg.engine.registry import open_network
     from tileseg.nn.folder import load_card, resolve_model
+    from tileseg.run.prepare import device_of, this_machine
+    from tileseg.spec import PRECISIONS
 
     folder = resolve_model(model)
     card = load_card(folder)
-    network = open_network(folder, card, hardware.cpu().cores)
+    machine, _ = this_machine()
+    choice = choose(card, engine, _one_of("--precision", precision, PRECISIONS), device_of(machine))
+    network = open_network(folder, card, machine.cpu.cores, engine=choice.engine, form=choice.form.file)
     facts: dict[str, object] = {
         "model": card.name,
+        "engine": choice.engine,
+        "form": choice.form.file,
+        "precision": choice.precision,
         "stride": card.stride,
         "radius": card.radius,
         "halo": card.halo,
@@ -70,7 +84,7 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
     if card.local:
         if not isinstance(network, Provable):
             raise InputError(f"{folder}: its engine has no plain way to compute it that tiles could be compared with")
-        proof = prove(network)
+        proof = prove(network, choice.precision)
         holds = proof.holds
         facts |= {
             "scene": list(proof.scene),
@@ -92,8 +106,8 @@ def check(model: _Model = "embedded", as_json: _Json = False, verbose: _Verbose 
     if not holds:
         raise InputError(
             f"{folder}: tiles differ from the whole by {proof.relative:.2g} standard deviations with a halo of "
-            f"{proof.halo}, and by {proof.far:.2g} at pixel {FAR} of a strip (expected at most {TOLERANCE:g}), and the "
-            f"network as a run computes it from the graph by {proof.folded / (proof.deviation or 1):.2g} (at most "
+            f"{proof.halo}, and by {proof.far:.2g} at pixel {FAR} of a strip (expected at most {proof.tolerance:g}), and "
+            f"the network as a run computes it from the graph by {proof.folded / (proof.deviation or 1):.2g} (at most "
             f"{proof.folded_tolerance:.2g}): a layer does not do what its kind says"
         )
 

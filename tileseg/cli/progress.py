@@ -40,9 +40,11 @@ class RunProgress(LiveView):
             visible(
                 f"{prepared.spec.scene}: {plan.scene[1]} x {plan.scene[0]} pixels, {_count(plan.blocks, 'block')}"
                 f"{_in_area(prepared.wanted[0], prepared)}{resumed}, "
-                f"{_count(len(plan.views), 'view')}, {plan.precision}, model {prepared.spec.model}"
+                f"{_count(len(plan.views), 'view')}, model {prepared.spec.model}"
             )
         )
+        choice = prepared.sizing.choice
+        self.console.print(visible(f"engine {plan.engine} ({plan.form}, {plan.precision}): {choice.why}"))
         self.show(
             bars.TextColumn("{task.completed}/{task.total} blocks"),
             bars.TextColumn("{task.fields[rate]}"),
@@ -89,7 +91,8 @@ def print_plan(prepared: PreparedRun) -> None:
     exact = "exact: equals the network run once over the whole scene"
     rows = {
         "scene": f"{facts['width']} x {facts['height']} pixels, {prepared.scene.dtype}, bands {prepared.scene.bands}",
-        "model": f"{prepared.spec.model}, {facts['precision']}",
+        "model": prepared.spec.model,
+        "engine": f"{facts['engine']} ({facts['form']}, {facts['precision']}): {facts['chosen']}",
         "ground": _ground(facts),
         "blocks": f"{facts['blocks']} of {_by(facts['block'])}{_in_area(facts['blocks_in_area'], prepared)}",
         "windows": f"{facts['windows']} of " + ", ".join(_by(w) for w in facts["window"]) + f", batch {facts['batch']}",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tileseg.blend import BLENDS, stitches
 from tileseg.cli.option import option
+from tileseg.engine.kinds import ENGINES
 from tileseg.formats import DEFAULT, FORMATS
 
 MODEL, VIEWS, SIZES = "Model", "Views and stitching", "Sizes and resources"
@@ -16,12 +17,24 @@ SCENE, VECTORS, CONTROL = "Scene", "Polygons", "Control"
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """Which network, and its arithmetic."""
+    """Which network, what computes it, and its arithmetic."""
 
     model: Annotated[str | None, option(MODEL, "'embedded' (default) or a model folder.")] = None
+    engine: Annotated[
+        str | None,
+        option(
+            MODEL,
+            "What computes the network; auto (default): the fastest that model and machine have (docs/engines.md).",
+            metavar="|".join(["auto", *ENGINES]),
+        ),
+    ] = None
     precision: Annotated[
         str | None,
-        option(MODEL, "auto (default), float32, bfloat16 or float16.", metavar="auto|float32|bfloat16|float16"),
+        option(
+            MODEL,
+            "auto (default), float32, bfloat16, float16, or int8 of a quantised form.",
+            metavar="auto|float32|bfloat16|float16|int8",
+        ),
     ] = None
 
 

@@ -41,7 +41,6 @@ RESOURCE = "tileseg"
 IN_FLIGHT = 2
 """Blocks in flight in other workers: one on the device, one being read or written."""
 
-_PACKAGES = ("tileseg", "keras", "tensorflow")
 _LOST_SECONDS = 120.0
 """Without a worker, or without an answer from the scheduler, until blocks in flight are given up."""
 _SHARED_SECONDS = 5.0
@@ -56,8 +55,12 @@ class Needs:
     scenes: tuple[PixelSource, ...]
     """Some scenes: one pixel of each is read."""
     model: Path
+    form: str
+    """Name of the file of the model that is computed."""
     digest: str
-    """Digest of the model's file and of what else in its card decides the result: ``ModelCard.digest``."""
+    """Digest of that file and of what else in its card decides the result: ``ModelCard.digest``."""
+    package: str
+    """What the engine imports: the same version is needed everywhere."""
     folder: Path | Url
     """An output folder that exists, where the driver leaves a file for the workers to find."""
     memory: int
@@ -190,9 +193,10 @@ class Admission:
 
     async def _compare(self, address: str) -> UsageError | None:
         """Ask for versions with functions that every Python has: tileseg need not be there."""
-        mine = {"Python": _minor(platform.python_version()), **{p: importlib.metadata.version(p) for p in _PACKAGES}}
+        packages = _packages(self._needs.package)
+        mine = {"Python": _minor(platform.python_version()), **{p: importlib.metadata.version(p) for p in packages}}
         calls = [self._call(address, platform.python_version)]
-        calls += [self._call(address, importlib.metadata.version, package) for package in _PACKAGES]
+        calls += [self._call(address, importlib.metadata.version, package) for package in packages]
         theirs = await asyncio.gather(*calls, return_exceptions=True)
         lacking = []
         for (name, here), there in zip(mine.items(), theirs, strict=True):
@@ -238,6 +242,11 @@ def _refusal(address: str, problem: TilesegError) -> WorkerReport:
     return WorkerReport(address, marked=False, slots=0, gpus=(), problem=problem)
 
 
+def _packages(engine: str) -> tuple[str, ...]:
+    """Packages that decide what a network gives: those of its engine."""
+    return {"keras": ("tileseg", "keras", "tensorflow"), "tileseg": ("tileseg",)}.get(engine, ("tileseg", engine))
+
+
 def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
@@ -268,6 +277,9 @@ def _problem(needs: Needs, token: Path | Url, gpus: tuple[str, ...]) -> TilesegE
         return UsageError(f"{needs.folder}: cannot be written from here: {error.strerror or error}")
     try:
         card = load_card(needs.model)
+        if needs.form not in {form.file for form in card.forms}:
+            return UsageError(f"{needs.model}: has no {needs.form} there; put the driver's model folder there")
+        card = card.using(needs.form)
         check_archive(card, needs.model)
     except InputError as error:
         return UsageError(f"the model is not to be reached from here: {error}; put it where all workers see it")

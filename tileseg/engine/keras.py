@@ -13,7 +13,7 @@ from tileseg.errors import InputError, TilesegError, first_line
 from tileseg.nn import backend, resample
 from tileseg.nn.activation import RandomImages
 from tileseg.nn.backend import keras
-from tileseg.nn.bundle import load_bundle
+from tileseg.nn.bundle import open_form
 from tileseg.nn.keras_ending import random_images
 from tileseg.nn.keras_graph import flatten
 from tileseg.nn.twin import inference_twin
@@ -28,10 +28,9 @@ _UNITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 def open_keras(folder: Path, card: ModelCard, threads: int) -> KerasNetwork:
-    """Open a model folder that holds ``model.keras``. Raises InputError in one line."""
+    """Open the form ``.keras`` of a model folder. Raises InputError in one line."""
     backend.configure(threads=threads)
-    model, _ = load_bundle(folder)
-    return KerasNetwork(model, card)
+    return KerasNetwork(open_form(folder, card), card)
 
 
 class KerasArrays:
@@ -58,7 +57,7 @@ class KerasNetwork:
     arrays = KerasArrays()
 
     def __init__(self, model: keras.Model, card: ModelCard) -> None:
-        """``model`` as :func:`tileseg.nn.bundle.load_bundle` gives it."""
+        """``model`` as :func:`tileseg.nn.bundle.open_form` gives it."""
         self.model, self.card = model, card
 
     def engine(self, window: WindowSpec, /) -> Engine:
@@ -67,6 +66,7 @@ class KerasNetwork:
         Raises:
             InputError: If the model does not take such windows, or as many bands as its card says.
         """
+        assert window.precision != "int8", "the registry gives Keras forms in float32 alone"
         bands = self.model.inputs[0].shape[-1]
         if bands != len(self.card.bands):
             raise InputError(f"model {self.card.name} takes {bands} bands, its card says {len(self.card.bands)}")

@@ -1,4 +1,4 @@
-"""The engine of ``.onnx`` models: ONNX Runtime on the processor, in float32."""
+"""The engine of ``.onnx`` models: ONNX Runtime on the processor, in float32 or statically quantised."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tileseg.nn.onnx_session import Session, is_out_of_memory
 
 
 def open_onnx(folder: Path, card: ModelCard, threads: int) -> OnnxNetwork:
-    """Open a model folder that holds ``model.onnx``. Raises InputError in one line."""
+    """Open a form ``.onnx`` of a model folder. Raises InputError in one line."""
     return OnnxNetwork(load_graph(folder, card), card, threads)
 
 
@@ -40,7 +40,8 @@ class OnnxNetwork:
     def engine(self, window: WindowSpec, /) -> Engine:
         """The graph cropped to what the map's core needs, for one image at a time.
 
-        It is computed in float32 whatever is asked for. Raises InputError if the graph does not take such windows.
+        It is computed as the graph says: in float32, or in int8 where it is quantised. Raises InputError if the graph
+        does not take such windows.
         """
         return Session(cropped(self._graph, window.rows, window.cols, window.crop), self._threads)
 

@@ -12,10 +12,18 @@ from tileseg.card import Scaling
 from tileseg.engine.predictor import Predictor, PredictorSpec
 from tileseg.engine.protocol import Engine, Network, WindowSpec
 from tileseg.nn.activation import RandomImages
+from tileseg.plan import Precision
 from tileseg.tta import View
 
 TOLERANCE = 1e-5
 """Largest difference between tiles and whole, in standard deviations of the logits: rounding, and nothing else."""
+TOLERANCES: dict[Precision, float] = {
+    "float32": TOLERANCE,
+    "int8": 0.0,
+    "float16": 32 * 2.0**-10,
+    "bfloat16": 32 * 2.0**-7,
+}
+"""The same by precision: sums of whole numbers are the same in any window; in 16 bits some units of the last place."""
 FOLDED_TOLERANCE = 1e-3
 """The same between the whole as a run computes it and the graph as it was trained: other factors, rounded otherwise."""
 FAR = 10_500
@@ -46,6 +54,8 @@ class Proof:
     far: float
     """Largest absolute difference of a logit between strips that are FAR long and windows at their ends, in deviations
     of the strip's logits."""
+    tolerance: float
+    """What tiles and ends may differ, in deviations."""
 
     @property
     def relative(self) -> float:
@@ -56,8 +66,8 @@ class Proof:
     def holds(self) -> bool:
         """Whether it is rounding only."""
         return (
-            self.relative <= TOLERANCE
-            and self.far <= TOLERANCE
+            self.relative <= self.tolerance
+            and self.far <= self.tolerance
             and self.folded <= self.folded_tolerance * (self.deviation or 1)
         )
 
@@ -81,8 +91,8 @@ class Provable(Network, Protocol):
         ...
 
 
-def prove(network: Provable, *, seed: int = 0) -> Proof:
-    """Run the network once on a whole random scene and on its tiles with the card's halo, in float32.
+def prove(network: Provable, precision: Precision = "float32", *, seed: int = 0) -> Proof:
+    """Run the network once on a whole random scene and on its tiles with the card's halo.
 
     Both are computed as a run computes them, with batch normalisation folded away; the graph as it was trained is
     compared with that apart.
@@ -98,13 +108,15 @@ def prove(network: Provable, *, seed: int = 0) -> Proof:
     rng = np.random.default_rng(seed)
     # Beyond the scene's odd edges its rows and columns go on as whatever: both sides see the same numbers.
     pixels = network.images.draw(rng, (1, rows + 2 * halo, cols + 2 * halo))
-    tiled = Predictor(network, PredictorSpec(core, halo, (View(),), Scaling(), halo=halo, output="float32"))
+    tiled = Predictor(
+        network, PredictorSpec(core, halo, (View(),), Scaling(), precision=precision, halo=halo, output="float32")
+    )
 
     def logits(engine: Engine) -> npt.NDArray[np.float32]:
         core = _logits(tiled, network, engine, pixels)[0, halo : halo + scene[0], halo : halo + scene[1]]
         return np.moveaxis(core, -1, 0)
 
-    whole = logits(network.engine(WindowSpec(rows + 2 * halo, cols + 2 * halo, 0, 1, "float32")))
+    whole = logits(network.engine(WindowSpec(rows + 2 * halo, cols + 2 * halo, 0, 1, precision)))
     trained = logits(network.plain)
     found = np.empty_like(whole)
     for row in range(0, rows, core[0]):
@@ -114,9 +126,9 @@ def prove(network: Provable, *, seed: int = 0) -> Proof:
             target = found[:, row : row + core[0], col : col + core[1]]
             target[:] = part[:, : target.shape[1], : target.shape[2]]
     largest, folded = (float(np.abs(other - whole).max()) for other in (found, trained))
-    far = max(_far(tiled, network, rng, axis) for axis in (0, 1))
-    tolerance = max(FOLDED_TOLERANCE, network.plain_tolerance)
-    return Proof(scene, core, halo, largest, float(whole.std()), folded, tolerance, far)
+    far = max(_far(tiled, network, rng, axis, precision) for axis in (0, 1))
+    tolerance = max(FOLDED_TOLERANCE, network.plain_tolerance, TOLERANCES[precision])
+    return Proof(scene, core, halo, largest, float(whole.std()), folded, tolerance, far, TOLERANCES[precision])
 
 
 def _logits(
@@ -127,7 +139,7 @@ def _logits(
     return np.asarray(network.arrays.to_numpy(once(images)), np.float32)
 
 
-def _far(tiled: Predictor, network: Provable, rng: np.random.Generator, axis: int) -> float:
+def _far(tiled: Predictor, network: Provable, rng: np.random.Generator, axis: int, precision: Precision) -> float:
     """How far a window at the end of a long strip is from the strip, in standard deviations of its logits.
 
     The strip is narrow, and the window as wide, so that only the long side lacks its surroundings.
@@ -139,7 +151,7 @@ def _far(tiled: Predictor, network: Provable, rng: np.random.Generator, axis: in
     strip = network.images.draw(rng, (1, *sides))
 
     def logits(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        engine = network.engine(WindowSpec(images.shape[1], images.shape[2], 0, 1, "float32"))
+        engine = network.engine(WindowSpec(images.shape[1], images.shape[2], 0, 1, precision))
         return _logits(tiled, network, engine, images)
 
     whole = logits(strip)

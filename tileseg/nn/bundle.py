@@ -63,15 +63,21 @@ def load_bundle(folder: Path) -> tuple[keras.Model, ModelCard]:
     """Open a model folder: the archive is the one that the card was made for, holds no code, and fits the card.
 
     Raises:
-        InputError: In one line, if it is not.
+        InputError: In one line, if it is not, or if the network has no Keras form.
     """
     card = load_card(folder)
-    archive = check_archive(card, folder)
-    if archive.suffix != ".keras":
-        raise InputError(f"{folder}: holds {archive.name}; expected a Keras model: others can be run, not trained")
-    model = load_archive(archive)
+    files = [form.file for form in card.forms if form.suffix == ".keras"]
+    if not files:
+        held = " and ".join(form.file for form in card.forms)
+        raise InputError(f"{folder}: holds {held}; expected a Keras model: others can be run, not trained")
+    return open_form(folder, card.using(files[0])), card
+
+
+def open_form(folder: Path, card: ModelCard) -> keras.Model:
+    """Open the one form of a card, a Keras archive. Raises InputError in one line."""
+    model = load_archive(check_archive(card, folder))
     check_card(facts_of(model), card, folder)
-    return model, card
+    return model
 
 
 def pack(archive: Path, folder: Path, described: Description, output: str | None = None) -> ModelCard:

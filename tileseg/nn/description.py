@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from tileseg.card import Activation, ClassInfo, ModelCard, Scaling
+from tileseg.card import Activation, ClassInfo, Form, ModelCard, Scaling, Weights
 from tileseg.errors import InputError
 from tileseg.nn.activation import Ending, contradiction
 from tileseg.nn.folder import save_card
@@ -56,8 +56,8 @@ class GraphFacts:
         if why:
             raise InputError(f"model {self.name} is said to give {claim}, but {why}")
 
-    def card(self, described: Description, sha256: str) -> ModelCard:
-        """The card for a file. Raises InputError where it would contradict itself."""
+    def card(self, described: Description, form: Form) -> ModelCard:
+        """The card of a network whose only form is this one. Raises InputError where it would contradict itself."""
         try:
             return ModelCard(
                 **{field.name: getattr(described, field.name) for field in fields(described)},
@@ -69,7 +69,7 @@ class GraphFacts:
                 flops_per_pixel=self.locality.flops_per_pixel,
                 activation_bytes_per_pixel=self.locality.activation_bytes_per_pixel,
                 parameters=self.parameters,
-                sha256=sha256,
+                forms=(form,),
             )
         except ValidationError as error:
             raise InputError(
@@ -101,10 +101,12 @@ def check_card(facts: GraphFacts, card: ModelCard, folder: Path) -> None:
         )
 
 
-def keep(partial: Path, archive: Path, facts: GraphFacts, described: Description) -> ModelCard:
+def keep(
+    partial: Path, archive: Path, facts: GraphFacts, described: Description, precision: Weights = "float32"
+) -> ModelCard:
     """Give a finished file its name and a card; where they do not agree, neither stays. Raises InputError."""
     try:
-        card = facts.card(described, file_sha256(partial))
+        card = facts.card(described, Form(file=archive.name, sha256=file_sha256(partial), precision=precision))
     except InputError:
         partial.unlink()
         raise

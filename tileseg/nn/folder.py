@@ -1,17 +1,18 @@
-"""Model folders: where they lie, their card and the file that it was made for. Needs no Keras."""
+"""Model folders: where they lie, their card and the files that it was made for. Needs no Keras."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
-from tileseg.card import ModelCard
-from tileseg.errors import InputError, did_you_mean
+from tileseg.card import Form, ModelCard
+from tileseg.errors import InputError, UsageError, did_you_mean, first_line
 from tileseg.problems import first_problem
 from tileseg.storage.digest import file_sha256
 from tileseg.storage.place import similar_name
+from tileseg.storage.store import write_atomic
 
 ARCHIVE = "model.keras"
 
@@ -71,39 +72,63 @@ def _packaged() -> dict[str, Path]:
 
 
 def load_card(folder: Path) -> ModelCard:
-    """Read ``card.json`` of a model folder. Raises InputError in one line."""
+    """Read ``card.json`` of a model folder, of this format or the one before. Raises InputError in one line."""
     path = folder / "card.json"
     try:
-        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"{folder}: not a model: {error.strerror or error} (card.json); expected a folder with card.json and "
             "model.keras or model.onnx; `tileseg model pack` makes one from a .keras or .onnx file"
         ) from error
-    except (ValidationError, UnicodeDecodeError) as error:
+    except (UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{path}: not JSON: {first_line(error)}; expected the card of a model") from error
+    if isinstance(values, dict) and values.get("format") == 1:
+        values = _of_format_1(values, folder)
+    try:
+        return ModelCard.model_validate(values)
+    except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error, ModelCard)}") from error
 
 
+def _of_format_1(values: dict[str, JsonValue], folder: Path) -> dict[str, JsonValue]:
+    """A card that knew one file, ``model.keras`` or the only one, and not its name."""
+    found = sorted(path.name for path in folder.glob("model.*"))
+    file = found[0] if len(found) == 1 else ARCHIVE
+    rest = {name: value for name, value in values.items() if name != "sha256"}
+    return rest | {"format": 2, "forms": [{"file": file, "sha256": values.get("sha256")}]}
+
+
 def check_archive(card: ModelCard, folder: Path) -> Path:
-    """The model's file, if it is the one that the card was made for. Raises InputError in one line."""
-    archive = _archive_in(folder)
-    if (found := file_sha256(archive)) != card.sha256:
+    """The file of the card's first form, if it is the one that the card was made for. Raises InputError in one line."""
+    form = card.forms[0]
+    archive = folder / form.file
+    if not archive.is_file():
+        raise InputError(f"{folder}: no {form.file} beside card.json; expected the file that the card was made for")
+    if (found := file_sha256(archive)) != form.sha256:
         raise InputError(
             f"{archive}: not the file that the card was made for (SHA-256 {found[:12]}..., the card says "
-            f"{card.sha256[:12]}...); pack the model again"
+            f"{form.sha256[:12]}...); pack the model again"
         )
     return archive
 
 
-def _archive_in(folder: Path) -> Path:
-    """The model's file: ``model.keras``, or the only ``model.*`` beside the card. Raises InputError."""
-    found = [folder / ARCHIVE] if (folder / ARCHIVE).is_file() else sorted(folder.glob("model.*"))
-    if len(found) != 1:
-        raise InputError(f"{folder}: no {ARCHIVE} beside card.json")
-    return found[0]
+def add_form(folder: Path, partial: Path, form: Form) -> ModelCard:
+    """Take a finished file into a model folder as another form of its network; one of the same name is replaced.
+
+    ``partial`` is moved. Raises InputError where there is no card, UsageError where the form is the network itself.
+    """
+    card = load_card(folder)
+    if form.file == card.forms[0].file:
+        raise UsageError(f"{folder / form.file}: is the network itself; another form needs another name")
+    partial.replace(folder / form.file)
+    others = tuple(each for each in card.forms if each.file != form.file)
+    card = card.model_copy(update={"forms": (*others, form)})
+    save_card(card, folder)
+    return card
 
 
 def save_card(card: ModelCard, folder: Path) -> None:
-    """Write ``card.json`` into a model folder."""
+    """Write ``card.json`` into a model folder, whole or not at all."""
     text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    (folder / "card.json").write_text(text + "\n", encoding="utf-8")
+    write_atomic(folder / "card.json", text + "\n")

@@ -196,7 +196,8 @@ class _Model:
 
     folder: Path
     card: ModelCard
-    """Card, with the SHA-256 of the model's file."""
+    """Card with the form alone that is computed, by its SHA-256."""
+    engine: str
     threads: int
     """Threads of the processor."""
 
@@ -205,8 +206,10 @@ def _network_for(job: Job) -> TiledNetwork:
     """The network of a run, loaded once per process: runs of the same model share it. The caller holds the device."""
     global _loaded  # noqa: PLW0603 - a process has one device, and so one network
     threads = job.compute_threads or int(os.environ.get(COMPUTE_THREADS) or hardware.cpu().cores)
-    model = _Model(job.model, job.plan.card, threads)
+    plan = job.plan
+    model = _Model(job.model, plan.card.using(plan.form), plan.engine, threads)
     if _loaded is None or _loaded[0] != model:
         _loaded = None  # goes before the next is loaded
-        _loaded = (model, TiledNetwork(open_network(model.folder, model.card, threads)))
+        network = open_network(model.folder, model.card, threads, engine=plan.engine, form=plan.form)
+        _loaded = (model, TiledNetwork(network))
     return _loaded[1]

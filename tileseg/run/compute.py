@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tileseg.card import Scaling
 from tileseg.cluster import hardware
+from tileseg.engine.kinds import engine_kind
 from tileseg.errors import BlocksFailed, Interrupted, TilesegError, UsageError, first_line, root_of
 from tileseg.run.finish import Stopwatch
 from tileseg.run.folder import OpenRun
@@ -83,7 +84,9 @@ def connected(
         else:
             state = (prepared.folder / STATE).resolve()
             scenes, model = (prepared.scene, *others), prepared.model.resolve()
-            needs = Needs(scenes, model, prepared.card.digest, state, plan.memory.worker, remote.gpu)
+            card = prepared.card.using(plan.form)
+            package = engine_kind(plan.engine).package
+            needs = Needs(scenes, model, plan.form, card.digest, package, state, plan.memory.worker, remote.gpu)
             client = stack.enter_context(connect(remote, needs, listener.notice))
         if address := dashboard(client):
             listener.notice(f"dashboard: {address}")

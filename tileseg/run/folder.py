@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tileseg.ahead import computed_ahead
 from tileseg.errors import InputError, OutputsGone, TilesegError, UsageError, disk_full, not_writable
 from tileseg.formats import FORMATS, vector_paths
-from tileseg.run.identity import Record, foreign, polygons_differ, refuse_other, resumed, tracing_differs
+from tileseg.run.identity import Record, check_engine, foreign, polygons_differ, refuse_other, resumed, tracing_differs
 from tileseg.run.ledger import BlockRecord, Ledger
 from tileseg.run.names import DONE, FRAGMENTS, LABELS, MOSAIC, QUICKLOOK, RECORD, STATE, SUMMARY
 from tileseg.run.prepare import PreparedRun
@@ -174,6 +174,8 @@ def begin(prepared: PreparedRun, held: HeldFolder) -> OpenRun:
     preview = _in_background(partial(_get_ready, prepared))
     done = ledger.done()
     pending = tuple(i for i in range(prepared.plan.blocks) if i not in done)
+    if pending:
+        check_engine(prepared)
     return OpenRun(prepared, record, ledger, held.lease, pending, len(done), before, preview)
 
 

@@ -3,10 +3,11 @@
 Three kinds of facts are kept in ``run.json`` and ``summary.json``:
 
 * the identity: scene, model, card, area and options. All of it must match;
-* the chosen sizes: block, tile, step, batch and precision. An earlier call's are kept;
-* what the user asked for of them: ``--window`` and ``--batch``. Where the network's arithmetic is float32 and tiles are
-  exact, other windows and batches give the same labels, so these may change (``--max-memory`` lowered after a kill, for
-  example); blocks stay, because each is a shard of the mosaic. Otherwise another size is another result, and refused.
+* what was chosen: block, tile, step, batch; engine, form of the network and precision. An earlier call's are kept;
+* what the user asked for of them: ``--window`` and ``--batch``. Where the network's arithmetic does not depend on the
+  window (float32, or int8, whose sums are whole numbers) and tiles are exact, other windows and batches give the same
+  labels, so these may change (``--max-memory`` lowered after a kill, for example); blocks stay, because each is a shard
+  of the mosaic. Otherwise another size is another result, and refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from tileseg.engine.choice import Choice
+from tileseg.engine.kinds import engine_kind, how_to_get
 from tileseg.errors import InputError, UsageError
 from tileseg.plan import Plan, Precision
 from tileseg.run.ledger import Ledger
@@ -71,6 +74,10 @@ class Sizes(BaseModel):
     step: tuple[int, int]
     batch: int
     precision: Precision
+    engine: str
+    form: str
+    """Name of the form's file."""
+    form_sha256: str
     window_asked: int | None
     """``--window`` of the call that chose them."""
     batch_asked: int | None
@@ -81,19 +88,29 @@ class Sizes(BaseModel):
         """The sizes of a plan, and what was asked for."""
         return cls(
             block=plan.block, tile=plan.tile, step=plan.step, batch=plan.batch, precision=plan.precision,
+            engine=plan.engine, form=plan.form, form_sha256=plan.card.form(plan.form).sha256,
             window_asked=spec.window, batch_asked=spec.batch,
         )  # fmt: skip
 
     def apply(self, plan: Plan) -> Plan:
-        """The plan with these sizes."""
+        """The plan with these sizes, this engine and this form."""
         return replace(
-            plan, block=self.block, tile=self.tile, step=self.step, batch=self.batch, precision=self.precision
-        )
+            plan, block=self.block, tile=self.tile, step=self.step, batch=self.batch, precision=self.precision,
+            engine=self.engine, form=self.form,
+        )  # fmt: skip
+
+    def choice(self, card: ModelCard) -> Choice:
+        """What the earlier call computed with. Raises UsageError where the model folder does not hold it any more."""
+        form = next((form for form in card.forms if form.sha256 == self.form_sha256), None)
+        if form is None or form.file != self.form:
+            raise UsageError(f"was begun with {self.form}, which is another file by now or gone from the model folder")
+        return Choice(self.engine, form, self.precision, "as the run was begun")
 
 
 _UNKNOWN = Sizes(
-    block=(1, 1), tile=(1, 1), step=(1, 1), batch=1, precision="float32", window_asked=None, batch_asked=None
-)
+    block=(1, 1), tile=(1, 1), step=(1, 1), batch=1, precision="float32", engine="", form="", form_sha256="",
+    window_asked=None, batch_asked=None,
+)  # fmt: skip
 """Sizes of runs of other versions: they are never used, because such runs are not resumed."""
 
 
@@ -184,7 +201,7 @@ def _other_sizes(prepared: PreparedRun, record: Record) -> list[str]:
 
 def sizes_are_free(plan: Plan) -> bool:
     """Whether other windows and batches give the same labels, and logits within float32's rounding."""
-    return plan.exact and plan.precision == "float32"
+    return plan.exact and plan.precision in ("float32", "int8")
 
 
 def resumed(prepared: PreparedRun, record: Record) -> tuple[PreparedRun, Record]:
@@ -195,6 +212,11 @@ def resumed(prepared: PreparedRun, record: Record) -> tuple[PreparedRun, Record]
     polygons, or where other sizes would give another result.
     """
     refuse_other(prepared, record)
+    try:
+        choice = record.sizes.choice(prepared.card)
+    except UsageError as error:
+        raise UsageError(f"{prepared.folder}: {error}; bring it back, or start anew with --overwrite") from None
+    prepared = replace(prepared, sizing=prepared.sizing.at(choice))
     now = record.model_copy(update={"identity": _as_json(prepared.identity)})
     kept = record.sizes.apply(prepared.plan)
     allowed = prepared.spec.max_memory
@@ -210,9 +232,8 @@ def resumed(prepared: PreparedRun, record: Record) -> tuple[PreparedRun, Record]
             f"windows of {shown_window(kept)} pixels take, and in {kept.precision}{_blended(kept)} other windows would "
             "give another result; raise --max-memory, lower --workers, or start anew with --overwrite"
         )
-    sizing = prepared.sizing.at(kept.precision)
     try:
-        plan = sizing.plan(allowed if allowed is not None else prepared.max_memory, record.sizes.block)
+        plan = prepared.sizing.plan(allowed if allowed is not None else prepared.max_memory, record.sizes.block)
     except UsageError as error:
         rows, cols = record.sizes.block
         raise UsageError(
@@ -226,6 +247,13 @@ def resumed(prepared: PreparedRun, record: Record) -> tuple[PreparedRun, Record]
         now = now.model_copy(update={"earlier_sizes": (*now.earlier_sizes, now.sizes)})
     now = now.model_copy(update={"sizes": Sizes.of(plan, prepared.spec)})
     return replace(prepared, plan=plan, size_notices=notices), now
+
+
+def check_engine(prepared: PreparedRun) -> None:
+    """Raise UsageError where blocks are left to compute and the engine of the earlier ones is not here."""
+    name = prepared.plan.engine
+    if prepared.spec.remote is None and engine_kind(name).missing:
+        raise UsageError(f"{prepared.folder}: was begun with another engine: {how_to_get(name)}")
 
 
 def _blended(plan: Plan) -> str:

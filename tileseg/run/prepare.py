@@ -14,7 +14,7 @@ import numpy as np
 
 from tileseg.card import ModelCard
 from tileseg.cluster import hardware
-from tileseg.engine.registry import precision_of
+from tileseg.engine.choice import Device, choose
 from tileseg.errors import UsageError
 from tileseg.nn.folder import check_archive, load_card, resolve_model
 from tileseg.plan import Plan
@@ -46,7 +46,7 @@ class PreparedRun:
     scene: PixelSource
     plan: Plan
     sizing: Sizing
-    """What the plan's sizes were chosen from."""
+    """What the plan's sizes, engine and precision were chosen from."""
     base: Fraction
     """Scale at which the model sees the scene; those of the spec are relative to it."""
     identity: dict[str, Any]
@@ -90,7 +90,6 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
 
     model = resolve_model(spec.model)
     card = load_card(model)
-    archive = check_archive(card, model)
     scene = open_scene(
         spec.scene,
         bands=spec.bands,
@@ -106,8 +105,10 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
         notices.append("--pixel-size is not used: the scene says itself how large its pixels are")
     stitch, lines = _stitch_of(spec, card)
     notices += lines
-    machine, lines = _machine()
+    machine, lines = this_machine()
     notices += lines
+    choice = choose(card, spec.engine, spec.precision, device_of(machine, remote=spec.remote is not None))
+    check_archive(card.using(choice.form.file), model)
     sizing = Sizing(
         spec,
         card,
@@ -115,7 +116,7 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
         np.dtype(scene.dtype).itemsize,
         base,
         stitch,
-        precision_of(archive, spec.precision, hardware.default_precision(machine)),
+        choice,
         _workers(spec, machine, least_workers),
     )
     plan, max_memory = sizing.choose(machine)
@@ -181,7 +182,7 @@ def _stitch_of(spec: RunSpec, card: ModelCard) -> tuple[Stitch, list[str]]:
     return "hann", [f"seams are approximate: the model is not local ({layers}), so overlapping windows are blended"]
 
 
-def _machine() -> tuple[hardware.Hardware, list[str]]:
+def this_machine() -> tuple[hardware.Hardware, list[str]]:
     """This machine as far as the network can use it, and what to say about the rest."""
     machine = hardware.detect()
     if not machine.gpus or hardware.backend_has_cuda():
@@ -189,6 +190,11 @@ def _machine() -> tuple[hardware.Hardware, list[str]]:
     return replace(machine, gpus=()), [
         "this machine's GPU is not used: TensorFlow finds no CUDA libraries; see `tileseg doctor`"
     ]
+
+
+def device_of(machine: hardware.Hardware, *, remote: bool = False) -> Device:
+    """What a network runs on. Workers on other machines may have GPUs, so engines that use them are preferred there."""
+    return Device(remote or bool(machine.gpus), hardware.default_precision(machine), machine.cpu.flags)
 
 
 def _area(spec: RunSpec, grid: Grid) -> Aoi | None:

@@ -14,7 +14,8 @@ from tileseg.tta import View, view_halo
 
 if TYPE_CHECKING:
     from tileseg.card import ModelCard
-    from tileseg.plan import Plan, Precision, Stitch
+    from tileseg.engine.choice import Choice
+    from tileseg.plan import Plan, Stitch
     from tileseg.spec import RunSpec
 
 _GIB = 1 << 30
@@ -48,7 +49,8 @@ class Sizing:
     base: Fraction
     """Scale at which the model sees the scene; those of the spec are relative to it."""
     stitch: Stitch
-    precision: Precision
+    choice: Choice
+    """What computes the network."""
     workers: int
 
     def plan(self, max_memory: int | None, block: tuple[int, int] | None = None) -> Plan:
@@ -70,7 +72,9 @@ class Sizing:
                 batch=spec.batch,
             ),
             Resources(
-                precision=self.precision,
+                precision=self.choice.precision,
+                engine=self.choice.engine,
+                form=self.choice.form.file,
                 workers=self.workers,
                 threads=1 if spec.workers == 0 else _THREADS,
                 max_memory=max_memory,
@@ -111,9 +115,9 @@ class Sizing:
             lines.append(f"seams are approximate: --halo {spec.halo} is less than the {needed} pixels that are needed")
         return tuple(lines)
 
-    def at(self, precision: Precision) -> Sizing:
-        """The same for another arithmetic."""
-        return replace(self, precision=precision)
+    def at(self, choice: Choice) -> Sizing:
+        """The same for another engine or arithmetic."""
+        return replace(self, choice=choice)
 
 
 def shown_window(plan: Plan) -> str:

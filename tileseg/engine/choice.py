@@ -1,0 +1,129 @@
+"""Which form of a network is computed, by which engine and in which precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tileseg.card import Form, ModelCard
+from tileseg.engine.kinds import ENGINES, engine_kind, how_to_get, no_engine
+from tileseg.errors import InputError, UsageError
+from tileseg.plan import Precision
+
+LEAST_LOSS = 0.005
+"""IoU that a form may lose against float32 to be taken without being asked for: half a point."""
+_WHOLE_NUMBERS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+"""Instruction sets that multiply and add whole numbers of 8 bits at once; without, float32 is as fast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a network is computed on, as far as the choice depends on it."""
+
+    gpu: bool
+    precision: Precision
+    """The fastest for floating-point numbers that it has in hardware."""
+    flags: frozenset[str]
+    """Instruction sets of its processor, in the kernel's spelling."""
+
+    def has(self, precision: Precision) -> bool:
+        """Whether it computes in a precision at the speed that the registry states."""
+        if precision == "int8":
+            return not self.gpu and not self.flags.isdisjoint(_WHOLE_NUMBERS)
+        return precision in ("float32", self.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What computes a run."""
+
+    engine: str
+    form: Form
+    precision: Precision
+    why: str
+    """In the user's words."""
+
+
+def choose(card: ModelCard, engine: str, precision: Precision | Literal["auto"], device: Device) -> Choice:
+    """The fastest form, engine and precision of those that were asked for, or of all.
+
+    What was not asked for is taken only where the device has it in hardware, its package is installed, and its form's
+    recorded loss is at most :data:`LEAST_LOSS`. The network itself is always good enough.
+
+    Raises:
+        UsageError: In one line with the remedy, if what was asked for is not to be had.
+        InputError: If no engine computes any file of the model.
+    """
+    if engine != "auto":
+        engine_kind(engine)
+    known = list(_candidates(card))
+    if not known:
+        raise InputError(f"model {card.name}, {_files(card)}: {no_engine()}")
+    asked = [c for c in known if engine in ("auto", c.engine) and precision in ("auto", c.precision)]
+    if not asked:
+        raise UsageError(_not_there(card, engine, precision, known))
+    there = [c for c in asked if not ENGINES[c.engine].missing]
+    if not there:
+        raise UsageError(f"model {card.name}: {how_to_get(asked[0].engine)}")
+    taken = there
+    good = [c for c in there if c.good or precision == "int8"]
+    quick = [c for c in good if device.has(c.precision) or precision != "auto"]
+    on_gpu = [c for c in quick if device.gpu and ENGINES[c.engine].gpu]
+    for better in (good, quick, on_gpu):
+        taken = better or taken
+    best = max(taken, key=lambda c: c.speed)  # the first of equals
+    return Choice(best.engine, best.form, best.precision, _why(best, engine, precision, len(taken)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    engine: str
+    form: Form
+    precision: Precision
+    speed: float
+    itself: bool
+    """Whether it is the network itself, not a form that was made from it."""
+
+    @property
+    def good(self) -> bool:
+        return self.itself or self.form.precision == "float32" or self.little_lost
+
+    @property
+    def little_lost(self) -> bool:
+        return self.form.loss is not None and self.form.loss.iou <= LEAST_LOSS
+
+
+def _candidates(card: ModelCard) -> Iterator[_Candidate]:
+    for form in card.forms:
+        for name, kind in ENGINES.items():
+            speeds = kind.int8 if form.precision == "int8" else kind.float32
+            if form.suffix in kind.suffixes:
+                for precision, speed in speeds.items():
+                    yield _Candidate(name, form, precision, speed, form == card.forms[0])
+
+
+def _why(best: _Candidate, engine: str, precision: str, among: int) -> str:
+    if engine != "auto" and precision != "auto":
+        return "as asked for"
+    loss = best.form.loss
+    lost = "" if loss is None else f"; it loses {100 * loss.iou:.2f} points of IoU ({loss.data})"
+    if engine != "auto" or precision != "auto":
+        return f"the fastest here of what was asked for{lost}"
+    return f"{'the fastest here' if among > 1 else 'what the model has'}{lost}"
+
+
+def _files(card: ModelCard) -> str:
+    return " and ".join(form.file for form in card.forms)
+
+
+def _not_there(card: ModelCard, engine: str, precision: str, known: list[_Candidate]) -> str:
+    """What is said where the model has no form for an engine or a precision."""
+    options = " ".join(f"--{n} {v}" for n, v in (("engine", engine), ("precision", precision)) if v != "auto")
+    had = dict.fromkeys(f"{c.engine} in {c.precision}" for c in known)
+    remedy = ""
+    if precision == "int8":
+        remedy = "; make an int8 form: tileseg model quantize MODEL --with SCENES"
+    elif engine != "auto" and all(c.engine != engine for c in known):
+        remedy = f"; {engine} computes {' and '.join(f'model{suffix}' for suffix in ENGINES[engine].suffixes)}"
+    return f"{options}: model {card.name} has {_files(card)}; expected auto, or {', '.join(had)}{remedy}"
