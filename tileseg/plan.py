@@ -30,7 +30,8 @@ MIB = 1 << 20
 # Resident memory of processes that do nothing yet, and of what a block needs beside its arrays: measured, see
 # benchmarks/RESULTS.md (memory), and rounded up.
 _DRIVER_BASE = 480 * MIB
-_WORKER_BASE = 920 * MIB
+_LIBRARIES = {"keras": 920 * MIB}
+_SMALL_LIBRARIES = 320 * MIB
 _OUTPUTS = 258 * MIB
 HALF_PRECISION = 0.6
 """Memory of a network in 16 bits over that in 32, at most: some operations widen it, oneDNN reorders.
@@ -247,7 +248,7 @@ class Plan:
             "other outputs": _OUTPUTS,
             "a block read again": sum(block.values()),
         }
-        worker = {"libraries": _WORKER_BASE, **busy}
+        worker = {"libraries": _LIBRARIES.get(self.engine, _SMALL_LIBRARIES), **busy}
         if self.workers == 0:
             # As of one worker: what blocks took may be kept until the outputs are written, and a run that was killed
             # goes on in a process of its own.

@@ -106,8 +106,8 @@ def check(
     if not holds:
         raise InputError(
             f"{folder}: tiles differ from the whole by {proof.relative:.2g} standard deviations with a halo of "
-            f"{proof.halo}, and by {proof.far:.2g} at pixel {FAR} of a strip (expected at most {proof.tolerance:g}), and "
-            f"the network as a run computes it from the graph by {proof.folded / (proof.deviation or 1):.2g} (at most "
+            f"{proof.halo}, and by {proof.far:.2g} at pixel {FAR} of a strip (expected at most {proof.tolerance:g}), "
+            f"and the network as a run computes it from the graph by {proof.folded / (proof.deviation or 1):.2g} (at most "
             f"{proof.folded_tolerance:.2g}): a layer does not do what its kind says"
         )
 
