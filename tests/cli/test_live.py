@@ -25,13 +25,15 @@ def test_names_are_shown_as_they_are(name, capsys) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_line_of_a_run(name, capsys) -> None:
-    plan = SimpleNamespace(blocks=3, scene=(20, 30), views=(1,), precision="float32")
+    plan = SimpleNamespace(blocks=3, scene=(20, 30), views=(1,), engine="onnx", form="model.onnx", precision="float32")
     spec = SimpleNamespace(scene=name, model="embedded")
-    prepared = SimpleNamespace(spec=spec, plan=plan, aoi=None, wanted=(3, 3))
+    sizing = SimpleNamespace(choice=SimpleNamespace(why="the fastest here"))
+    prepared = SimpleNamespace(spec=spec, plan=plan, sizing=sizing, aoi=None, wanted=(3, 3))
     with RunProgress(quiet=False, verbose=False) as view:
         view.start(prepared, done=1)
     assert capsys.readouterr().err == (
-        f"{shown(name)}: 30 x 20 pixels, 3 blocks, 1 of them done before, 1 view, float32, model embedded\n"
+        f"{shown(name)}: 30 x 20 pixels, 3 blocks, 1 of them done before, 1 view, model embedded\n"
+        "engine onnx (model.onnx, float32): the fastest here\n"
     )
 
 

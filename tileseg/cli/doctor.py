@@ -126,6 +126,7 @@ def diagnose() -> Diagnosis:
         *(check_import(answer) for answer in imported),
         check_gpus(hardware.gpus, answers["keras"], cpu_only_build=_version("tensorflow-cpu") != "missing"),
         check_precision(hardware),
+        check_engines(),
         *check_drivers("rasterio", "read", readers, answers["rasterio"]),
         *check_drivers("pyogrio", "write", WRITERS, answers["pyogrio"]),
         check_gis_paths(os.environ),
@@ -267,6 +268,15 @@ def check_precision(hardware: Hardware) -> Finding:
     if precision == "float32":
         return Finding("ok", f"the {device} computes in float32 (it has nothing faster)")
     return Finding("ok", f"the {device} computes {precision} in hardware; --precision auto uses it")
+
+
+def check_engines() -> Finding:
+    """Which engines can compute networks here, and how the others are had."""
+    from tileseg.engine.kinds import ENGINES, how_to_get
+
+    lacking = [how_to_get(name) for name, kind in ENGINES.items() if kind.missing]
+    there = [name for name, kind in ENGINES.items() if not kind.missing]
+    return Finding("ok", "; ".join([f"engines: {', '.join(there)}", *lacking]))
 
 
 def check_drivers(library: str, verb: str, wanted: tuple[str, ...], answer: ProbeAnswer) -> tuple[Finding, ...]:

@@ -14,7 +14,7 @@ from tileseg.cli.pack_options import MeaningOptions, OutputOptions, ValueOptions
 from tileseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from tileseg.card import ClassInfo, ModelCard, Scaling
+    from tileseg.card import ClassInfo, Form, ModelCard, Scaling
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -107,8 +107,8 @@ def check(
         raise InputError(
             f"{folder}: tiles differ from the whole by {proof.relative:.2g} standard deviations with a halo of "
             f"{proof.halo}, and by {proof.far:.2g} at pixel {FAR} of a strip (expected at most {proof.tolerance:g}), "
-            f"and the network as a run computes it from the graph by {proof.folded / (proof.deviation or 1):.2g} (at most "
-            f"{proof.folded_tolerance:.2g}): a layer does not do what its kind says"
+            f"and the network as a run computes it from the graph by {proof.folded / (proof.deviation or 1):.2g} (at "
+            f"most {proof.folded_tolerance:.2g}): a layer does not do what its kind says"
         )
 
 
@@ -211,9 +211,21 @@ def _facts(card: ModelCard) -> dict[str, str]:
         "parameters": f"{card.parameters:,}",
         **_rows_of(card.training),
         "credits": "; ".join(card.credits),
-        "sha256": card.sha256,
+        **{form.file: _form(form) for form in card.forms},
     }
     return {name: value for name, value in shown.items() if value}
+
+
+def _form(form: Form) -> str:
+    """What one file of the network is."""
+    parts = [form.precision]
+    if form.loss is not None:
+        loss = form.loss
+        parts.append(f"loses {100 * loss.iou:.2f} points of IoU (at most {100 * loss.worst_iou:.2f}; {loss.data})")
+        parts.append(f"{100 * loss.labels:.2f} % of labels differ")
+    if form.calibration:
+        parts.append(f"calibrated with {_text(form.calibration)}")
+    return ", ".join([*parts, f"SHA-256 {form.sha256}"])
 
 
 _SETTINGS = "spec"
