@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -117,6 +118,15 @@ def test_what_memory_does_not_allow_in_both_directions_it_may_in_one() -> None:
     small = plan((4096, 4096), max_memory=between.memory.total - 1)
     assert (large.tile, between.tile, small.tile) == ((2048, 2048), (1376, 2048), (1376, 1376))
     assert small.redundancy > between.redundancy > large.redundancy
+
+
+def test_little_memory_makes_blocks_wait_before_it_makes_windows_tiny() -> None:
+    """Of a light network the pixels and logits of blocks are most of what varies: small windows spare none of that."""
+    light = card(1, 4).model_copy(update={"activation_bytes_per_pixel": 24})
+    roomy = planned((9000, 9000), light, block=1728)
+    least = replace(roomy, batch=1, threads=1).memory.total
+    for memory in range(least, roomy.memory.total, 8 << 20):
+        assert planned((9000, 9000), light, block=1728, max_memory=memory).redundancy < 1.3 * roomy.redundancy
 
 
 @given(sizes, st.integers(1900, 6000))

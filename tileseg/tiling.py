@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -14,6 +14,9 @@ from tileseg.tta import Flips
 
 LARGEST_TILE = 2048
 """Pixels of what the network sees: past it, redundancy falls by little and memory grows by much."""
+
+WAITING = 1.25
+"""How much more pixels the network may see for a block to be read while the one before is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def make_plan(
     views, tiling, resources = views or ViewChoice(), tiling or TilingChoice(), resources or Resources()
     if tiling.halo is not None and (tiling.halo < 0 or tiling.halo % card.stride):
         raise UsageError(f"--halo {tiling.halo}: expected a multiple of the model's stride {card.stride}")
-    chosen: Plan | None = None
+    candidates: list[Plan] = []
     for block, tile in _cuts(scene.size, card, views, tiling):
         align = align_of(card, views.scales)
         step = tile
@@ -122,15 +125,25 @@ def make_plan(
             workers=resources.workers,
             threads=resources.threads,
         )
+        candidates.append(candidate)
         if resources.max_memory is None or candidate.memory.total <= resources.max_memory:
-            return candidate
-        chosen = candidate
-    assert chosen is not None
-    assert resources.max_memory is not None
-    alone = replace(chosen, batch=1, threads=1)
-    if alone.memory.total <= resources.max_memory:
-        return alone
-    raise _too_little(alone, resources.max_memory)
+            break
+    return candidates[-1] if resources.max_memory is None else _cheaper(candidates, resources.max_memory)
+
+
+def _cheaper(candidates: Sequence[Plan], memory: int) -> Plan:
+    """The last of the candidates, the only one that may fit, or a larger one with one window and one block at a time.
+
+    Smaller tiles go in larger batches and may spare nothing, while the network sees ever more of their halos.
+    """
+    last = candidates[-1]
+    single = [replace(candidate, batch=1, threads=1) for candidate in candidates]
+    fitting = next((plan for plan in single if plan.memory.total <= memory), None)
+    if fitting is None:
+        raise _too_little(single[-1], memory)
+    if last.memory.total <= memory and last.redundancy <= WAITING * fitting.redundancy:
+        return last
+    return fitting
 
 
 def _cuts(
