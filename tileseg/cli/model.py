@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tileseg.cli.option import expand
+from tileseg.cli import quantize
+from tileseg.cli.option import expand, one_of
 from tileseg.cli.pack_options import MeaningOptions, OutputOptions, ValueOptions
 from tileseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from tileseg.card import ClassInfo, Form, ModelCard, Scaling
 
-_Choice = TypeVar("_Choice", bound=str)
-
 app = typer.Typer(no_args_is_help=True)
+app.command("quantize")(quantize.command)
 
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="`embedded`, or a model folder.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -67,7 +67,7 @@ def check(
     folder = resolve_model(model)
     card = load_card(folder)
     machine, _ = this_machine()
-    choice = choose(card, engine, _one_of("--precision", precision, PRECISIONS), device_of(machine))
+    choice = choose(card, engine, one_of("--precision", precision, PRECISIONS), device_of(machine))
     network = open_network(folder, card, machine.cpu.cores, engine=choice.engine, form=choice.form.file)
     facts: dict[str, object] = {
         "model": card.name,
@@ -138,7 +138,7 @@ def pack(
             scaling=_scaling(values),
             dtypes=_names(output.dtypes),
             ground_sample_distance=output.gsd,
-            activation=_one_of("--activation", output.activation, ("logits", "softmax", "sigmoid")),
+            activation=one_of("--activation", output.activation, ("logits", "softmax", "sigmoid")),
         )
     except ValidationError as error:
         raise UsageError(first_problem(error)) from error
@@ -151,7 +151,7 @@ def _scaling(values: ValueOptions) -> Scaling:
     from tileseg.card import Scaling
 
     return Scaling(
-        kind=_one_of("--scaling", values.scaling, ("fixed", "scene", "window")),
+        kind=one_of("--scaling", values.scaling, ("fixed", "scene", "window")),
         center=values.center,
         width=values.width,
         divisor=values.divisor,
@@ -169,13 +169,6 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in _names(text))
     except ValueError:
         raise UsageError(f"{text!r} is not a list of numbers such as 0.485,0.456,0.406") from None
-
-
-def _one_of(option: str, text: str, choices: tuple[_Choice, ...]) -> _Choice:
-    for choice in choices:
-        if choice == text:
-            return choice
-    raise UsageError(f"{option} {text}: expected one of {', '.join(choices)}")
 
 
 def _classes(text: str, background: tuple[str, ...]) -> tuple[ClassInfo, ...]:
@@ -218,7 +211,7 @@ def _facts(card: ModelCard) -> dict[str, str]:
 
 def _form(form: Form) -> str:
     """What one file of the network is."""
-    parts = [form.precision]
+    parts: list[str] = [form.precision]
     if form.loss is not None:
         loss = form.loss
         parts.append(f"loses {100 * loss.iou:.2f} points of IoU (at most {100 * loss.worst_iou:.2f}; {loss.data})")
