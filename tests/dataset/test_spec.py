@@ -68,7 +68,8 @@ def test_entries_complete_what_they_say_by_the_top_of_the_file(tmp_path: Path) -
     ("text", "told"),
     [
         ("", "lists no scenes"),
-        ("[[scenes]]\nimage = 'a.tif'", "scenes.0.labels: is missing"),
+        ("[[scenes]]\nimage = 'a.tif'\nsplit = 'validate'", "has no labels, which a scene to validate needs"),
+        ("[[folders]]\nimages = 'i'\nvalidate = 0.2", "has no labels, which scenes to validate need"),
         (
             "[[scenes]]\nimage = 'a.tif'\nlabels = 'b.tif'\nlabel = 3",
             "scenes.0.label: is not known (did you mean labels?); expected one of image_bands, label_map",

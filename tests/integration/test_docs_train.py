@@ -43,7 +43,7 @@ def test_every_command_of_the_walk_through_runs(in_process, tmp_path: Path) -> N
             name = text.splitlines()[0].removeprefix("# ")
             (tmp_path / name).write_text(text, encoding="utf-8")
             written.append(name)
-    assert written == ["town.toml", "folds.toml", "towns.toml"]
+    assert written == ["town.toml", "folds.toml", "more.toml", "towns.toml"]
     for words in commands("train.md"):
         program, *arguments = words
         for option, less in (("--steps", "3"), ("--network", "width=0.02,encoder=unet,batch_norm=false")):
@@ -60,7 +60,8 @@ def test_every_command_of_the_walk_through_runs(in_process, tmp_path: Path) -> N
         "sheet.png", "town-model/card.json", "town-model/model.keras", "town-model/training/panel-best.png",
         "town-model/training/curves.png", "town-model/training/steps.csv", "town-model/training/validations.csv",
         "town-model/training/tensorboard", "town-model/training/train.json", "town-model/training/summary.json",
-        "town-model-2/card.json", "town-evaluation/report.html", "town-evaluation/metrics.json",
+        "town-model-2/card.json", "town-small/card.json", "town-mine/card.json",
+        "town-evaluation/report.html", "town-evaluation/metrics.json",
         "elsewhere/quicklook.png", "elsewhere/polygons.geojson", "elsewhere-evaluation/report.html",
     ):  # fmt: skip
         assert (tmp_path / made).exists(), made

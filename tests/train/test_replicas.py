@@ -1,4 +1,4 @@
-"""Two devices that share a batch learn what one learns from all of it."""
+"""Two devices that share a batch learn what one learns from all of it, of labels and of a teacher."""
 
 import os
 import subprocess
@@ -19,16 +19,18 @@ if sys.argv[1] == "2":
 from tileseg.nn.backend import Replicas, devices, keras
 from tileseg.nn.options import NetworkSpec
 from tileseg.nn.unet import build_network
-from tileseg.train.losses import parse_loss
+from tileseg.train.losses import DistilledLoss, parse_loss
 from tileseg.train.optimizer import PartwiseAdam
 from tileseg.train.step import TrainingModel, compile_step
+from tileseg.train.teacher import Lesson
 
 replicas = Replicas(devices())
 assert replicas.count == int(sys.argv[1])
 keras.utils.set_random_seed(1)
 with replicas.scope():
     network = build_network(NetworkSpec(width=0.02, encoder="unet", batch_norm=False), 3, 2)
-    trained = TrainingModel(network, parse_loss("ce", classes=2), (0.5,), (0.25,), replicas)
+    loss = DistilledLoss(parse_loss("ce", classes=2), 0.5, 2.0)
+    trained = TrainingModel(network, loss, (0.5,), (0.25,), replicas)
     adam = PartwiseAdam(rate=0.01, decay=0.1, share=lambda v: 0.5)
     adam.build(network.trainable_variables)
     compile_step(trained, adam)
@@ -36,7 +38,8 @@ rng = np.random.default_rng(0)
 losses = []
 for _ in range(3):
     images, labels = rng.random((4, 32, 48, 3), np.float32), rng.integers(0, 2, (4, 32, 48)).astype(np.uint8)
-    losses.append(trained.step(images, labels))
+    lesson = Lesson(labels, rng.normal(size=(4, 32, 48, 2)).astype(np.float32), np.ones(labels.shape, bool))
+    losses.append(trained.step(images, lesson))
 np.savez(sys.argv[2], losses=losses, weights=np.concatenate([w.ravel() for w in network.get_weights()]))
 """
 

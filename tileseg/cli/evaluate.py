@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tileseg.cli.evaluate_options import ClassOptions, Control, MeasureOptions, RunOptions, SubjectOptions
-from tileseg.cli.facts import packed
 from tileseg.cli.option import chosen, expand
 
 if TYPE_CHECKING:
@@ -79,8 +78,7 @@ def command(
         if dataset is None:
             raise UsageError("--model: on which scenes? tileseg evaluate --model M DATASET.toml")
         _refuse(spec)
-        given = packed(given | {"model": subject.model})
-        model = ModelSpec(given.pop("model"), dataset, scenes, _listed(subject.places), given)
+        model = ModelSpec(subject.model, dataset, scenes, _listed(subject.places), given)
         found = _model(model, spec, quiet=quiet, verbose=control.verbose)
     if control.as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tileseg.cli.option import option
 
-_DATA, _NETWORK, _LENGTH = "Data", "Network", "Length"
+_DATA, _NETWORK, _TEACHER, _LENGTH = "Data", "Network", "Teacher", "Length"
 _LOSS, _LEARNING, CONTROL = "Loss", "Learning", "Control"
 
 
@@ -18,12 +18,36 @@ class NetworkOptions:
 
     network: Annotated[
         str | None,
-        option(_NETWORK, "Options, such as width=0.25,batch_norm=true,encoder=mobile.", metavar="NAME=VALUE,..."),
+        option(
+            _NETWORK,
+            "Options, such as width=0.25,encoder=mobile; or a Keras network of your own.",
+            metavar="NAME=VALUE,...|FILE.keras",
+        ),
     ] = None
     encoder_weights: Annotated[
         str | None, option(_NETWORK, "What the VGG16 encoder starts from.", metavar="imagenet|FILE")
     ] = None
     init: Annotated[Path | None, option(_NETWORK, "Model folder whose weights the network starts from.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherOptions:
+    """Which model is learnt from besides the labels."""
+
+    teacher: Annotated[
+        Path | None,
+        option(
+            _TEACHER, "Model folder whose answers are learnt too; alone, where scenes have no labels.", metavar="MODEL"
+        ),
+    ] = None
+    distill: Annotated[
+        str | None,
+        option(
+            _TEACHER,
+            "Its share of the loss, and how soft its answers are; default alpha=0.5,temperature=2.",
+            metavar="NAME=VALUE,...",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +163,7 @@ class TrainOptions:
     """How a network is trained."""
 
     network: NetworkOptions
+    teacher: TeacherOptions
     data: DataOptions
     length: LengthOptions
     loss: LossOptions

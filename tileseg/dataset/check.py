@@ -70,7 +70,7 @@ def _check_pair(
         try:
             open_image(pair, spec)
         except InputError:
-            if not is_there(pair.labels):
+            if pair.labels is not None and not is_there(pair.labels):
                 found.append(Problem("error", f"{pair.labels}: is not there; expected the labels of {pair.image.name}"))
         return None, None, found
     findings = [*georeference_problems(scene, pair, gsd), *label_problems(scene, pair, spec)]
@@ -87,7 +87,7 @@ def _check_pair(
         place=scene.place,
         split=scene.split,
         image=str(pair.image),
-        labels=str(pair.labels),
+        labels="" if pair.labels is None else str(pair.labels),
         size=(scene.scene.grid.height, scene.scene.grid.width),
         bands=scene.scene.bands,
         dtype=scene.dtype,
@@ -104,6 +104,8 @@ def _check_pair(
 
 def _source(scene: LabelledScene) -> str:
     truth = scene.truth
+    if not scene.has_labels:
+        return "none"
     if isinstance(truth, VectorTruth):
         return f"{truth.count} polygon{'s' * (truth.count != 1)}"
     return "raster on another grid" if isinstance(truth, WarpedTruth) else "raster"

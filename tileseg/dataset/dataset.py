@@ -79,6 +79,7 @@ class Dataset:
         """
         left_out = self.of_places(names, "--leave-out")
         rest = tuple(scene for scene in self.scenes if scene not in left_out)
+        left_out = tuple(scene for scene in left_out if scene.has_labels)  # others cannot be scored
         if not rest:
             raise UsageError(f"--leave-out {','.join(names)}: nothing is left of {self.path} to train on")
         return replace(

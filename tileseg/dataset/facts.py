@@ -35,6 +35,7 @@ class SceneFacts:
     split: Split
     image: str
     labels: str
+    """Empty where nothing is known of the image."""
     size: tuple[int, int]
     """(rows, columns) of the image."""
     bands: tuple[int, ...]
@@ -47,7 +48,7 @@ class SceneFacts:
     grid: tuple[int, int]
     """(rows, columns) at the dataset's ground sample distance."""
     source: str
-    """Where labels come from: ``raster``, ``raster on another grid``, or the number of polygons."""
+    """Where labels come from: ``raster``, ``raster on another grid``, the number of polygons, or ``none``."""
     counts: tuple[int, ...]
     """Pixels of each class, and last those whose class is not known."""
     mean: tuple[float, ...]

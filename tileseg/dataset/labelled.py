@@ -14,14 +14,14 @@ import numpy.typing as npt
 from affine import Affine
 
 from tileseg.card import ClassInfo
-from tileseg.dataset.raster_truth import Truth
+from tileseg.dataset.raster_truth import NoTruth, Truth
 from tileseg.dataset.rescale import Axis, Rescale
 from tileseg.dataset.spec import IGNORE, DatasetSpec, SceneFiles, Split, is_there
 from tileseg.dataset.truth import open_truth
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.labels import Labels
-from tileseg.source.protocol import PixelSource, Words
+from tileseg.source.protocol import Mask, PixelSource, Words
 from tileseg.source.scene import open_scene
 from tileseg.window import Window, tile
 
@@ -71,6 +71,11 @@ class LabelledScene:
     """Whether tiles are kept in memory once they were read."""
 
     @property
+    def has_labels(self) -> bool:
+        """Whether anything is known of it: of other scenes only a teacher can say what is there."""
+        return not isinstance(self.truth, NoTruth)
+
+    @property
     def dtype(self) -> str:
         """NumPy type of the pixels: the file's own."""
         return self.scene.dtype
@@ -83,7 +88,8 @@ class LabelledScene:
     @property
     def bytes(self) -> int:
         """Memory of all its pixels and labels."""
-        return self.extent.pixels * (len(self.bands) * np.dtype(self.dtype).itemsize + 1)
+        mask = int(self.scene.has_gaps)
+        return self.extent.pixels * (len(self.bands) * np.dtype(self.dtype).itemsize + 1 + mask)
 
     def read(self, window: Window) -> tuple[Pixels, Labels]:
         """Read a window inside the grid: pixels (y, x, band), C-contiguous, and labels (y, x) uint8.
@@ -91,12 +97,18 @@ class LabelledScene:
         Pixels have the image's own type; ``fill`` where it has no data. Labels are IGNORE (255) there, and wherever
         the class is not known. Safe from several threads. Raises InputError, naming the file, where it cannot be read.
         """
+        pixels, labels, _ = self.read_with_gaps(window)
+        return pixels, labels
+
+    def read_with_gaps(self, window: Window) -> tuple[Pixels, Labels, Mask]:
+        """What :meth:`read` gives, and (y, x) where the image has data: there a class may still not be known."""
         if self.extent.intersection(window) != window:
             raise UsageError(f"{window} is not inside {self.name} of {self.grid.height} x {self.grid.width} pixels")
         if not self.cached:
             return self._read(window)
         pixels = np.empty((window.height, window.width, len(self.bands)), self.dtype)
         labels = np.empty((window.height, window.width), np.uint8)
+        valid = np.ones((window.height, window.width), np.bool_)
         first = Window(window.row_off // _TILE, window.col_off // _TILE, 1, 1)
         last = ((window.row_stop - 1) // _TILE, (window.col_stop - 1) // _TILE)
         for row in range(first.row_off, last[0] + 1):
@@ -107,8 +119,10 @@ class LabelledScene:
                 assert part is not None
                 kept = _TILES.get(self, whole)
                 there, here = part.relative_to(whole).slices, part.relative_to(window).slices
-                pixels[here], labels[here] = kept[0][there], kept[1][there]
-        return pixels, labels
+                pixels[here], labels[here] = kept.pixels[there], kept.labels[there]
+                if kept.valid is not None:
+                    valid[here] = kept.valid[there]
+        return pixels, labels, valid
 
     def read_labels(self, window: Window) -> Labels:
         """The labels of :meth:`read`, without reading pixels where the image has data everywhere."""
@@ -116,7 +130,7 @@ class LabelledScene:
             return self.read(window)[1]
         return self.truth.read(window)
 
-    def _read(self, window: Window) -> tuple[Pixels, Labels]:
+    def _read(self, window: Window) -> tuple[Pixels, Labels, Mask]:
         if self.rescale.identity:
             pixels, valid = self.scene.read(window)
         else:
@@ -125,11 +139,25 @@ class LabelledScene:
         if not valid.all():
             pixels[~valid] = np.asarray(self.fill).astype(pixels.dtype)
             labels[~valid] = IGNORE
-        return pixels, labels
+        return pixels, labels, valid
 
     def windows(self, size: int) -> list[Window]:
         """The grid cut into windows of ``size``, smaller at the right and at the bottom."""
         return tile(self.extent, size, size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """A part of a scene that was read."""
+
+    pixels: Pixels
+    labels: Labels
+    valid: Mask | None
+    """None: all of it has data."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.nbytes for part in (self.pixels, self.labels, self.valid) if part is not None)
 
 
 class _Tiles:
@@ -137,24 +165,25 @@ class _Tiles:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[object, ...], tuple[Pixels, Labels]] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], _Tile] = OrderedDict()
         self._bytes = 0
 
-    def get(self, scene: LabelledScene, window: Window) -> tuple[Pixels, Labels]:
+    def get(self, scene: LabelledScene, window: Window) -> _Tile:
         key = (scene.key, scene.fill, window.row_off, window.col_off)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         # Outside the lock: two threads may read the same tile, which is better than waiting for each other.
-        found = scene._read(window)  # noqa: SLF001 - the scene and its tiles are one thing
+        pixels, labels, valid = scene._read(window)  # noqa: SLF001 - the scene and its tiles are one thing
+        found = _Tile(pixels, labels, None if valid.all() else valid)
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = found
-                self._bytes += sum(part.nbytes for part in found)
+                self._bytes += found.bytes
             while self._bytes > CACHE:
                 _, oldest = self._kept.popitem(last=False)
-                self._bytes -= sum(part.nbytes for part in oldest)
+                self._bytes -= oldest.bytes
         return found
 
 
@@ -200,7 +229,8 @@ def open_labelled(pair: SceneFiles, spec: DatasetSpec, gsd: float | None) -> Lab
 def open_image(pair: SceneFiles, spec: DatasetSpec) -> PixelSource:
     """The image of a pair. Raises InputError in one line."""
     if not is_there(pair.image):
-        raise InputError(f"{pair.image}: is not there; expected the image of {pair.labels.name}")
+        whose = "an image" if pair.labels is None else f"the image of {pair.labels.name}"
+        raise InputError(f"{pair.image}: is not there; expected {whose}")
     # The same rules as for a run, but here bands are chosen in the file that lists the scenes.
     words = Words(
         option="image_bands",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,11 @@ from tileseg.errors import InputError, UsageError
 from tileseg.labels import Labels
 from tileseg.source.scene import reflected
 from tileseg.window import Window
+
+UNLABELLED, GAP = 256, 257
+"""Instead of IGNORE, where it matters: the image has data whose class is not known, or has no data."""
+
+_Code = TypeVar("_Code", np.uint8, np.int16)
 
 _STRIP = 1024
 """Pixels: side of the windows in which labels are counted."""
@@ -37,6 +42,9 @@ class ClassCells:
     """Pixels: side of a cell."""
     counts: tuple[npt.NDArray[np.int32], ...]
     """For each scene (rows, columns, class)."""
+    teaching: tuple[npt.NDArray[np.int32], ...]
+    """For each scene (rows, columns): pixels that something is learnt from. Their class is known, or the scene has no
+    labels and they have data."""
 
     @property
     def pixels(self) -> npt.NDArray[np.int64]:
@@ -46,15 +54,26 @@ class ClassCells:
 
 def count_cells(scenes: Sequence[LabelledScene], classes: int, side: int) -> ClassCells:
     """Read all labels once, window by window, and count classes in cells of ``side`` pixels."""
-    return ClassCells(side, tuple(_count_scene(scene, classes, side) for scene in scenes))
+    counts = tuple(_count_scene(scene, classes, side) for scene in scenes)
+    teaching = (
+        count.sum(axis=2, dtype=np.int32) if scene.has_labels else count[..., 0]
+        for scene, count in zip(scenes, counts, strict=True)
+    )
+    known = (
+        count if scene.has_labels else np.zeros((*count.shape[:2], classes), np.int32)
+        for scene, count in zip(scenes, counts, strict=True)
+    )
+    return ClassCells(side, tuple(known), tuple(teaching))
 
 
 def _count_scene(scene: LabelledScene, classes: int, side: int) -> npt.NDArray[np.int32]:
+    """(rows, columns, class) pixels; of a scene without labels (rows, columns, 1) those that have data."""
     rows, cols = -(-scene.grid.height // side), -(-scene.grid.width // side)
+    classes = classes if scene.has_labels else 1
     counts = np.zeros((rows, cols, classes), np.int32)
     step = max(1, _STRIP // side) * side
     for window in scene.windows(step):
-        labels = scene.read_labels(window)
+        labels = scene.read_labels(window) if scene.has_labels else _gaps(scene, window)
         down, across = -(-window.height // side), -(-window.width // side)
         cell = (np.arange(window.height) // side)[:, None] * across + np.arange(window.width) // side
         known = labels < classes
@@ -64,6 +83,13 @@ def _count_scene(scene: LabelledScene, classes: int, side: int) -> npt.NDArray[n
     return counts
 
 
+def _gaps(scene: LabelledScene, window: Window) -> Labels:
+    """0 where the image has data, IGNORE elsewhere."""
+    if not scene.scene.has_gaps:
+        return np.zeros((window.height, window.width), np.uint8)
+    return np.where(scene.read_with_gaps(window)[2], 0, IGNORE).astype(np.uint8)
+
+
 class PatchSampler:
     """Draws batches of patches from scenes: ``batch(step)`` is a pure function of seed and step.
 
@@ -71,8 +97,8 @@ class PatchSampler:
     classes being more likely (with the inverse square root of their share, down to 1 %); the others around any pixel
     whose class is known.
     ``rare`` names the ids of the former classes; by default they are all that occur and are no background.
-    The pixel may be anywhere in its patch. Scenes count by known pixels times their weight. Scenes smaller than
-    a patch are continued by reflection, with IGNORE as label.
+    The pixel may be anywhere in its patch. Scenes count by known pixels times their weight, those without labels by
+    pixels with data. Scenes smaller than a patch are continued by reflection, with IGNORE as label.
     """
 
     def __init__(
@@ -99,7 +125,7 @@ class PatchSampler:
         totals = sum(
             scene.weight * counts.sum(axis=(0, 1)) for scene, counts in zip(scenes, self.cells.counts, strict=True)
         )
-        if not totals.any():
+        if not any(part.any() for part in self.cells.teaching):
             raise InputError("no pixel of the training scenes has a known class")
         wanted = [i for i, info in enumerate(infos) if not info.background] if rare == "auto" else list(rare)
         present = [i for i in wanted if i < classes and totals[i]]
@@ -111,7 +137,8 @@ class PatchSampler:
             cells.append(counts.reshape(-1, classes) * scene.weight)
             offsets.append(offsets[-1] + len(cells[-1]))
         self._offsets = np.array(offsets)
-        self._known = np.cumsum(np.concatenate([part.sum(axis=1) for part in cells]), dtype=np.float64)
+        teaching = [part.ravel() * scene.weight for scene, part in zip(scenes, self.cells.teaching, strict=True)]
+        self._known = np.cumsum(np.concatenate(teaching), dtype=np.float64)
         self._of_class = {
             i: np.cumsum(np.concatenate([part[:, i] for part in cells]), dtype=np.float64) for i in present
         }
@@ -125,6 +152,14 @@ class PatchSampler:
         """Images (n, y, x, band) of the scenes' type, and labels (n, y, x) uint8. Safe from several threads."""
         parts = [read_patch(self.scenes[index], window, self.size) for index, window in self.windows(step)]
         return np.stack([pixels for pixels, _ in parts]), np.stack([labels for _, labels in parts])
+
+    def coded_batch(self, step: int) -> tuple[Pixels, npt.NDArray[np.int16]]:
+        """The same with labels (n, y, x) that tell pixels apart whose class is not known.
+
+        They are UNLABELLED where the image has data, GAP where it has none, and IGNORE beyond the scene.
+        """
+        parts = [_read_coded(self.scenes[index], window, self.size) for index, window in self.windows(step)]
+        return np.stack([pixels for pixels, _ in parts]), np.stack([codes for _, codes in parts])
 
     def _draw(self, rng: np.random.Generator) -> tuple[int, Window]:
         sums = self._known
@@ -156,8 +191,8 @@ class PatchSampler:
         return index, Window(starts[0], starts[1], min(self.size, grid.height), min(self.size, grid.width))
 
     def _known_share(self, index: int, window: Window) -> float:
-        """About how much of the cells that a window touches is known."""
-        side, counts = self.cells.side, self.cells.counts[index]
+        """About how much of the cells that a window touches something is learnt from."""
+        side, counts = self.cells.side, self.cells.teaching[index]
         top, left = window.row_off // side, window.col_off // side
         bottom, right = -(-window.row_stop // side), -(-window.col_stop // side)
         known = int(counts[top:bottom, left:right].sum())
@@ -169,12 +204,25 @@ def read_patch(scene: LabelledScene, window: Window, size: int) -> tuple[Pixels,
 
     What is missing at the bottom and right is continued by reflection, and has the label IGNORE.
     """
-    pixels, labels = scene.read(window)
-    if (window.height, window.width) == (size, size):
+    return _grown(*scene.read(window), size)
+
+
+def _read_coded(scene: LabelledScene, window: Window, size: int) -> tuple[Pixels, npt.NDArray[np.int16]]:
+    """As :func:`read_patch`, with the labels of :meth:`PatchSampler.coded_batch`."""
+    pixels, labels, valid = scene.read_with_gaps(window)
+    codes = labels.astype(np.int16)
+    codes[labels == IGNORE] = UNLABELLED
+    codes[~valid] = GAP
+    return _grown(pixels, codes, size)
+
+
+def _grown(pixels: Pixels, labels: npt.NDArray[_Code], size: int) -> tuple[Pixels, npt.NDArray[_Code]]:
+    """Pixels (y, x, band) continued to ``size`` x ``size`` by reflection, and labels (y, x) by IGNORE."""
+    if labels.shape == (size, size):
         return pixels, labels
     rows, cols = (reflected(0, size, length, size) for length in labels.shape)
-    padded = np.full((size, size), IGNORE, np.uint8)
-    padded[: window.height, : window.width] = labels
+    padded = np.full((size, size), IGNORE, labels.dtype)
+    padded[: labels.shape[0], : labels.shape[1]] = labels
     return np.ascontiguousarray(pixels[rows[:, None], cols]), padded
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.dataset.rescale import Rescale
+from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.labels import Labels
@@ -28,6 +29,15 @@ class Truth(Protocol):
 
     def read(self, window: Window) -> Labels:
         """(height, width) uint8: class ids, IGNORE where the class is not known. Raises InputError."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoTruth:
+    """The labels of a scene of which nothing is known."""
+
+    def read(self, window: Window) -> Labels:
+        """IGNORE everywhere."""
+        return np.full((window.height, window.width), IGNORE, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)

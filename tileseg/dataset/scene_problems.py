@@ -46,6 +46,8 @@ def georeference_problems(scene: LabelledScene, pair: SceneFiles, gsd: float | N
 def _doubtful_place(scene: LabelledScene, pair: SceneFiles) -> tuple[Path, str] | None:
     """Which file does not say where it lies, and what is made of that; None where all is said, or nothing."""
     nothing = "has no coordinate reference system"
+    if not scene.has_labels:
+        return None
     image, truth = scene.scene.grid, scene.truth
     if isinstance(truth, VectorTruth):
         if image.crs is None:
@@ -54,14 +56,14 @@ def _doubtful_place(scene: LabelledScene, pair: SceneFiles) -> tuple[Path, str] 
             return None
         wrong = "is in degrees by what it says (or, as GeoJSON, does not say), but its numbers are too large for that"
         said = nothing if truth.system == "unnamed" else wrong
-        return pair.labels, f"{said}; its polygons are taken to be in the image's coordinates"
+        return pair.label_file, f"{said}; its polygons are taken to be in the image's coordinates"
     assert isinstance(truth, RasterTruth | WarpedTruth)
     image_knows, labels_know = _knows(image), _knows(truth.raster.grid)
     if image_knows == labels_know:
         return None
     shared = "be on one grid" if isinstance(truth, RasterTruth) else "have the same coordinates"
     return (
-        pair.labels if labels_know < image_knows else pair.image,
+        pair.label_file if labels_know < image_knows else pair.image,
         f"{nothing}; image and labels are taken to {shared}",
     )
 
@@ -101,26 +103,28 @@ def _unknown_values(pair: SceneFiles, spec: DatasetSpec, unknown: dict[str, floa
     listed = ", ".join(f"{value} ({percent(unknown[value])})" for value in shown[:_MOST_SHOWN])
     more = f" and {len(shown) - _MOST_SHOWN} more" if len(shown) > _MOST_SHOWN else ""
     hint = "say what they mean in label_map, or list them under ignore"
-    if pair.labels.suffix.lower() in (".jpg", ".jpeg"):
+    if pair.label_file.suffix.lower() in (".jpg", ".jpeg"):
         hint = "JPEG changes values: labels need PNG or TIFF"
     elif palette:
         hint = f"they are positions in its palette; {hint}"
     elif len(shown) > 30:
         hint = "so many values look like an image or probabilities rather than class ids"
-    return f"{pair.labels}: values {listed}{more} are none of the {len(spec.classes)} classes; {hint}"
+    return f"{pair.label_file}: values {listed}{more} are none of the {len(spec.classes)} classes; {hint}"
 
 
 def content_problems(scene: LabelledScene, facts: SceneFacts, pair: SceneFiles, spec: DatasetSpec) -> Iterator[Problem]:
     """What pixels and labels show that is odd: nothing known, one class only, constant bands, enlarged pixels."""
     known = sum(facts.counts[:-1])
-    if not known:
-        yield Problem("error", f"{pair.labels}: no pixel has a known class where {pair.image.name} has data")
+    if not scene.has_labels:
+        pass  # nothing about them can be odd
+    elif not known:
+        yield Problem("error", f"{pair.label_file}: no pixel has a known class where {pair.image.name} has data")
     elif facts.unknown > _MOST_UNKNOWN:
-        yield Problem("warning", f"{pair.labels}: the class of {percent(facts.unknown)} of its pixels is not known")
+        yield Problem("warning", f"{pair.label_file}: the class of {percent(facts.unknown)} of its pixels is not known")
     if known and max(facts.counts[:-1]) == known:
         only = spec.classes[int(np.argmax(facts.counts[:-1]))].name
         doubt = mask_doubt(scene) if facts.counts[-1] else None
-        yield Problem("warning", doubt or f"{pair.labels}: has nothing but {only!r}")
+        yield Problem("warning", doubt or f"{pair.label_file}: has nothing but {only!r}")
     constant = [spec.bands[i] for i, deviation in enumerate(facts.std) if deviation < 1e-9]
     if constant:
         yield Problem("warning", f"{pair.image}: is the same everywhere in {', '.join(constant)}")

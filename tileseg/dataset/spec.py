@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -92,10 +92,17 @@ class SceneEntry(ReadOptions):
     split: Split = "train"
     image: str
     """A raster; one of several in a file by GDAL's name for it, such as ``GTIFF_DIR:2:stack.tif``."""
-    labels: str
+    labels: str | None = None
     """A raster of class ids on any grid (or one of several in a file), or polygons in any coordinate reference system.
+    None: nothing is known of the scene, and a teacher says what is learnt from it.
     """
     name: str | None = None
+
+    @model_validator(mode="after")
+    def _scored_by_labels(self) -> SceneEntry:
+        if self.labels is None and self.split != "train":
+            raise ValueError(f"has no labels, which a scene to {self.split} needs: expected labels")
+        return self
 
 
 class FolderEntry(ReadOptions):
@@ -103,8 +110,9 @@ class FolderEntry(ReadOptions):
 
     images: str
     """A folder, or a pattern with one star such as ``tiles/*_rgb.tif``."""
-    labels: str
-    """A folder, a pattern whose star stands for what the images' star stands for, or one file for all images."""
+    labels: str | None = None
+    """A folder, a pattern whose star stands for what the images' star stands for, or one file for all images.
+    None: nothing is known of the scenes, as with :class:`SceneEntry`."""
     split: Split = "train"
     """Split of all that ``validate`` does not pick."""
     validate_: Annotated[float | str | Names | None, Field(alias="validate")] = None
@@ -116,6 +124,8 @@ class FolderEntry(ReadOptions):
 
     @model_validator(mode="after")
     def _sensible(self) -> FolderEntry:
+        if self.labels is None and (self.split != "train" or self.validate_ is not None):
+            raise ValueError("has no labels, which scenes to validate need: expected labels")
         if self.place_from is not None:
             if "place" in self.model_fields_set:
                 raise ValueError("place and place_from both say where scenes lie: expected one of them")
@@ -127,9 +137,9 @@ class FolderEntry(ReadOptions):
                 re.compile(self.validate_)
             except re.error as error:
                 raise ValueError(f"validate = {self.validate_!r} is no regular expression: {error}") from None
-        for key in ("images", "labels"):
-            if getattr(self, key).count("*") > 1 or "*" in str(Path(getattr(self, key)).parent):
-                raise ValueError(f"{key} = {getattr(self, key)!r}: expected a folder, or one star in the file's name")
+        for key, value in (("images", self.images), ("labels", self.labels or "")):
+            if value.count("*") > 1 or "*" in str(Path(value).parent):
+                raise ValueError(f"{key} = {value!r}: expected a folder, or one star in the file's name")
         return self
 
 
@@ -230,9 +240,16 @@ class SceneFiles:
     split: Split
     image: Path
     """One raster of several in a file goes by GDAL's name for it: see :func:`is_there`."""
-    labels: Path
+    labels: Path | None
+    """None: nothing is known of the image."""
     reading: ReadOptions
     """What the entry says, completed by what the top of the file says."""
+
+    @property
+    def label_file(self) -> Path:
+        """The labels of an image that has some."""
+        assert self.labels is not None
+        return self.labels
 
     @property
     def place(self) -> str:
@@ -252,7 +269,8 @@ def list_pairs(spec: DatasetSpec, folder: Path) -> tuple[list[SceneFiles], list[
         try:
             match entry:
                 case SceneEntry():
-                    image, labels = _placed(folder, entry.image), _placed(folder, entry.labels)
+                    image = _placed(folder, entry.image)
+                    labels = None if entry.labels is None else _placed(folder, entry.labels)
                     pairs.append(SceneFiles(entry.name or stem_of(str(image)), entry.split, image, labels, reading))
                 case FolderEntry():
                     pairs.extend(_in_folder(entry, folder, reading, problems))
@@ -283,9 +301,7 @@ def _complete(spec: DatasetSpec, entry: ReadOptions) -> ReadOptions:
 
 def _in_folder(entry: FolderEntry, folder: Path, reading: ReadOptions, problems: list[str]) -> Iterator[SceneFiles]:
     images = _matches(folder, entry.images)
-    one = _placed(folder, entry.labels)
-    one_for_all = is_there(one) and not one.is_dir()
-    labels = dict.fromkeys(images, one) if one_for_all else _matches(folder, entry.labels)
+    labels = _labels_of(entry, folder, images)
     if not images:
         raise InputError(f"{folder / entry.images}: no images there; expected {', '.join(RASTERS[:5])} or the like")
     keys = sorted(images, key=_natural)
@@ -295,11 +311,19 @@ def _in_folder(entry: FolderEntry, folder: Path, reading: ReadOptions, problems:
             split: Split = "validate" if key in chosen else entry.split
             yield SceneFiles(key, split, images[key], labels[key], _placed_by_name(reading, entry, key))
         else:
-            problems.append(f"{images[key]}: has no labels: expected {folder / entry.labels} for {key!r}")
+            problems.append(f"{images[key]}: has no labels: expected {folder / (entry.labels or '')} for {key!r}")
     problems.extend(
         f"{labels[key]}: has no image: expected {folder / entry.images} for {key!r}"
         for key in sorted(labels.keys() - images.keys(), key=_natural)
     )
+
+
+def _labels_of(entry: FolderEntry, folder: Path, images: Iterable[str]) -> Mapping[str, Path | None]:
+    """The labels of images by name: one file for all, files of their own, or none."""
+    if entry.labels is None:
+        return dict.fromkeys(images)
+    one = _placed(folder, entry.labels)
+    return dict.fromkeys(images, one) if is_there(one) and not one.is_dir() else _matches(folder, entry.labels)
 
 
 def _placed_by_name(reading: ReadOptions, entry: FolderEntry, name: str) -> ReadOptions:

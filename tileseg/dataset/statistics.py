@@ -25,7 +25,7 @@ class DatasetStatistics:
     std: tuple[float, ...]
     """Per band; 1 for a constant band."""
     class_shares: tuple[float, ...]
-    """Per class: its share of the pixels whose class is known, scenes counting by their weights."""
+    """Per class: its share of the pixels whose class is known, scenes counting by their weights; 0 where none is."""
     pixels: int
     """How many pixels were read."""
 
@@ -35,9 +35,9 @@ def statistics(
 ) -> DatasetStatistics:
     """Mean and deviation of bands over scenes, and the shares of classes.
 
-    Read in at most 512 windows of 128 x 128, spread evenly. Pixels whose class is not known do not count; others by the
-    weight of their scene, as they are sampled. Values beyond ``limits`` count as these. The same scenes give the same
-    numbers. Raises InputError where nothing is known.
+    Read in at most 512 windows of 128 x 128, spread evenly. Pixels whose class is not known do not count, but in scenes
+    without any labels; others count by the weight of their scene, as they are sampled. Values beyond ``limits`` count
+    as these. The same scenes give the same numbers. Raises InputError where nothing is known.
     """
     windows = [(scene, window) for scene in scenes for window in scene.windows(_WINDOW)]
     chosen = min(len(windows), _WINDOWS)
@@ -46,20 +46,21 @@ def statistics(
     found = np.zeros(classes)
     for i in range(chosen):
         scene, window = windows[int((i + 0.5) * len(windows) / chosen)]
-        pixels, labels = scene.read(window)
-        known = labels != IGNORE
+        pixels, labels, valid = scene.read_with_gaps(window)
+        known = labels != IGNORE if scene.has_labels else valid
         values = pixels[known].astype(np.float64)
         values = values if limits is None else values.clip(*limits)
         count += len(values)
         weight += scene.weight * len(values)
         total += scene.weight * values.sum(axis=0)
         squares += scene.weight * np.einsum("ij,ij->j", values, values)
-        found += scene.weight * np.bincount(labels[known], minlength=classes)
+        if scene.has_labels:
+            found += scene.weight * np.bincount(labels[known], minlength=classes)
     if not count:
         raise InputError("no pixel of the scenes for training has a known class")
     mean = total / weight
     deviation = np.sqrt(np.maximum(squares / weight - np.square(mean), 0))
     deviation = np.where(deviation > 1e-9 * np.maximum(1, np.abs(mean)), deviation, 1.0)
     return DatasetStatistics(
-        tuple(mean.tolist()), tuple(deviation.tolist()), tuple((found / found.sum()).tolist()), count
+        tuple(mean.tolist()), tuple(deviation.tolist()), tuple((found / (found.sum() or 1)).tolist()), count
     )

@@ -31,6 +31,15 @@ def check_together(
         yield Problem("error", f'{path}: has no scenes to train on (split = "train")')
     if not by_split["validate"]:
         yield Problem("warning", f'{path}: has no scenes to validate on (split = "validate")')
+    unlabelled = [scene for scene in scenes if not scene.has_labels]
+    if unlabelled:
+        yield Problem(
+            "warning",
+            f"{unlabelled[0].scene.path}: has no labels, so that it can be trained on only with --teacher MODEL"
+            f"{f' ({len(unlabelled) - 1} more like it)' * (len(unlabelled) > 1)}",
+        )
+    if len(unlabelled) == len(by_split["train"]):
+        return  # no class can be missing
     for i, info in enumerate(spec.classes):
         there = {split: any(fact.counts[i] for fact in found) for split, found in by_split.items()}
         if by_split["train"] and not there["train"]:

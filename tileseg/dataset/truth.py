@@ -10,7 +10,16 @@ import numpy as np
 import shapely
 from affine import Affine
 
-from tileseg.dataset.raster_truth import _COLOR, NO_COLOR, ColorRaster, RasterTruth, Truth, ValueRaster, ValueTable
+from tileseg.dataset.raster_truth import (
+    _COLOR,
+    NO_COLOR,
+    ColorRaster,
+    NoTruth,
+    RasterTruth,
+    Truth,
+    ValueRaster,
+    ValueTable,
+)
 from tileseg.dataset.rescale import Rescale
 from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, SceneFiles, is_there
 from tileseg.dataset.vector_truth import VectorTruth, _outline, _text, outline_in
@@ -28,7 +37,9 @@ _SAME_PLACE = 0.1
 
 def open_truth(pair: SceneFiles, spec: DatasetSpec, image: Grid, target: Grid, rescale: Rescale) -> Truth:
     """The labels of an image whose own grid is ``image``. Raises InputError in one line."""
-    path = pair.labels
+    if pair.labels is None:
+        return NoTruth()
+    path = pair.label_file
     if not is_there(path):
         raise InputError(f"{path}: is not there; expected the labels of {pair.image.name}")
     if path.suffix.lower() in VECTORS:
@@ -52,7 +63,7 @@ def open_truth(pair: SceneFiles, spec: DatasetSpec, image: Grid, target: Grid, r
 
 
 def _open_colors(pair: SceneFiles) -> ColorRaster:
-    scene = open_scene(pair.labels, expected=3, trust_vrt=pair.reading.trust_vrt)
+    scene = open_scene(pair.label_file, expected=3, trust_vrt=pair.reading.trust_vrt)
     listed = frozenset(int(text[1:], 16) for text in pair.reading.label_map if _COLOR.fullmatch(text))
     # Where an alpha band or a mask says what is data, a value that is called nodata is a colour like any other.
     if isinstance(scene, RasterScene) and (scene.alpha is not None or scene.masks):
@@ -63,7 +74,7 @@ def _open_colors(pair: SceneFiles) -> ColorRaster:
 def _open_raster(pair: SceneFiles) -> LabelRaster:
     """The raster of ids; where ``label_map`` says what its nodata value means, that is a value like any other."""
     try:
-        raster = open_labels(pair.labels, trust_vrt=pair.reading.trust_vrt)
+        raster = open_labels(pair.label_file, trust_vrt=pair.reading.trust_vrt)
     except InputError as error:
         if re.search(r"has [34] bands; expected one band", str(error)):
             hint = 'if its colours stand for classes, say so: label_map = { "#ff0000" = "name of a class", ... }'
@@ -84,9 +95,9 @@ def _values(pair: SceneFiles, spec: DatasetSpec, raster: LabelRaster | None) -> 
     if listed:
         for text, wanted in listed.items():
             if raster is None and not _COLOR.fullmatch(text):
-                raise InputError(f"{pair.labels}: label_map names {text!r} besides colours; expected colours only")
+                raise InputError(f"{pair.label_file}: label_map names {text!r} besides colours; expected colours only")
             if raster is not None and not text.lstrip("-").isdigit():
-                raise InputError(f"{pair.labels}: label_map names {text!r}, but the labels are a raster of numbers")
+                raise InputError(f"{pair.label_file}: label_map names {text!r}, but the labels are a raster of numbers")
             meaning[int(text) if raster is not None else int(text[1:], 16)] = _id(spec, wanted)
     else:
         meaning |= {i: i for i in range(len(spec.classes))}
@@ -98,7 +109,7 @@ def _values(pair: SceneFiles, spec: DatasetSpec, raster: LabelRaster | None) -> 
     said = str(IGNORE) in listed or IGNORE in spec.ignore or (raster is not None and raster.nodata == IGNORE)
     assumed = raster is not None and not said
     return ValueTable(
-        str(pair.labels), tuple(sorted(meaning.items())), colors=raster is None, assumed=assumed, hidden=hidden
+        str(pair.label_file), tuple(sorted(meaning.items())), colors=raster is None, assumed=assumed, hidden=hidden
     )
 
 
@@ -115,8 +126,8 @@ def _open_vectors(pair: SceneFiles, spec: DatasetSpec, target: Grid) -> VectorTr
     if reading.attribute is None:
         if reading.class_ is None and len(foreground) != 1:
             raise InputError(
-                f"{pair.labels}: which class its polygons are is not said: give attribute (a column) or class (one of "
-                f"{', '.join(foreground)})"
+                f"{pair.label_file}: which class its polygons are is not said: give attribute (a column) or class (one "
+                f"of {', '.join(foreground)})"
             )
         meaning = {"": _id(spec, reading.class_ or foreground[0])}
     else:
@@ -128,11 +139,11 @@ def _open_vectors(pair: SceneFiles, spec: DatasetSpec, target: Grid) -> VectorTr
         for name, value in reading.ignore_where.items()
     }
     try:
-        facts = pair.labels.stat()
+        facts = pair.label_file.stat()
     except OSError as error:
-        raise InputError(f"{pair.labels}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{pair.label_file}: cannot be read: {error.strerror or error}") from error
     return VectorTruth(
-        path=pair.labels,
+        path=pair.label_file,
         grid=target,
         layer=reading.layer,
         attribute=reading.attribute,
@@ -155,7 +166,7 @@ def _same_grid(image: Grid, labels: Grid, pair: SceneFiles) -> bool:
     if not (is_placed(image) and is_placed(labels)):
         if not same_size:
             raise InputError(
-                f"{pair.labels}: is {labels.width} x {labels.height} pixels, {pair.image.name} is {image.width} x "
+                f"{pair.label_file}: is {labels.width} x {labels.height} pixels, {pair.image.name} is {image.width} x "
                 f"{image.height}, and nothing says where the labels lie; expected the same size, or georeferenced files"
                 f"{_TURNED if (image.width, image.height) == (labels.height, labels.width) else ''}"
             )

@@ -185,8 +185,12 @@ def evaluate_model(
     else:
         chosen = {"train": dataset.train, "validate": dataset.validate, "all": dataset.scenes}[model.split]
         which = model.split
+    chosen = tuple(scene for scene in chosen if scene.has_labels)
     if not chosen:
-        raise InputError(f"{model.dataset}: has no scene to {model.split}; choose another --split")
+        what = (
+            f"labels in {which}; choose other --places" if model.places else f"scene to {which}; choose another --split"
+        )
+        raise InputError(f"{model.dataset}: has no {what}")
     card = load_card(resolve_model(model.model))
     # Before anything is run, which may take hours.
     meaning = match_classes(dataset.classes, describe_model(model.model, card.classes), spec.map_prediction)

@@ -170,15 +170,18 @@ class Replicas:
         """Inside, models and optimizers are made for all devices."""
         return nullcontext() if self._strategy is None else cast(AbstractContextManager[Any], self._strategy.scope())
 
-    def learn(self, model: keras.Model, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
-        """One step of a compiled model on a batch, whose size is a multiple of the devices; its loss."""
+    def learn(self, model: keras.Model, images: npt.NDArray[Any], targets: Any) -> float:
+        """One step of a compiled model on a batch, whose size is a multiple of the devices; its loss.
+
+        ``targets``: an array, or several in a tuple, with as many rows as ``images``.
+        """
         if self._strategy is None:
-            return float(np.ravel(model.train_on_batch(images, labels))[0])
+            return float(np.ravel(model.train_on_batch(images, targets))[0])
         size = len(images) // self.count
 
         def part(context: Any) -> Any:
             chosen = slice(context.replica_id_in_sync_group * size, (context.replica_id_in_sync_group + 1) * size)
-            return tf.convert_to_tensor(images[chosen]), tf.convert_to_tensor(labels[chosen])
+            return keras.tree.map_structure(lambda array: tf.convert_to_tensor(array[chosen]), (images, targets))
 
         parts = self._strategy.experimental_distribute_values_from_function(part)
         model.make_train_function()

@@ -32,9 +32,12 @@ def fuse(model: keras.Model) -> keras.Model:
         return model
 
     def copy(layer: Any) -> Any:
-        plain = (
-            type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3) and layer.scale and layer.center
-        )
-        return (FusedBatchNormalization if plain else type(layer)).from_config(layer.get_config())
+        return fused_kind(layer).from_config(layer.get_config())
 
     return keras.models.clone_model(model, clone_function=copy)
+
+
+def fused_kind(layer: Any) -> Any:
+    """What a layer is made again as, to be trained: of its own kind, or fused where that is possible."""
+    plain = type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3) and layer.scale and layer.center
+    return FusedBatchNormalization if plain and NAME == "tensorflow" else type(layer)

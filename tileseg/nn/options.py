@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Encoder = Literal["vgg16", "unet", "mobile"]
 Decoder = Literal["bilinear", "transpose"]
 
 
 class NetworkSpec(BaseModel):
-    """The options of :func:`tileseg.nn.unet.build_network`.
+    """The options of :func:`tileseg.nn.unet.build_network`, or the file of another network.
 
     All are local, so that tiles equal the whole (DESIGN.md), but ``squeeze_excite``. That is not written down here:
     it is derived from the finished graph by :func:`tileseg.nn.keras_graph.analyse`.
@@ -45,3 +46,17 @@ class NetworkSpec(BaseModel):
     """Coarser decoder stages give logits too: see :func:`tileseg.nn.unet.training_model`. In training only."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the channels dropped after the encoder and before the logits. In training only."""
+    file: Annotated[Path | None, Field(strict=False)] = None
+    """A ``.keras`` file whose network is trained instead of one of tileseg's; all other options but ``fresh`` are for
+    those."""
+    fresh: bool = False
+    """Start the network of a file with random weights instead of those that the file has."""
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        others = self.model_fields_set - {"file", "fresh"}
+        if self.file is not None and others:
+            raise ValueError(f"{min(others)} is an option of tileseg's own networks: {self.file} is one already")
+        if self.file is None and self.fresh:
+            raise ValueError("fresh is for the network of a file: tileseg's own start with random weights always")
+        return self

@@ -93,7 +93,7 @@ def _prepare(graph: Graph, precision: Precision) -> tuple[Graph, dict[int, Calla
     )
     simple = Graph(renamed, number[alias.get(graph.output, graph.output)], graph.bands)
 
-    head = _head(simple)
+    head = head_of(simple)
     twins: dict[int, Callable[..., Any]] = {}
     made: dict[tuple[int, int, str], LayerCopy] = {}
     for before, step in zip(merged, renamed, strict=True):
@@ -152,7 +152,7 @@ def _folds(maker: Step, step: Step) -> bool:
     )
 
 
-def _head(graph: Graph) -> set[int]:
+def head_of(graph: Graph) -> set[int]:
     """The values from the last layer with weights on: they stay in float32."""
     makers = {step.outputs[0]: step for step in graph.steps}
     found: set[int] = set()

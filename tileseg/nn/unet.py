@@ -31,6 +31,10 @@ starting at full resolution, so that outlines stay sharp.
 """
 
 
+BLOCKS = tuple(f"block{i}" for i in range(1, 6))
+"""What the names of an encoder's layers begin with, finest first."""
+
+
 def build_network(spec: NetworkSpec, bands: int, classes: int, *, name: str | None = None) -> keras.Model:
     """Build a network: (n, rows, columns, ``bands``) -> float32 logits (n, rows, columns, ``classes``).
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from tileseg.labels import Labels
 from tileseg.train.augment_spec import AugmentSpec
 from tileseg.train.draw import Draws, draw
 
 Images = npt.NDArray[np.float32]
+_Label = TypeVar("_Label", np.uint8, np.int16)
 
 
 class Augmenter:
@@ -43,8 +43,8 @@ class Augmenter:
         self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
         self._compiling = threading.Lock()
 
-    def __call__(self, images: Images, labels: Labels, step: int) -> tuple[Images, Labels]:
-        """Distort (n, y, x, band) float32 images and their (n, y, x) uint8 labels together.
+    def __call__(self, images: Images, labels: npt.NDArray[_Label], step: int) -> tuple[Images, npt.NDArray[_Label]]:
+        """Distort (n, y, x, band) float32 images and their (n, y, x) labels together.
 
         Most values of images should lie between 0 and 1, for which strengths are meant. What comes out does too, or
         lies within the image's own range where that is wider. Labels move to the nearest pixel; 255 where nothing

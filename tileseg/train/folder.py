@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tileseg.errors import InputError, UsageError
-from tileseg.nn.folder import ARCHIVE
+from tileseg.nn.folder import ARCHIVE, load_card, resolve_model
+from tileseg.storage.digest import file_sha256
 from tileseg.storage.store import write_atomic
 from tileseg.train.checkpoint import Progress, Store
 from tileseg.train.spec import ALGORITHM, TrainSpec
@@ -25,13 +26,19 @@ class TrainingFolder:
 
     spec: TrainSpec
     fingerprint: str
-    """Digest of what decides which model comes out: the options, and the dataset's description."""
+    """Digest of what decides which model comes out: the options, the dataset's description, and other models."""
+    models: dict[str, str]
+    """Digests of the models that are learnt from, by the option that names them."""
 
     @classmethod
     def of(cls, spec: TrainSpec) -> TrainingFolder:
-        """The folder that ``spec`` names; the dataset's TOML is read."""
-        text = json.dumps([ALGORITHM, spec.choices()], sort_keys=True)
-        return cls(spec, hashlib.sha256(text.encode() + spec.dataset.read_bytes()).hexdigest())
+        """The folder that ``spec`` names; the dataset's TOML, a teacher's card and a network's file are read."""
+        models = {} if spec.teacher is None else {"teacher": load_card(resolve_model(spec.teacher)).digest}
+        if (file := spec.network.file) is not None and file.is_file():
+            models["network"] = file_sha256(file)
+        decides = [ALGORITHM, spec.choices(), *([models] if models else [])]
+        text = json.dumps(decides, sort_keys=True)
+        return cls(spec, hashlib.sha256(text.encode() + spec.dataset.read_bytes()).hexdigest(), models)
 
     @property
     def root(self) -> Path:
@@ -80,7 +87,7 @@ class TrainingFolder:
         found = json.loads(self.options.read_text(encoding="utf-8")) if self.options.is_file() else {}
         if found.get("fingerprint") != self.fingerprint:
             raise UsageError(
-                f"{spec.out}: was trained with other options ({_first_change(found, spec)}); choose another --out, or "
+                f"{spec.out}: was trained with other options ({self._first_change(found)}); choose another --out, or "
                 "start anew with --overwrite"
             )
         checkpoint = self.store.read(self.store.last) if self.summary.is_file() else None
@@ -111,28 +118,32 @@ class TrainingFolder:
             "algorithm": ALGORITHM,
             "dataset": str(self.spec.dataset),
             "spec": self.spec.choices(),
+            **({"models": self.models} if self.models else {}),
         }
         write_atomic(self.options, json.dumps(about, indent=2) + "\n")
+
+    def _first_change(self, begun: dict[str, Any]) -> str:
+        """What is other than it was when ``train.json`` was written."""
+        before, now = begun.get("spec", {}), self.spec.choices()
+        for name in {**now, **before}:
+            option, was, value = f"--{name.replace('_', '-')}", before.get(name), now.get(name)
+            if was == value:
+                continue
+            if isinstance(was, list) or isinstance(value, list):
+                return f"{option} {_listed(was)}, now {_listed(value)}"
+            if isinstance(was, dict) and isinstance(value, dict):
+                key = next(key for key in (*value, *was) if was.get(key) != value.get(key))
+                return f"{option} {key}={was.get(key)}, now {value.get(key)}"
+            return f"{option} {was}, now {value}"
+        if begun.get("algorithm", 1) != ALGORITHM:
+            return "an earlier tileseg trained otherwise with them"
+        for name, digest in self.models.items():
+            if begun.get("models", {}).get(name) != digest:
+                path = self.spec.network.file if name == "network" else self.spec.teacher
+                return f"--{name} {path} is another model by now"
+        return "the dataset's file has changed"
 
 
 def _listed(value: Any) -> str:
     """A list as the command line takes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _first_change(begun: dict[str, Any], spec: TrainSpec) -> str:
-    """What is other than it was when ``train.json`` was written."""
-    before = begun.get("spec", {})
-    for name, value in spec.choices().items():
-        option, was = f"--{name.replace('_', '-')}", before.get(name)
-        if was == value:
-            continue
-        if isinstance(was, list) or isinstance(value, list):
-            return f"{option} {_listed(was)}, now {_listed(value)}"
-        if isinstance(was, dict) and isinstance(value, dict):
-            key = next(key for key in (*value, *was) if was.get(key) != value.get(key))
-            return f"{option} {key}={was.get(key)}, now {value.get(key)}"
-        return f"{option} {was}, now {value}"
-    if begun.get("algorithm", 1) != ALGORITHM:
-        return "an earlier tileseg trained otherwise with them"
-    return "the dataset's file has changed"

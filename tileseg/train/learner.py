@@ -2,43 +2,80 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tileseg.errors import UsageError
+from tileseg.labels import Labels
 from tileseg.nn.backend import Replicas, devices, keras, to_numpy
 from tileseg.nn.fused import fuse
-from tileseg.nn.unet import build_network, part_of, training_model
+from tileseg.nn.options import NetworkSpec
+from tileseg.nn.unet import BLOCKS, build_network, part_of, training_model
 from tileseg.train.checkpoint import Checkpoint
-from tileseg.train.losses import Loss
+from tileseg.train.losses import DistilledLoss, Loss
 from tileseg.train.normalisation import Normalisation
 from tileseg.train.optimizer import PartwiseAdam, RunningMean
 from tileseg.train.spec import TrainSpec
 from tileseg.train.step import TrainingModel, compile_labels, compile_step, computing_in
+from tileseg.train.teacher import Lesson
 
-_BLOCKS = 5
-"""Blocks of an encoder."""
+
+class Blueprint(Protocol):
+    """A network that can be built, with layers and weights of its own each time."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels: patches must be multiples of it."""
+        ...
+
+    def build(self, precision: str, *, fused: bool) -> keras.Model:
+        """(n, rows, columns, bands) -> float32 logits (n, rows, columns, channels), in a precision."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNetwork:
+    """One of tileseg's networks."""
+
+    spec: NetworkSpec
+    bands: int
+    classes: int
+    stride: int = 16
+
+    def build(self, precision: str, *, fused: bool) -> keras.Model:
+        """Build it with random weights."""
+        with computing_in(precision):
+            network = build_network(self.spec, self.bands, self.classes)
+            return fuse(network) if fused else network
 
 
 class Learner:
     """A network with everything that a step changes; at its start, until :meth:`restore`."""
 
-    def __init__(self, spec: TrainSpec, *, bands: int, classes: int, loss: Loss, normalisation: Normalisation) -> None:
+    def __init__(
+        self,
+        spec: TrainSpec,
+        blueprint: Blueprint,
+        loss: Loss | DistilledLoss,
+        normalisation: Normalisation,
+    ) -> None:
         """Build the network and its optimizer. Raises UsageError where the devices cannot share a batch."""
-        self._spec, self._bands, self._classes = spec, bands, classes
+        self._spec, self._blueprint = spec, blueprint
         keras.utils.set_random_seed(spec.seed)
         names = devices()
         if spec.batch % len(names):
             raise UsageError(f"--batch {spec.batch}: cannot be shared by {len(names)} devices; expected a multiple")
         self._replicas = Replicas(names)
         with self._replicas.scope():
+            self.model = blueprint.build(spec.precision, fused=True)
             with computing_in(spec.precision):
-                self.model = fuse(build_network(spec.network, bands, classes))
                 self.network = training_model(self.model) if spec.network.deep_supervision else self.model
             self._training = TrainingModel(self.network, loss, normalisation.mean, normalisation.std, self._replicas)
             adam = PartwiseAdam(
@@ -53,13 +90,14 @@ class Learner:
             self._optimizer.build(self.network.trainable_variables)
         self._mean = RunningMean(self.network.weights, spec.ema) if spec.ema else None
         self._released = -1
+        self._trainable = {layer.name for layer in self.network.layers if layer.trainable}
         self.labels_of = compile_labels(self._training)
 
-    def step(self, images: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], *, step: int, rate: float) -> float:
+    def step(self, images: npt.NDArray[np.float32], targets: Labels | Lesson, *, step: int, rate: float) -> float:
         """Learn from one batch, ``step`` others having gone before; its loss, which may be no number."""
         self._release(step)
         self._optimizer.learning_rate = rate
-        loss = self._training.step(images, labels)
+        loss = self._training.step(images, targets)
         if np.isfinite(loss) and self._mean is not None and (step + 1) % self._spec.accumulate == 0:
             self._mean.update((step + 1) // self._spec.accumulate)
         return loss
@@ -67,13 +105,13 @@ class Learner:
     def _release(self, step: int) -> None:
         """Freeze and release the encoder's blocks as the schedule of ``unfreeze`` says."""
         every = self._spec.unfreeze * self._spec.steps_per_epoch
-        released = min(_BLOCKS, step // every) if every else _BLOCKS
+        released = min(len(BLOCKS), step // every) if every else len(BLOCKS)
         if released == self._released:
             return
         self._released = released
-        frozen = {f"block{i}" for i in range(1, _BLOCKS + 1 - released)}
+        frozen = BLOCKS[: len(BLOCKS) - released]
         for layer in self.network.layers:
-            layer.trainable = part_of(layer.name) not in frozen
+            layer.trainable = layer.name in self._trainable and part_of(layer.name) not in frozen
         with self._replicas.scope():
             compile_step(self._training, self._optimizer)
 
@@ -102,9 +140,9 @@ class Learner:
 
     def is_finite(self) -> bool:
         """Whether the network still gives numbers for an image of noise."""
-        side = 2 ** (_BLOCKS + 1)
-        noise = np.random.default_rng(0).normal(size=(1, side, side, self._bands)).astype(np.float32)
-        return bool(np.isfinite(to_numpy(self.model(noise, training=False))).all())
+        side = math.lcm(2 ** (len(BLOCKS) + 1), self._blueprint.stride)
+        noise = np.random.default_rng(0).normal(size=(1, side, side, self.model.inputs[0].shape[-1]))
+        return bool(np.isfinite(to_numpy(self.model(noise.astype(np.float32), training=False))).all())
 
     def use_mean(self) -> None:
         """Take the running mean, if there is one, as the weights: the training is over."""
@@ -113,8 +151,7 @@ class Learner:
 
     @cached_property
     def _plain(self) -> keras.Model:
-        with computing_in("float32"):
-            return build_network(self._spec.network, self._bands, self._classes)
+        return self._blueprint.build("float32", fused=False)
 
     def plain(self) -> keras.Model:
         """The network as it is saved, with the weights of now: float32, without what serves training only."""

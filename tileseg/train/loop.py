@@ -10,13 +10,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from tileseg.ahead import computed_ahead
 from tileseg.errors import Interrupted, TilesegError
-from tileseg.train.augment import Augmenter
 from tileseg.train.checkpoint import Progress
+from tileseg.train.feed import Feed
 from tileseg.train.journal import Journal
 from tileseg.train.output import TrainingOutput
 from tileseg.train.pictures import write_curves
@@ -24,8 +21,6 @@ from tileseg.train.prepare import PreparedTraining
 from tileseg.train.rates import learning_rate
 from tileseg.train.spec import TrainSpec
 from tileseg.train.validation import SceneWindow, Score, validate
-
-Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 
 
 class TrainingListener(Protocol):
@@ -64,21 +59,17 @@ class TrainingLoop:
         """
         spec, start = self.prepared.spec, self.prepared.progress
         progress, began = start, time.monotonic()
-        augmenter = Augmenter(spec.augment, len(self.prepared.dataset.bands), spec.seed, size=spec.crop)
-
-        def make(step: int) -> Batch:
-            images, labels = self.prepared.sampler.batch(step)
-            return augmenter(self.prepared.normalisation.to_unit(images), labels, step)
-
         last = sys.maxsize if spec.last_step is None else spec.last_step
-        batches = computed_ahead(make, range(progress.step, last), ahead=spec.threads + 2, threads=spec.threads)
+        batches = computed_ahead(
+            Feed(self.prepared), range(progress.step, last), ahead=spec.threads + 2, threads=spec.threads
+        )
         with closing(batches):
             while not self._is_over(progress):
                 rate = learning_rate(spec, progress.step, share_of(spec, progress), progress.plateau)
                 asked = time.monotonic()
-                images, labels = next(batches)
+                images, targets = next(batches)
                 waited = time.monotonic() - asked
-                loss = self.prepared.learner.step(images, labels, step=progress.step, rate=rate)
+                loss = self.prepared.learner.step(images, targets, step=progress.step, rate=rate)
                 if not math.isfinite(loss):
                     raise self._diverged(f"the loss is {loss}", rate, progress.step + 1)
                 progress = replace(

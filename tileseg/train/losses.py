@@ -71,6 +71,29 @@ class Loss:
         return "+".join(f"{weight:g}*{name}" for weight, name in self.terms)
 
 
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class DistilledLoss:
+    """What a student minimises: ``(1 - alpha) * ordinary + alpha * distillation``.
+
+    Called with a :class:`tileseg.train.teacher.Lesson` in place of the labels, and the student's logits.
+    """
+
+    ordinary: Loss
+    """Of the labels; where none is known, it is 0."""
+    alpha: float
+    """Share of the distillation."""
+    temperature: float
+    """What both logits are divided by before they are compared."""
+
+    def __call__(self, lesson: Any, logits: Any) -> Any:
+        """Return a float32 scalar."""
+        from tileseg.train import terms
+
+        labels, teacher, counted = lesson
+        distilled = terms.distillation(counted, teacher, logits, self.temperature)
+        return (1 - self.alpha) * self.ordinary(labels, logits) + self.alpha * distilled
+
+
 def parse_loss(  # noqa: PLR0913 - one keyword per option of a training run
     text: str,
     *,

@@ -41,7 +41,13 @@ class TrainingOutput:
             dtypes=(dataset.dtype,),
             ground_sample_distance=self.prepared.ground_sample_distance,
             credits=dataset.credits,
-            training={**facts(progress, score), **self._left_out, "finished": done, "spec": spec.for_card()},
+            training={
+                **facts(progress, score),
+                **self._left_out,
+                **self._teacher,
+                "finished": done,
+                "spec": spec.for_card(),
+            },
         )
         save_bundle(self.prepared.learner.plain(), spec.out, described)
 
@@ -49,6 +55,12 @@ class TrainingOutput:
     def _left_out(self) -> dict[str, Any]:
         """What the card says of places that were kept from the training."""
         return {"left_out": list(self.prepared.spec.leave_out)} if self.prepared.spec.leave_out else {}
+
+    @property
+    def _teacher(self) -> dict[str, Any]:
+        """What the card says of the model that taught this one."""
+        teacher = self.prepared.teacher
+        return {} if teacher is None else {"teacher": {**teacher.facts, **self.prepared.spec.distill.model_dump()}}
 
     def draw_panel(self, path: Path) -> None:
         """Draw examples as image, truth and prediction."""

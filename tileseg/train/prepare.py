@@ -13,18 +13,21 @@ from tileseg.dataset.dataset import Dataset, load_dataset
 from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.patches import PatchSampler, count_cells
 from tileseg.dataset.statistics import DatasetStatistics, statistics
-from tileseg.errors import InputError
+from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
 from tileseg.nn.encoder_weights import load_encoder_weights
 from tileseg.nn.folder import load_card, resolve_model
+from tileseg.nn.network_file import open_network_file
+from tileseg.nn.unet import BLOCKS, part_of
 from tileseg.run.block import fill_of
 from tileseg.train.checkpoint import Progress
 from tileseg.train.folder import TrainingFolder
-from tileseg.train.learner import Learner
-from tileseg.train.losses import OPTIONS, Loss, parse_loss, refuse_idle_options
+from tileseg.train.learner import Blueprint, Learner, OwnNetwork
+from tileseg.train.losses import OPTIONS, DistilledLoss, Loss, parse_loss, refuse_idle_options
 from tileseg.train.normalisation import Normalisation, normalisation_like, normalisation_of
 from tileseg.train.spec import TrainSpec
+from tileseg.train.teacher import Teacher, coarser_or_finer, open_teacher
 from tileseg.train.validation import Validation
 
 _MOST_LISTED = 6
@@ -44,6 +47,7 @@ class PreparedTraining:
     sampler: PatchSampler
     validation: Validation
     learner: Learner
+    teacher: Teacher | None
     progress: Progress
     """Where the training begins, or goes on."""
 
@@ -75,6 +79,12 @@ def load_scenes(spec: TrainSpec) -> Dataset:
         dataset = dataset.leaving_out(spec.leave_out)
     if not dataset.train:
         raise InputError(f'{spec.dataset}: no scenes to train on; expected split = "train"')
+    without = [scene for scene in dataset.train if not scene.has_labels]
+    if without and spec.teacher is None:
+        raise InputError(
+            f"{without[0].scene.path}: has no labels in {spec.dataset}{_and_more(len(without))}; give labels, or a "
+            "--teacher that it can be learnt from"
+        )
     return dataset
 
 
@@ -90,6 +100,7 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
             f"--warmup {spec.warmup}: is longer than the training ({spec.last_step} "
             f"step{'s' * (spec.last_step != 1)}), so the learning rate never reaches {spec.rate:g}"
         )
+    blueprint = _blueprint(spec, dataset)
     found = _statistics(spec, dataset)
     normalisation = normalisation_of(spec, dataset.dtype, found)
     if spec.init is not None:
@@ -99,9 +110,12 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
     # Where images have no data the network sees what a run will show it there.
     dataset = dataset.filled(fill_of(normalisation.scaling, dataset.dtype))
     loss = _loss(spec, dataset, found)
-    learner = Learner(
-        spec, bands=len(dataset.bands), classes=len(dataset.classes), loss=loss, normalisation=normalisation
-    )
+    teacher = None
+    if spec.teacher is not None:
+        teacher = open_teacher(spec, dataset, normalisation)
+        if (doubt := coarser_or_finer(spec, _ground_sample_distance(dataset))) is not None:
+            notice(doubt)
+    learner = Learner(spec, blueprint, loss, normalisation)
     return PreparedTraining(
         spec=spec,
         folder=folder,
@@ -109,9 +123,33 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
         normalisation=normalisation,
         progress=_start(spec, folder, learner, notice),
         sampler=read_labels(spec, dataset, notice),
-        validation=_choose_windows(spec, dataset, notice),
+        validation=_choose_windows(spec, dataset, blueprint.stride, notice),
         learner=learner,
+        teacher=teacher,
     )
+
+
+def _blueprint(spec: TrainSpec, dataset: Dataset) -> Blueprint:
+    """The network that is trained. Raises InputError or UsageError for a file that cannot be, or not so."""
+    path = spec.network.file
+    if path is None:
+        return OwnNetwork(spec.network, len(dataset.bands), len(dataset.classes))
+    if spec.encoder_weights is not None:
+        raise UsageError(f"--encoder-weights: is for tileseg's own networks; {path} brings its weights")
+    network = open_network_file(path, dataset.bands, len(dataset.classes), own_weights=not spec.network.fresh)
+    parts = {part_of(step.operation.name) for step in network.graph.steps}
+    for option, given, known in (
+        ("encoder_rate", spec.encoder_rate != 1, parts != {"decoder"}),
+        ("unfreeze", spec.unfreeze > 0, not parts.isdisjoint(BLOCKS)),
+    ):
+        if given and not known:
+            raise UsageError(
+                f"--{option.replace('_', '-')}: finds nothing in {path}; it is for layers called "
+                f"{BLOCKS[0]}_... to {BLOCKS[-1]}_..., as those of VGG16 are"
+            )
+    if spec.crop % network.stride:
+        raise UsageError(f"--crop {spec.crop}: --network {path} takes patches of multiples of {network.stride} pixels")
+    return network
 
 
 def _statistics(spec: TrainSpec, dataset: Dataset) -> DatasetStatistics:
@@ -200,10 +238,10 @@ def read_labels(spec: TrainSpec, dataset: Dataset, notice: Notice) -> PatchSampl
     return sampler
 
 
-def _choose_windows(spec: TrainSpec, dataset: Dataset, notice: Notice) -> Validation:
+def _choose_windows(spec: TrainSpec, dataset: Dataset, stride: int, notice: Notice) -> Validation:
     if not dataset.validate:
         notice('no scenes to validate on (split = "validate"): the last weights are kept, unscored')
-    return Validation.plan(spec, dataset)
+    return Validation.plan(spec, dataset, stride)
 
 
 def _ground_sample_distance(dataset: Dataset) -> float | None:
@@ -240,7 +278,7 @@ def _is_given(spec: TrainSpec, name: str) -> bool:
     return bool(getattr(spec, name) != TrainSpec.model_fields[name].default)
 
 
-def _loss(spec: TrainSpec, dataset: Dataset, found: DatasetStatistics) -> Loss:
+def _loss(spec: TrainSpec, dataset: Dataset, found: DatasetStatistics) -> Loss | DistilledLoss:
     refuse_idle_options(spec.loss, {name: getattr(spec, name) for name in OPTIONS if _is_given(spec, name)})
     weights: tuple[float, ...] | None
     if spec.class_weights == "balanced":
@@ -250,7 +288,7 @@ def _loss(spec: TrainSpec, dataset: Dataset, found: DatasetStatistics) -> Loss:
     else:
         weights = spec.class_weights
     background = next((i for i, info in enumerate(dataset.classes) if info.background), None)
-    return parse_loss(
+    ordinary = parse_loss(
         spec.loss,
         classes=len(dataset.classes),
         background=background,
@@ -260,3 +298,6 @@ def _loss(spec: TrainSpec, dataset: Dataset, found: DatasetStatistics) -> Loss:
         focal_gamma=spec.focal_gamma,
         tversky_beta=spec.tversky_beta,
     )
+    if spec.teacher is None:
+        return ordinary
+    return DistilledLoss(ordinary, spec.distill.alpha, spec.distill.temperature)

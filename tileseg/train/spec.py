@@ -20,8 +20,11 @@ _WARMUP = 50
 WARMUP_PART = 10
 """One part of so many is what such a rise takes at most."""
 
-_LATER = ("decoder_width", "decoder_convs")
+_LATER = ("file", "fresh", "decoder_width", "decoder_convs")
 """Options of the network that were not there from the beginning."""
+
+_NETWORK_FILES = (".keras", ".h5", ".hdf5", ".onnx", ".pt", ".pth", ".pkl", ".pb", ".tflite")
+"""What is taken for the file of a network; only the first can be trained, and the others are told so."""
 
 Schedule = Literal["cosine", "plateau", "step", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -38,6 +41,13 @@ def _pairs(value: Any) -> Any:
             raise ValueError(f"expected name=value, not {part!r}")
         table[name.strip().replace("-", "_")] = _plain(text.strip())
     return table
+
+
+def _network(value: Any) -> Any:
+    """The file of a network, or a table of options."""
+    if isinstance(value, str | Path) and "=" not in str(value) and Path(value).suffix in _NETWORK_FILES:
+        return {"file": Path(value)}
+    return _pairs(value)
 
 
 def _plain(text: str) -> Any:
@@ -77,6 +87,17 @@ def _native_or_number(value: Any) -> Any:
 Weights = tuple[Annotated[float, Field(ge=0, strict=False)], ...]
 
 
+class DistillSpec(BaseModel):
+    """How much of a teacher is learnt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    alpha: float = Field(default=0.5, gt=0, le=1)
+    """Share of the teacher in the loss, the ordinary one having the rest: at 1 the teacher alone."""
+    temperature: float = Field(default=2.0, gt=0)
+    """What logits are divided by before they are compared: higher, and what is unlikely counts more."""
+
+
 class TrainSpec(BaseModel):
     """One training: which dataset, which network, and how. Tables may be given as ``name=value,name=value``."""
 
@@ -89,12 +110,17 @@ class TrainSpec(BaseModel):
     name: str | None = Field(default=None, min_length=1)
     """Name of the model in its card; by default that of the folder."""
 
-    network: Annotated[NetworkSpec, BeforeValidator(_pairs)] = NetworkSpec()
-    """Options of the network."""
+    network: Annotated[NetworkSpec, BeforeValidator(_network)] = NetworkSpec()
+    """Options of the network, or a ``.keras`` file that has it."""
     encoder_weights: str | None = None
     """``imagenet``, or a file of keras.applications.VGG16 without top: what the encoder starts from."""
     init: Path | None = None
     """Model folder whose weights the network starts from: layers that fit by name and shape."""
+
+    teacher: Path | None = None
+    """Model folder whose answers are learnt besides the labels, and alone where there are none."""
+    distill: Annotated[DistillSpec, BeforeValidator(_pairs)] = DistillSpec()
+    """How much of the teacher."""
 
     gsd: Annotated[Annotated[float, Field(gt=0)] | Literal["native"] | None, BeforeValidator(_native_or_number)] = None
     """Ground sample distance in metres that scenes are resampled to; by default what the dataset says."""
@@ -179,6 +205,8 @@ class TrainSpec(BaseModel):
             raise ValueError(f"crop: must be a multiple of 16, not {self.crop}")
         if self.encoder_weights is not None and self.init is not None:
             raise ValueError("init: starts from a whole model; encoder_weights cannot be given too")
+        if self.teacher is None and "distill" in self.model_fields_set:
+            raise ValueError("distill: says how a teacher is learnt from; give a --teacher, or leave it out")
         return self
 
     @classmethod
@@ -217,6 +245,8 @@ class TrainSpec(BaseModel):
         # Trainings which began before there were such options go on.
         if not self.leave_out:
             del chosen["leave_out"]
+        if self.teacher is None:
+            del chosen["teacher"], chosen["distill"]
         for name in _LATER:
             if chosen["network"][name] == NetworkSpec.model_fields[name].default:
                 del chosen["network"][name]
@@ -227,4 +257,7 @@ class TrainSpec(BaseModel):
         """The choices as a model's card has them: files and folders by their names, as cards are given to others."""
         names = {name: value.name for name, value in self if isinstance(value, Path)}
         choices = self.choices()
-        return choices | {name: short for name, short in names.items() if name in choices}
+        chosen = choices | {name: short for name, short in names.items() if name in choices}
+        if self.network.file is not None:
+            chosen["network"] = {**chosen["network"], "file": self.network.file.name}
+        return chosen

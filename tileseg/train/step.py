@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tileseg.nn.backend import NAME, Replicas, keras, to_numpy
 from tileseg.nn.backend import compile as compile_function
 from tileseg.nn.unet import output_weights
-from tileseg.train.losses import Loss
+from tileseg.train.losses import DistilledLoss, Loss
 
 ops = keras.ops
 
@@ -20,13 +20,14 @@ ops = keras.ops
 class TrainingModel(keras.Model):
     """A network with its normalisation before it and the loss behind it.
 
-    Takes (n, y, x, band) float32 of 0 to 1 (pixels over the scaling's divisor) and (n, y, x) labels.
+    Takes (n, y, x, band) float32 of 0 to 1 (pixels over the scaling's divisor) and what the loss takes of them: labels
+    (n, y, x), or a :class:`tileseg.train.teacher.Lesson`.
     """
 
     def __init__(
         self,
         network: keras.Model,
-        loss: Loss,
+        loss: Loss | DistilledLoss,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         replicas: Replicas | None = None,
@@ -56,9 +57,9 @@ class TrainingModel(keras.Model):
         pairs = zip(output_weights(len(outputs)), outputs, strict=True)
         return self._replicas.loss_share * sum(weight * self._criterion(y, output) for weight, output in pairs)
 
-    def step(self, images: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
-        """Learn from one batch; its loss."""
-        return self._replicas.learn(self, images, labels)
+    def step(self, images: npt.NDArray[np.float32], targets: Any) -> float:
+        """Learn from one batch; its loss. ``targets``: its labels, or whatever else the loss takes."""
+        return self._replicas.learn(self, images, targets)
 
 
 def compile_step(trained: TrainingModel, optimizer: Any) -> None:

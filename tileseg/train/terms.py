@@ -38,8 +38,11 @@ class KnownPixels:
     """(n, y, x, class) float; its gradient is exactly 0 where unknown, whatever the logits are there."""
 
 
-def prepare(labels: Any, logits: Any, classes: int) -> KnownPixels:
-    """Labels (n, y, x), integers with 255 for unknown; logits (n, y, x, class), or one channel for two classes."""
+def prepare(labels: Any, logits: Any, classes: int, temperature: float = 1.0) -> KnownPixels:
+    """Labels (n, y, x), integers with 255 for unknown; logits (n, y, x, class), or one channel for two classes.
+
+    Logits are divided by the ``temperature``.
+    """
     channels = logits.shape[-1]
     if channels != classes and (channels, classes) != (1, 2):
         raise ValueError(f"logits have {channels} channels for {classes} classes")
@@ -50,6 +53,7 @@ def prepare(labels: Any, logits: Any, classes: int) -> KnownPixels:
     z = ops.where(known[..., None], ops.cast(logits, dtype), ops.zeros((), dtype))
     if channels == 1 and classes == 2:
         z = ops.concatenate([ops.zeros_like(z), z], axis=-1)  # the softmax of (0, z) is the sigmoid of z
+    z = z if temperature == 1 else z / temperature
     mask = ops.cast(known, dtype)
     truth = ops.one_hot(ops.where(known, labels, 0), classes, dtype=dtype) * mask[..., None]
     return KnownPixels(mask, truth, ops.log_softmax(z, axis=-1))
@@ -113,6 +117,21 @@ def boundary(known: KnownPixels, counted: Sequence[int]) -> Any:
     loss = 1 - 2 * precision * recall / (precision + recall)
     present = ops.cast(all_true > 0, true.dtype)
     return _share(ops.sum(loss * present), ops.sum(present))
+
+
+def distillation(counted: Any, teacher: Any, logits: Any, temperature: float) -> Any:
+    """Mean over counted pixels of KL(teacher || student) at a temperature, times its square (Hinton et al. 2015).
+
+    So it keeps the size of its gradients whatever the temperature. ``counted`` (n, y, x) booleans; ``teacher``
+    (n, y, x, class) logits, through which no gradient goes; ``logits`` the student's, as :func:`prepare` takes them.
+    """
+    classes = teacher.shape[-1]
+    counted = ops.cast(counted, "bool")
+    student = prepare(ops.where(counted, 0, NODATA), logits, classes, temperature)
+    z = ops.where(counted[..., None], ops.cast(teacher, student.mask.dtype), ops.zeros((), student.mask.dtype))
+    target = ops.log_softmax(z / temperature, axis=-1)
+    divergence = ops.sum(ops.exp(target) * (target - student.log_probability), axis=-1)
+    return temperature**2 * _share(ops.sum(divergence * student.mask), ops.sum(student.mask))
 
 
 def _edge(inside: Any, mask: Any) -> Any:

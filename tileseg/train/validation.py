@@ -44,10 +44,10 @@ class Validation:
     """Some of them, spread evenly: those that it is scored on in between."""
 
     @classmethod
-    def plan(cls, spec: TrainSpec, dataset: Dataset) -> Validation:
-        """Choose as many windows as the share of validation in the work allows."""
+    def plan(cls, spec: TrainSpec, dataset: Dataset, stride: int) -> Validation:
+        """Choose as many windows as the share of validation in the work allows; sides are multiples of ``stride``."""
         shortest = max((max(s.grid.height, s.grid.width) for s in dataset.validate), default=spec.crop)
-        side = window_side(shortest, spec.crop)
+        side = window_side(shortest, spec.crop, stride)
         budget = spec.validation_share * spec.steps_per_epoch * spec.batch * spec.crop**2 / _FORWARD_SHARE
         most = max(1, int(budget) // side**2)
         return cls(
@@ -166,9 +166,10 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in values.items()}
 
 
-def window_side(places_side: int, crop: int) -> int:
-    """Side of validation windows: as large as scenes of ``places_side`` pixels fill, a multiple of 16."""
-    return max(crop, min(LARGEST, -(-places_side // 16) * 16))
+def window_side(places_side: int, crop: int, stride: int = 16) -> int:
+    """Side of validation windows: what scenes of ``places_side`` pixels fill, a multiple of 16 and of ``stride``."""
+    unit = math.lcm(16, stride)
+    return max(crop, min(LARGEST // unit * unit, -(-places_side // unit) * unit))
 
 
 def read_unit(place: SceneWindow, side: int, normalisation: Normalisation) -> tuple[npt.NDArray[np.float32], Labels]:

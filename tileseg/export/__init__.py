@@ -1,1 +1,0 @@
-"""Other forms of a model: quantised for quick processors, or written for another program."""

@@ -1,0 +1,144 @@
+"""A network of the user's, from a ``.keras`` file, made again to be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tileseg.card import Activation
+from tileseg.errors import InputError, TilesegError, first_line
+from tileseg.nn.activation import RandomImages, contradiction, contradiction_of_outputs
+from tileseg.nn.backend import keras, to_numpy
+from tileseg.nn.bundle import facts_of, load_archive
+from tileseg.nn.fused import fused_kind
+from tileseg.nn.keras_graph import Graph, flatten
+from tileseg.nn.twin import head_of
+
+_STRIPPED: tuple[Activation, ...] = ("softmax", "sigmoid")
+"""Last activations that are left out, for losses take logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFile:
+    """The network of a ``.keras`` file, of which models with layers and weights of their own can be made."""
+
+    path: Path
+    graph: Graph
+    stride: int
+    """Pixels: patches must be multiples of it."""
+    stripped: int | None
+    """The first value of the step whose softmax or sigmoid is left out; None: it gives logits."""
+    own_weights: bool
+    """Whether weights are those of the file; otherwise they start at random."""
+
+    def build(self, precision: str, *, fused: bool = False) -> keras.Model:
+        """A network (n, rows, columns, bands) -> logits (n, rows, columns, channels), both float32.
+
+        Args:
+            precision: ``float32``, ``bfloat16`` or ``float16``: that of the layers. Weights are float32, and the last
+                layer that has weights, with what follows it, is computed in it.
+            fused: With batch normalisation as one kernel, where the backend has one.
+        """
+        image = keras.Input((None, None, self.graph.bands), name="image")
+        values: dict[int, Any] = {0: image}
+        head = head_of(self.graph)
+        made: dict[int, Any] = {}
+        names: set[str] = set()
+        for step in self.graph.steps:
+            operation: Any = step.operation
+            last = step.outputs[0] == self.stripped
+            if last and not getattr(operation, "weights", None):
+                values[step.outputs[0]] = values[step.inputs[0]]
+                continue
+            if isinstance(operation, keras.layers.Layer) and id(operation) not in made:
+                policy = "float32" if precision == "float32" or step.outputs[0] in head else f"mixed_{precision}"
+                made[id(operation)] = _again(operation, policy, _free(operation.name, names), last=last, fused=fused)
+            values.update(zip(step.outputs, step(values, made.get(id(operation))), strict=True))
+        output = values[self.graph.output]
+        if keras.backend.standardize_dtype(output.dtype) != "float32":
+            output = keras.layers.Identity(dtype="float32", name=_free("float32_logits", names))(output)
+        model = keras.Model(image, output, name=self.path.stem)
+        if self.own_weights:
+            for step in self.graph.steps:
+                if (layer := made.get(id(step.operation))) is not None:
+                    layer.set_weights(step.operation.get_weights())
+        return model
+
+
+def open_network_file(path: Path, bands: tuple[str, ...], classes: int, *, own_weights: bool) -> NetworkFile:
+    """Open a network to be trained on images of these bands, and check what can be checked before hours are spent.
+
+    Any functional graph that ``tileseg model pack`` takes will do. Raises InputError in one line for anything else.
+    """
+    if path.suffix != ".keras":
+        raise InputError(f"--network {path}: expected a .keras file, saved by Keras 3: others can be run, not trained")
+    if not path.is_file():
+        raise InputError(f"--network {path}: no such file")
+    model = load_archive(path)
+    try:
+        facts = facts_of(model)
+    except InputError as error:
+        raise InputError(f"--network {path}: {error}") from error
+    if facts.bands != len(bands):
+        raise InputError(
+            f"--network {path}: takes {facts.bands} band{'s' * (facts.bands != 1)}, the dataset has {len(bands)} "
+            f"({', '.join(bands)})"
+        )
+    if facts.channels != classes and (facts.channels, classes) != (1, 2):
+        raise InputError(
+            f"--network {path}: gives {facts.channels} channel{'s' * (facts.channels != 1)} for {classes} classes; "
+            f"expected {classes}{' (or 1)' * (classes == 2)}"
+        )
+    graph, ending = flatten(model), facts.ending
+    claim: Activation = next((kind for kind in _STRIPPED if ending is not None and kind == ending.kind), "logits")
+    if why := contradiction(ending, facts.channels, claim):
+        raise InputError(f"--network {path}: {why}")
+    stripped = None if ending is None or claim == "logits" else _value_of(graph, ending.title)
+    network = NetworkFile(path, graph, facts.locality.stride, stripped, own_weights)
+    _check(network)
+    return network
+
+
+def _check(network: NetworkFile) -> None:
+    """Build it once: a layer that cannot be made again, and odd ends of the graph, show. Raises InputError."""
+    path = network.path
+    try:
+        model = network.build("float32")
+    except TilesegError:
+        raise
+    except Exception as error:  # layers of all origins raise what they like
+        raise InputError(f"--network {path}: its layers cannot be made again: {first_line(error)}") from error
+    if not model.trainable_weights:
+        raise InputError(f"--network {path}: has no weights that can be trained")
+
+    def compute(images: Any) -> Any:
+        return to_numpy(model(images, training=False))
+
+    if why := contradiction_of_outputs(compute, RandomImages(network.graph.bands), "logits", network.stride, str(path)):
+        raise InputError(f"--network {path}: {why}")
+
+
+def _value_of(graph: Graph, title: str) -> int:
+    """What the last step of this title gives."""
+    return next(step.outputs[0] for step in reversed(graph.steps) if step.title == title)
+
+
+def _again(layer: Any, policy: str, name: str, *, last: bool, fused: bool) -> Callable[..., Any]:
+    """A layer of the same kind with weights of its own; ``last``: without its activation."""
+    config = layer.get_config() | {"dtype": policy, "name": name}
+    if last:
+        config["activation"] = "linear"
+    kind = fused_kind(layer) if fused else type(layer)
+    made: Callable[..., Any] = kind.from_config(config)
+    return made
+
+
+def _free(name: str, names: set[str]) -> str:
+    """The name, or one like it that is not taken: nested models are unfolded, and may use one twice."""
+    number, free = 1, name
+    while free in names:
+        free, number = f"{name}_{number}", number + 1
+    names.add(free)
+    return free
