@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tileseg.cli.facts import packed
 from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
 from tileseg.cli.line import visible
 from tileseg.cli.option import chosen, expand, option
@@ -90,7 +91,7 @@ def command(
     stem = "batch"
     if archive.shard is not None:
         entries, stem = part_of(entries, archive.shard), f"batch-{archive.shard.replace('/', '-of-')}"
-    asked = {**(read_config(control.config) if control.config else {}), **chosen(options)}
+    asked = packed({**(read_config(control.config) if control.config else {}), **chosen(options)})
     if control.dry_run:
         _list(entries, folder, as_json=control.as_json, trust_vrt=bool(asked.get("trust_vrt")))
         return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tileseg.cli.evaluate_options import ClassOptions, Control, MeasureOptions, RunOptions, SubjectOptions
+from tileseg.cli.facts import packed
 from tileseg.cli.option import chosen, expand
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def command(
         if dataset is None:
             raise UsageError("--model: on which scenes? tileseg evaluate --model M DATASET.toml")
         _refuse(spec)
-        model = ModelSpec(subject.model, dataset, scenes, _listed(subject.places), given)
+        given = packed(given | {"model": subject.model})
+        model = ModelSpec(given.pop("model"), dataset, scenes, _listed(subject.places), given)
         found = _model(model, spec, quiet=quiet, verbose=control.verbose)
     if control.as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))

@@ -91,6 +91,7 @@ class RunOptions:
 
     scales: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="LIST")] = None
     flips: Annotated[str | None, option(_RUN, "As for `tileseg run`.", metavar="none|h|v|hv|d4")] = None
+    facts: Annotated[list[str] | None, option(_RUN, "As for `tileseg run`.", "--fact", metavar="NAME=VALUE")] = None
     engine: Annotated[str | None, option(_RUN, "As for `tileseg run`.")] = None
     precision: Annotated[str | None, option(_RUN, "As for `tileseg run`.")] = None
     workers: Annotated[int | None, option(_RUN, "As for `tileseg run`.")] = None

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tileseg.cli.option import expand
+from tileseg.cli import quantize
+from tileseg.cli.facts import describe
+from tileseg.cli.option import expand, one_of
 from tileseg.cli.pack_options import MeaningOptions, OutputOptions, ValueOptions
-from tileseg.errors import InputError, UsageError
+from tileseg.errors import InputError
 
 if TYPE_CHECKING:
-    from tileseg.card import ClassInfo, Form, ModelCard, Scaling
-
-_Choice = TypeVar("_Choice", bound=str)
+    from tileseg.card import Form, ModelCard, Scaling
 
 app = typer.Typer(no_args_is_help=True)
+app.command("quantize")(quantize.command)
 
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="`embedded`, or a model folder.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -67,7 +69,7 @@ def check(
     folder = resolve_model(model)
     card = load_card(folder)
     machine, _ = this_machine()
-    choice = choose(card, engine, _one_of("--precision", precision, PRECISIONS), device_of(machine))
+    choice = choose(card, engine, one_of("--precision", precision, PRECISIONS), device_of(machine))
     network = open_network(folder, card, machine.cpu.cores, engine=choice.engine, form=choice.form.file)
     facts: dict[str, object] = {
         "model": card.name,
@@ -124,71 +126,12 @@ def pack(
 ) -> None:
     """Make a model folder from a .keras or .onnx file: the card is derived from its graph and what you say here."""
     del verbose
-    from pydantic import ValidationError
-
-    from tileseg.nn.description import Description
     from tileseg.nn.packing import pack as pack_model
-    from tileseg.problems import first_problem
 
-    try:
-        described = Description(
-            name=meaning.name or folder.resolve().name,
-            bands=_names(meaning.bands),
-            classes=_classes(meaning.classes, _names(meaning.background or "")),
-            scaling=_scaling(values),
-            dtypes=_names(output.dtypes),
-            ground_sample_distance=output.gsd,
-            activation=_one_of("--activation", output.activation, ("logits", "softmax", "sigmoid")),
-        )
-    except ValidationError as error:
-        raise UsageError(first_problem(error)) from error
-    card = pack_model(archive, folder, described, output.output)
+    facts = asdict(meaning) | asdict(values) | asdict(output)
+    card = pack_model(archive, folder, describe(facts, folder.resolve().name), output.output)
     _print(_facts(card))
     typer.echo(f"{folder}: packed; prove it with: tileseg model check {folder}")
-
-
-def _scaling(values: ValueOptions) -> Scaling:
-    from tileseg.card import Scaling
-
-    return Scaling(
-        kind=_one_of("--scaling", values.scaling, ("fixed", "scene", "window")),
-        center=values.center,
-        width=values.width,
-        divisor=values.divisor,
-        mean=_numbers(values.mean),
-        std=_numbers(values.std),
-    )
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in _names(text))
-    except ValueError:
-        raise UsageError(f"{text!r} is not a list of numbers such as 0.485,0.456,0.406") from None
-
-
-def _one_of(option: str, text: str, choices: tuple[_Choice, ...]) -> _Choice:
-    for choice in choices:
-        if choice == text:
-            return choice
-    raise UsageError(f"{option} {text}: expected one of {', '.join(choices)}")
-
-
-def _classes(text: str, background: tuple[str, ...]) -> tuple[ClassInfo, ...]:
-    from tileseg.card import ClassInfo
-
-    pairs = [part.rpartition(":") for part in _names(text)]
-    for name, colon, _ in pairs:
-        if not colon or not name:
-            raise UsageError(f"--classes {text}: expected NAME:#RRGGBB,... such as ground:#c8b99a,building:#d9544d")
-    unknown = set(background) - {name for name, _, _ in pairs}
-    if unknown:
-        raise UsageError(f"--background {', '.join(sorted(unknown))}: not among --classes")
-    return tuple(ClassInfo(name=name, color=color, background=name in background) for name, _, color in pairs)
 
 
 def _facts(card: ModelCard) -> dict[str, str]:
@@ -218,7 +161,7 @@ def _facts(card: ModelCard) -> dict[str, str]:
 
 def _form(form: Form) -> str:
     """What one file of the network is."""
-    parts = [form.precision]
+    parts: list[str] = [form.precision]
     if form.loss is not None:
         loss = form.loss
         parts.append(f"loses {100 * loss.iou:.2f} points of IoU (at most {100 * loss.worst_iou:.2f}; {loss.data})")

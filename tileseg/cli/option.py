@@ -6,9 +6,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import typer
+
+from tileseg.errors import UsageError, did_you_mean
+
+Choice = TypeVar("Choice", bound=str)
 
 
 def option(panel: str, text: str, *names: str, metavar: str | None = None) -> Any:
@@ -49,6 +53,14 @@ def chosen(options: Any) -> dict[str, Any]:
         elif value is not None:
             found[field.name] = value
     return found
+
+
+def one_of(name: str, text: str, choices: tuple[Choice, ...]) -> Choice:
+    """The choice that an option's text is. Raises UsageError, naming the option, if it is none."""
+    for choice in choices:
+        if choice == text:
+            return choice
+    raise UsageError(f"{name} {text}: expected one of {', '.join(choices)}{did_you_mean(text, choices)}")
 
 
 def _parameters(name: str, hint: Any, default: Any) -> Iterator[inspect.Parameter]:

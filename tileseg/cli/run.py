@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tileseg.cli.facts import packed
 from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
 from tileseg.cli.option import chosen, expand, option
 from tileseg.cli.run_options import CONTROL, RunOptions
@@ -68,7 +69,7 @@ def command(
     }
     if "scene" not in asked:
         raise UsageError("which scene? tileseg run SCENE, or scene = ... in --config")
-    spec = RunSpec.parse(asked)
+    spec = RunSpec.parse(packed(asked))
     _check_out(spec.out)
     from tileseg.cli.progress import RunProgress, print_plan, print_report
     from tileseg.cluster.allocator import keep_freed_memory

@@ -19,7 +19,19 @@ SCENE, VECTORS, CONTROL = "Scene", "Polygons", "Control"
 class ModelOptions:
     """Which network, what computes it, and its arithmetic."""
 
-    model: Annotated[str | None, option(MODEL, "'embedded' (default) or a model folder.")] = None
+    model: Annotated[
+        str | None, option(MODEL, "'embedded' (default), a model folder, or a network's file with --fact.")
+    ] = None
+    facts: Annotated[
+        list[str] | None,
+        option(
+            MODEL,
+            "Of a network's own file as --model: what `tileseg model pack` takes, such as "
+            "classes=ground:#c8b99a,building:#d9544d, mean=..., gsd=0.3; may be given several times.",
+            "--fact",
+            metavar="NAME=VALUE",
+        ),
+    ] = None
     engine: Annotated[
         str | None,
         option(

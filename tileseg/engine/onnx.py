@@ -16,6 +16,9 @@ from tileseg.nn.onnx_crop import cropped
 from tileseg.nn.onnx_graph import OnnxGraph, SizedOnnxGraph
 from tileseg.nn.onnx_session import Session, is_out_of_memory
 
+ROUNDED_OTHERWISE = 0.1
+"""Deviations of the logits, by which rounding to the next of 256 steps here and there may change one."""
+
 
 def open_onnx(folder: Path, card: ModelCard, threads: int) -> OnnxNetwork:
     """Open a form ``.onnx`` of a model folder. Raises InputError in one line."""
@@ -26,11 +29,15 @@ class OnnxNetwork:
     """An ONNX graph with its card (see :class:`tileseg.engine.protocol.Network`)."""
 
     arrays = HostArrays()
-    plain_tolerance = 0.0
 
     def __init__(self, graph: OnnxGraph, card: ModelCard, threads: int | None = None) -> None:
         """``graph`` as :func:`tileseg.nn.onnx_bundle.load_graph` gives it."""
         self._graph, self.card, self._threads = graph, card, threads
+
+    @property
+    def plain_tolerance(self) -> float:
+        """Operator by operator, an int8 graph is computed in float32, and some values are rounded to the next step."""
+        return ROUNDED_OTHERWISE if self._graph.quantised else 0.0
 
     @property
     def images(self) -> RandomImages:

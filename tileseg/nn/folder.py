@@ -38,7 +38,10 @@ def resolve_model(name: str | Path) -> Path:
         return packaged[str(name)]
     if path.suffix in (".keras", ".onnx") and path.is_file():
         kind = "a Keras file" if path.suffix == ".keras" else "an ONNX file"
-        raise InputError(f"{path}: {kind} without a card; pack it first: tileseg model pack {path} FOLDER ...")
+        raise InputError(
+            f"{path}: {kind} without a card; pack it first: tileseg model pack {path} FOLDER ...; or say with --fact "
+            "what the card would: --fact classes=NAME:#RRGGBB,..."
+        )
     if path.suffix in (".h5", ".hdf5"):
         raise InputError(
             f"{path}: .h5 models can run code when opened and are refused; save it as .keras with Keras 3 and pack "

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 ARCHIVE = "model.onnx"
-_QUANTIZED = {"DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
-"""Operators by which a graph computes in whole numbers of 8 bits."""
 
 
 def pack(file: Path, folder: Path, described: Description, output: str | None = None) -> ModelCard:
@@ -43,8 +41,7 @@ def pack(file: Path, folder: Path, described: Description, output: str | None = 
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".partial-{ARCHIVE}"
     onnx.save(graph.model, partial)
-    quantized = any(node.op_type in _QUANTIZED for node in graph.model.graph.node)
-    return keep(partial, folder / ARCHIVE, facts, described, "int8" if quantized else "float32")
+    return keep(partial, folder / ARCHIVE, facts, described, "int8" if graph.quantised else "float32")
 
 
 def load_graph(folder: Path, card: ModelCard) -> OnnxGraph:

@@ -34,6 +34,9 @@ _UNWANTED = [
 ]  # fmt: skip
 """What ONNX Runtime would rewrite besides: operators are to keep their names, and the kinds that the rules know."""
 
+_QUANTISED = {"DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+"""Operators by which a graph computes in whole numbers of 8 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class OnnxStep:
@@ -68,7 +71,7 @@ class OnnxGraph:
         """The size that it was exported for, if it was for one."""
         # Normalisation becomes part of the convolutions before anything is cropped, so that all windows round alike.
         try:
-            folded = _optimised(model)
+            folded = optimised(model)
         except Exception as error:  # ONNX Runtime raises a dozen kinds of errors without a common parent
             raise InputError(f"model {name}: ONNX Runtime does not take it: {reason(error)}") from error
         # Shapes need small constants only: weights stay apart, so that finding them is quick.
@@ -79,6 +82,15 @@ class OnnxGraph:
     def parameters(self) -> int:
         """Numbers in its weights."""
         return parameters(self.model)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether it computes in whole numbers of 8 bits, at least in part."""
+        return any(node.op_type in _QUANTISED for node in self.model.graph.node)
+
+    def save(self, path: Path) -> None:
+        """Write it as an ONNX file: the same graph always gives the same bytes."""
+        path.write_bytes(self.model.SerializeToString(deterministic=True))
 
     def analyse(self) -> Locality:
         """Stride, radius and cost. Raises InputError if it is no graph of one image to a map of the same size."""
@@ -103,7 +115,7 @@ class OnnxGraph:
         _set_shape(image_input(model.graph), self.image_shape(rows, cols))
         model.graph.output[0].type.tensor_type.ClearField("shape")
         try:
-            return onnx.shape_inference.infer_shapes(_optimised(model))
+            return onnx.shape_inference.infer_shapes(optimised(model))
         except Exception as error:  # as above
             raise InputError(f"model {self.name} does not take a window of {rows} x {cols}: {reason(error)}") from error
 
@@ -275,7 +287,7 @@ def _without_weights(model: onnx.ModelProto, weights: Mapping[str, onnx.TensorPr
     return bare
 
 
-def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with everything computed that does not depend on an image, as ONNX Runtime does before it runs one."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -11,7 +11,6 @@ from concurrent.futures import wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tileseg.card import Scaling
 from tileseg.cluster import hardware
 from tileseg.engine.kinds import engine_kind
 from tileseg.errors import BlocksFailed, Interrupted, TilesegError, UsageError, first_line, root_of
@@ -34,6 +33,7 @@ def make_job(opened: OpenRun) -> Job:
     """What workers need for any block. Reads the scene's statistics where the scaling wants them."""
     from tileseg.mosaic import Mosaic
     from tileseg.run.block import Job
+    from tileseg.source.statistics import scaling_for
 
     prepared = opened.prepared
     return Job(
@@ -42,7 +42,7 @@ def make_job(opened: OpenRun) -> Job:
         scene=prepared.scene,
         plan=prepared.plan,
         model=prepared.model.resolve(),
-        scaling=_scaling(prepared),
+        scaling=scaling_for(prepared.card, prepared.scene),
         merge=prepared.spec.merge,
         mosaic=Mosaic((prepared.folder / MOSAIC).resolve()),
         ledger=replace(opened.ledger, root=opened.ledger.root.resolve()),
@@ -179,14 +179,3 @@ def check_complete(opened: OpenRun, computed: int, failures: Sequence[BlockFailu
             f"stopped: {opened.done + computed} of {blocks} blocks are done and kept; "
             "run the same command again to go on"
         )
-
-
-def _scaling(prepared: PreparedRun) -> Scaling:
-    """The card's scaling with the scene's own statistics where they are wanted."""
-    from tileseg.source.statistics import statistics
-
-    card, scene = prepared.card, prepared.scene
-    if card.scaling.kind != "scene" and scene.dtype in card.dtypes:
-        return card.scaling
-    mean, std = statistics(scene)
-    return Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std)))

@@ -99,7 +99,7 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
         trust_vrt=spec.trust_vrt,
     )
     notices = [*scene.notes, *_scene_notices(spec, scene, card)]
-    base, lines = _base_scale(spec, card, scene.grid)
+    base, lines = base_scale(spec, card, scene.grid)
     notices += lines
     if spec.pixel_size is not None and scene.grid.pixel_metres is not None:
         notices.append("--pixel-size is not used: the scene says itself how large its pixels are")
@@ -206,7 +206,7 @@ def _area(spec: RunSpec, grid: Grid) -> Aoi | None:
     return Aoi.from_file(spec.aoi, grid)
 
 
-def _base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, list[str]]:
+def base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, list[str]]:
     """Scale at which things look as large to the model as those that it was trained on, and what to say about it."""
     have, native = grid.ground_sample_distance, Fraction(1)
     target = wanted_distance(spec, card)

@@ -1,4 +1,4 @@
-"""Mean and deviation of a scene's bands."""
+"""Mean and deviation of a scene's bands, and the scaling that they make."""
 
 from __future__ import annotations
 
@@ -8,12 +8,24 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.card import ModelCard, Scaling
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.source.protocol import PixelSource
 from tileseg.window import Window
 
 _SAMPLE_WINDOW, _SAMPLE_WINDOWS = 128, 256
+
+
+def scaling_for(card: ModelCard, scene: PixelSource) -> Scaling:
+    """The card's scaling, or that by the scene's own mean and deviation.
+
+    That is where the card wants them, or the pixels have another type than the model was trained on.
+    """
+    if card.scaling.kind != "scene" and scene.dtype in card.dtypes:
+        return card.scaling
+    mean, std = statistics(scene)
+    return Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
 
 
 def statistics(scene: PixelSource) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

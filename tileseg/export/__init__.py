@@ -1,0 +1,1 @@
+"""Other forms of a model: quantised for quick processors, or written for another program."""
