@@ -9,7 +9,7 @@ from tileseg.engine.choice import Device, choose
 from tileseg.engine.kinds import ENGINES, EngineKind
 from tileseg.errors import InputError, UsageError
 
-PLAIN = Device(gpu=False, precision="float32", flags=frozenset({"avx2"}))
+PLAIN = Device(gpu=False, precision="float32", flags=frozenset({"sse4_1"}))
 WHOLE = Device(gpu=False, precision="float32", flags=frozenset({"avx2", "avx512_vnni"}))
 HALF = Device(gpu=False, precision="bfloat16", flags=frozenset({"avx512_bf16", "avx512_vnni"}))
 GPU = Device(gpu=True, precision="bfloat16", flags=frozenset({"avx512_vnni"}))
@@ -32,7 +32,25 @@ def card_of(*forms: Form) -> ModelCard:
     )  # fmt: skip
 
 
+OPENVINO = ENGINES["openvino"]
 KERAS, ONNX = form("model.keras"), form("model.onnx")
+
+
+@pytest.fixture(autouse=True)
+def plain_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that no extra brings."""
+    for name in [name for name, kind in ENGINES.items() if kind.extra]:
+        monkeypatch.delitem(ENGINES, name)
+
+
+def test_openvino_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = card_of(KERAS, ONNX, form("model.int8.onnx", 0.004))
+    monkeypatch.setitem(ENGINES, "openvino", OPENVINO)
+    chosen = {device: choose(card, "auto", "auto", device) for device in (PLAIN, WHOLE, HALF, GPU)}
+    assert [(c.engine, c.precision) for c in chosen.values()] == [
+        ("openvino", "float32"), ("openvino", "int8"), ("openvino", "int8"), ("keras", "bfloat16"),
+    ]  # fmt: skip
+    assert choose(card_of(KERAS, ONNX), "auto", "auto", HALF).precision == "bfloat16"
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ ENGINES: dict[str, EngineKind] = {
         "tileseg.engine.keras:open_keras", (".keras",),
         {"float32": 1.0, "bfloat16": 1.6, "float16": 0.5}, {}, package="keras", gpu=True,
     ),
+    "openvino": EngineKind(
+        "tileseg.engine.openvino:open_openvino", (".onnx",),
+        {"float32": 1.3, "bfloat16": 2.1}, {"int8": 3.7}, package="openvino", extra="openvino",
+    ),
     "onnx": EngineKind(
         "tileseg.engine.onnx:open_onnx", (".onnx",), {"float32": 1.05}, {"int8": 2.5}, package="onnxruntime",
     ),
