@@ -81,7 +81,12 @@ def test_a_dataset_gives_a_form_whose_loss_is_measured_against_its_labels(model:
     logits = []
     for name, precision, window in (("a", "int8", 96), ("b", "int8", 160), ("c", "float32", 160)):
         spec = RunSpec(
-            scene=tmp_path / "two.tif", model=str(model), out=tmp_path / name, precision=precision, window=window
+            scene=tmp_path / "two.tif",
+            model=str(model),
+            out=tmp_path / name,
+            precision=precision,
+            window=window,
+            engine="onnx",
         )
         run(spec)
         logits.append(Mosaic(tmp_path / name / "mosaic.zarr").read_logits(Window(0, 0, 200, 330)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tileseg.cli import quantize
+from tileseg.cli import export, quantize
 from tileseg.cli.facts import describe
 from tileseg.cli.option import expand, one_of
 from tileseg.cli.pack_options import MeaningOptions, OutputOptions, ValueOptions
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 app.command("quantize")(quantize.command)
+app.command("export")(export.command)
 
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="`embedded`, or a model folder.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

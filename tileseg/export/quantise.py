@@ -24,6 +24,7 @@ from tileseg.labels import Labels
 from tileseg.nn.description import check_card
 from tileseg.nn.folder import add_form, load_card, resolve_model
 from tileseg.nn.onnx_bundle import ARCHIVE, facts_of, load_graph
+from tileseg.nn.onnx_file import write_onnx
 from tileseg.nn.onnx_graph import OnnxGraph
 from tileseg.storage.digest import file_sha256
 
@@ -139,7 +140,7 @@ def _made(
     network = OnnxNetwork(made, card, threads)
     losses = compare(float32(places.side), Labeller(network, places.side), places.held_out, places.side, card.classes)
     partial = folder / PARTIAL
-    made.save(partial)
+    write_onnx(made.model, partial)
     calibration: dict[str, JsonValue] = {
         "method": spec.calibration,
         "windows": len(places.calibration),

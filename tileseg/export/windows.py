@@ -50,6 +50,7 @@ def choose(
     stride: int,
     counts: tuple[int, int],
     seed: int,
+    side: int | None = None,
 ) -> Places:
     """Windows to calibrate with and to measure on: as many as ``counts`` says, or as there are.
 
@@ -63,6 +64,7 @@ def choose(
         stride: Sides of windows are multiples of it.
         counts: Windows to calibrate with, and to measure on.
         seed: Decides what is drawn.
+        side: Rows and columns of the windows; None: as large as there are enough.
 
     Raises:
         InputError: If there are no two windows with data.
@@ -71,7 +73,7 @@ def choose(
     apart = len({scene.held_out for scene in scenes}) == 2
     groups = [[scene for scene in scenes if scene.held_out == kept] for kept in (False, True)] if apart else [scenes]
     wanted = counts if apart else (sum(counts),)
-    side = _side(groups, wanted, stride)
+    side = side or _side(groups, wanted, stride)
     found = [
         _candidates(group, labels_of, classes, side, _SPARE * count, rng)
         for group, count in zip(groups, wanted, strict=True)

@@ -25,7 +25,7 @@ _FIRST_CALLS = threading.RLock()
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """TensorFlow reports its build on stderr while it is imported, whatever its log level says."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
@@ -39,7 +39,7 @@ def _silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-with _silent():
+with silent():
     import keras
 
     NAME: str = keras.backend.backend()
@@ -62,6 +62,7 @@ __all__ = [
     "devices",
     "is_out_of_memory",
     "keras",
+    "silent",
     "to_numpy",
 ]
 

@@ -16,7 +16,7 @@ from tileseg.errors import InputError, TilesegError, UsageError, first_line
 from tileseg.nn import backend
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.keras_graph import analyse
-from tileseg.nn.onnx_file import open_onnx
+from tileseg.nn.onnx_file import open_onnx, write_onnx
 from tileseg.nn.onnx_graph import OnnxGraph
 from tileseg.nn.onnx_session import Session
 from tileseg.nn.onnx_sizes import with_free_size
@@ -50,7 +50,7 @@ def export_onnx(model: keras.Model, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="tileseg-") as folder:
         exported = Path(folder) / "exported.onnx"
         try:
-            with _quiet():
+            with quiet():
                 twin(np.zeros((1, rows, cols, bands), np.float32))  # Keras exports only what was called
                 signature = [keras.InputSpec(shape=(1, rows, cols, bands), dtype="float32")]
                 twin.export(exported, format="onnx", verbose=False, input_signature=signature)
@@ -62,22 +62,24 @@ def export_onnx(model: keras.Model, path: Path) -> None:
     tidied = tidy(graph.model)
     _check_equal(model, OnnxGraph(tidied, bands, model.name), (rows + stride, cols + 2 * stride))
     partial = path.with_name(f".partial-{path.name}")
-    partial.write_bytes(tidied.SerializeToString(deterministic=True))
+    write_onnx(tidied, partial)
     partial.replace(path)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter reports its steps, and Keras's patch of it asks NumPy for names that it no longer has."""
-    logger = logging.getLogger("tf2onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Converters report their steps, and Keras's patch of one asks NumPy for names that it no longer has."""
+    loggers = [logging.getLogger(name) for name in ("tf2onnx", "absl", "tensorflow")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), backend.silent():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _check_equal(model: keras.Model, graph: OnnxGraph, size: tuple[int, int]) -> None:

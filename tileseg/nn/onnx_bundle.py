@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
-
 from tileseg.card import ModelCard
 from tileseg.nn.activation import RandomImages, contradiction_of_outputs
 from tileseg.nn.description import Description, GraphFacts, check_card, keep
 from tileseg.nn.folder import check_archive
 from tileseg.nn.onnx_crop import cropped
 from tileseg.nn.onnx_ending import ending
-from tileseg.nn.onnx_file import open_onnx
+from tileseg.nn.onnx_file import open_onnx, write_onnx
 from tileseg.nn.onnx_graph import OnnxGraph, SizedOnnxGraph
 from tileseg.nn.onnx_session import Session
 from tileseg.nn.onnx_sizes import with_free_size
@@ -40,7 +38,7 @@ def pack(file: Path, folder: Path, described: Description, output: str | None = 
     )
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".partial-{ARCHIVE}"
-    onnx.save(graph.model, partial)
+    write_onnx(graph.model, partial)
     return keep(partial, folder / ARCHIVE, facts, described, "int8" if graph.quantised else "float32")
 
 

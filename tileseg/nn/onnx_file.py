@@ -49,6 +49,11 @@ def open_onnx(path: Path, output: str | None = None) -> onnx.ModelProto:
     return model
 
 
+def write_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write an ONNX file: the same graph always gives the same bytes."""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
 def image_input(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     """The input that is no weight: before version 4, weights are listed among the inputs too."""
     weights = {tensor.name for tensor in graph.initializer}

@@ -88,10 +88,6 @@ class OnnxGraph:
         """Whether it computes in whole numbers of 8 bits, at least in part."""
         return any(node.op_type in _QUANTISED for node in self.model.graph.node)
 
-    def save(self, path: Path) -> None:
-        """Write it as an ONNX file: the same graph always gives the same bytes."""
-        path.write_bytes(self.model.SerializeToString(deterministic=True))
-
     def analyse(self) -> Locality:
         """Stride, radius and cost. Raises InputError if it is no graph of one image to a map of the same size."""
         return analyse_graph(lambda rows, cols: SizedOnnxGraph(self, rows, cols), self.own, self.name)
