@@ -30,3 +30,18 @@ def test_a_scene_is_resampled_and_scaled_and_its_gaps_are_known(tmp_path: Path) 
     blurred = np.abs(seen.image[21:49, 11:64] - expected)
     assert np.median(blurred) < 0.5
     assert (seen.labels == 255).all()
+
+
+def test_a_scene_of_a_dataset_that_has_no_labels_is_one_without(tmp_path: Path) -> None:
+    card = save_tiny(tmp_path / "model")
+    write_scene(tmp_path / "a.tif", smooth_noise(40, 60, 3))
+    write_scene(tmp_path / "b.tif", smooth_noise(40, 60, 3, 1))
+    write_scene(tmp_path / "labels.tif", np.zeros((40, 60, 1), np.uint8))
+    classes = [{"name": info.name, "background": info.background} for info in card.classes]
+    text = "\n".join(f'[[classes]]\nname = "{c["name"]}"\nbackground = {str(c["background"]).lower()}' for c in classes)
+    (tmp_path / "d.toml").write_text(
+        f'{text}\n[[scenes]]\nimage = "a.tif"\nlabels = "labels.tif"\n[[scenes]]\nimage = "b.tif"\n'
+    )
+    labelled, other = open_scenes([str(tmp_path / "d.toml")], card)
+    assert labelled.truth is not None
+    assert other.truth is None

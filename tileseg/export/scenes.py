@@ -133,7 +133,7 @@ def _of_dataset(path: Path, card: ModelCard) -> list[SeenScene]:
             scene.scene,
             scene.rescale,
             scaling_for(card, scene.scene),
-            scene.truth,
+            scene.truth if scene.has_labels else None,
             held_out=scene.split == "validate",
         )
         for scene in dataset.scenes
