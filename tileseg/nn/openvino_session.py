@@ -53,10 +53,10 @@ class OpenvinoSession:
 
 def _reason(error: Exception) -> str:
     """What it says, behind the places in its own source that it names first; of a list, the first item."""
-    lines = [
-        line for line in str(error).splitlines() if line.strip() and not line.startswith(("Exception from", "Check '"))
-    ]
-    return first_line(RuntimeError(lines[0])) if lines else first_line(error)
+    places = ("Exception from", "Check '")
+    told = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(places)]
+    listed = [line.removeprefix("-- ") for line in told if line.startswith("-- ")]
+    return (listed or told or [first_line(error)])[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
