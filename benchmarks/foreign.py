@@ -80,7 +80,9 @@ class _Vit(torch.nn.Module):
         )  # fmt: skip
         layer = nn.TransformerEncoderLayer(width, 4, 2 * width, batch_first=True, dropout=0)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.up = nn.Sequential(nn.ConvTranspose2d(width, width, 4, 4), nn.ReLU(), nn.ConvTranspose2d(width, CLASSES, 4, 4))
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(width, width, 4, 4), nn.ReLU(), nn.ConvTranspose2d(width, CLASSES, 4, 4)
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = self.down(image)
@@ -168,7 +170,9 @@ def influence(network: torch.nn.Module, stride: int, radius: int) -> tuple[int, 
         for phase in sorted({0, stride - 1}):
             shape = [1, 3, 2 * stride, 2 * stride]
             shape[axis] = long
-            image = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(phase), requires_grad=True)
+            image = torch.randn(
+                shape, dtype=torch.float64, generator=torch.Generator().manual_seed(phase), requires_grad=True
+            )
             place = long // 2 // stride * stride + phase
             logits = double(image).select(axis, place)
             (gradient,) = torch.autograd.grad(logits.sum(), image)

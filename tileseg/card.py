@@ -108,6 +108,11 @@ class Loss(_Strict):
     data: str
     """Which scenes, and whether they were compared with their labels or with what float32 gives."""
 
+    @property
+    def told(self) -> str:
+        """In the user's words, the scenes aside."""
+        return f"loses {100 * self.iou:.2f} points of IoU" if self.iou > 0 else "loses no IoU"
+
 
 class Form(_Strict):
     """One file of a network: the same graph and weights in a format and precision of its own."""

@@ -197,7 +197,7 @@ def test_packing_checks_what_is_said_against_the_graph(tmp_path: Path, folder: P
 
 def test_the_embedded_model_is_small_and_sound() -> None:
     folder = resolve_model("embedded")
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 16_000_000, "in both formats"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 16_000_000, "in all its forms"
     model, card = load_bundle(folder)
     assert (card.stride, card.halo, card.local) == (16, 144, True)
     assert [c.name for c in card.classes] == ["other", "building"]

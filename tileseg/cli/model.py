@@ -165,7 +165,7 @@ def _form(form: Form) -> str:
     parts: list[str] = [form.precision]
     if form.loss is not None:
         loss = form.loss
-        parts.append(f"loses {100 * loss.iou:.2f} points of IoU (at most {100 * loss.worst_iou:.2f}; {loss.data})")
+        parts.append(f"{loss.told} (in one scene {100 * loss.worst_iou:.2f} points; {loss.data})")
         parts.append(f"{100 * loss.labels:.2f} % of labels differ")
     if form.calibration:
         parts.append(f"calibrated with {_text(form.calibration)}")

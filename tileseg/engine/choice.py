@@ -107,7 +107,7 @@ def _why(best: _Candidate, engine: str, precision: str, among: int) -> str:
     if engine != "auto" and precision != "auto":
         return "as asked for"
     loss = best.form.loss
-    lost = "" if loss is None else f"; it loses {100 * loss.iou:.2f} points of IoU ({loss.data})"
+    lost = "" if loss is None else f"; it {loss.told} ({loss.data})"
     if engine != "auto" or precision != "auto":
         return f"the fastest here of what was asked for{lost}"
     return f"{'the fastest here' if among > 1 else 'what the model has'}{lost}"
