@@ -53,7 +53,7 @@ def networks() -> dict[str, Callable[[], torch.nn.Module]]:
         "torchvision FCN, resnet50": lambda: _Only(
             torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
         ),
-        "ViT encoder, convolutional decoder": lambda: _Vit(),
+        "ViT encoder, convolutional decoder": _Vit,
     }
 
 
