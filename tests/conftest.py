@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 # device; the tests' reference is the CPU. TILESEG_TEST_GPU=1 lets them see the GPUs.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 if os.environ.get("TILESEG_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 

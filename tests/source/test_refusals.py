@@ -29,6 +29,7 @@ from tileseg.window import Window
         ("a.nc", b"CDF\x01", "is a netCDF file"),
         ("a.dcm", b"\0" * 128 + b"DICM", "export it as TIFF or PNG"),
         ("a.zip", b"PK\x03\x04", "is a ZIP archive, not a raster"),
+        ("stored.zip", b"PK\x03\x04" + b"a.vrt<VRTDataset></VRTDataset>", "is a ZIP archive, not a raster"),
         ("a.laz", b"LASF", "is a point cloud (LAS or LAZ), not"),
         ("a.ecw", b"\x01\x02\x03", "is an ECW image by its name"),
         ("a.sid", b"msid", "is a MrSID image, "),

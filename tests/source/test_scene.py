@@ -367,6 +367,28 @@ class TestGeoreference:
         with rasterio.open(gcps) as raster:
             assert pixels[valid].mean() == pytest.approx(raster.read().mean(), rel=0.05)
 
+    def test_coefficients_with_words_among_them_are_warped_and_damaged_ones_refused(self, tmp_path: Path) -> None:
+        """rasterio reads all of them as numbers: a path among them was a traceback."""
+        line, sample, one = (" ".join("1" if i == at else "0" for i in range(20)) for at in (2, 1, 0))
+        rpcs = {
+            "LINE_OFF": "30", "SAMP_OFF": "45", "LAT_OFF": "-6.1", "LONG_OFF": "39.2", "HEIGHT_OFF": "10",
+            "LINE_SCALE": "-30", "SAMP_SCALE": "45", "LAT_SCALE": "0.01", "LONG_SCALE": "0.015", "HEIGHT_SCALE": "500",
+            "LINE_NUM_COEFF": line, "LINE_DEN_COEFF": one, "SAMP_NUM_COEFF": sample, "SAMP_DEN_COEFF": one,
+        }  # fmt: skip
+
+        def scene(name: str, **changes: str) -> Path:
+            path = write(tmp_path / name, noise(3, 60, 90), crs=None, transform=Affine.identity())
+            items = "".join(f'<MDI key="{key}">{value}</MDI>' for key, value in {**rpcs, **changes}.items())
+            Path(f"{path}.aux.xml").write_text(f'<PAMDataset><Metadata domain="RPC">{items}</Metadata></PAMDataset>')
+            return path
+
+        path = scene("words.tif", RPC_DEM="/data/heights.tif", SATELLITE="")
+        assert "--warp reads it" in refusal(path)
+        assert open_scene(path, expected=3, warp=True).grid.crs.to_epsg() == 32737
+        for name, damage in (("a.tif", "east"), ("b.tif", ""), ("c.tif", "nan")):
+            with pytest.raises(InputError, match="RPCs are damaged"):
+                open_scene(scene(name, LONG_OFF=damage), expected=3, warp=True)
+
     def test_a_transform_that_flattens_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.tif", noise(3, 20, 30), transform=Affine(1, 0, 0, 1, 0, 0))
         assert "onto a line" in refusal(path)

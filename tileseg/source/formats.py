@@ -8,6 +8,7 @@ files, are checked too. Of files on a server, only those that need no other file
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -224,7 +225,9 @@ def _magic(head: bytes) -> str | None:
             return driver
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    return "VRT" if b"<VRTDataset" in head else None
+    # An archive may hold the text of one.
+    is_text = head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<")
+    return "VRT" if is_text and b"<VRTDataset" in head else None
 
 
 def _signature(file: Path, head: bytes) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,9 +82,10 @@ def georeference(text: str, dataset: DatasetReader, warp: bool, option: str | No
     """
     points, points_crs = dataset.gcps
     has_grid = dataset.transform != Affine.identity()
+    rpcs = dataset.tags(ns="RPC")
     geolocation = bool(dataset.tags(ns="GEOLOCATION"))
-    if not has_grid and (points or dataset.rpcs is not None or geolocation):
-        kind, way = ("RPCs", "-rpc") if not points and dataset.rpcs else ("ground control points", "-tps")
+    if not has_grid and (points or rpcs or geolocation):
+        kind, way = ("RPCs", "-rpc") if not points and rpcs else ("ground control points", "-tps")
         if geolocation and not points:
             kind, way = "a geolocation array", "-geoloc"
         if not warp or way == "-geoloc":
@@ -97,13 +99,24 @@ def georeference(text: str, dataset: DatasetReader, warp: bool, option: str | No
         if points:
             lon, lat = np.mean([(p.x, p.y) for p in points], axis=0)
         else:
-            lon, lat = dataset.rpcs.long_off, dataset.rpcs.lat_off
+            lon, lat = (_number_of(text, rpcs, name) for name in ("LONG_OFF", "LAT_OFF"))
+        if not (math.isfinite(lon) and abs(lat) <= 90):
+            raise InputError(f"{text}: its {kind} are damaged: they lie at longitude {lon}, latitude {lat}")
         zone = int((lon + 180) // 6) % 60 + 1
         return str(CRS.from_epsg((32600 if lat >= 0 else 32700) + zone).to_wkt())
     numbers = tuple(dataset.transform)[:6]
     if not all(map(math.isfinite, numbers)) or dataset.transform.is_degenerate:
         raise InputError(f"{text}: its georeference maps all pixels onto a line or nowhere: {numbers}")
     return None
+
+
+def _number_of(text: str, rpcs: Mapping[str, str], name: str) -> float:
+    """One of the RPCs. rasterio would read all of them as numbers; some files have words among them, such as paths."""
+    try:
+        return float(rpcs[name].split()[0])
+    except (KeyError, ValueError, IndexError):
+        found = f"is {rpcs[name]!r}" if name in rpcs else "is missing"
+        raise InputError(f"{text}: its RPCs are damaged: {name} {found}; expected a number of degrees") from None
 
 
 def probe(text: str, source: RasterFile, dataset: DatasetReader, bands: tuple[int, ...]) -> None:

@@ -33,7 +33,7 @@ def orientation_of(file: Path | None, dataset: DatasetReader) -> int:
 
     ``file``: where the picture is, if on this machine.
     """
-    if dataset.crs is not None or not dataset.transform.is_identity or dataset.gcps[0] or dataset.rpcs is not None:
+    if dataset.crs is not None or not dataset.transform.is_identity or dataset.gcps[0] or dataset.tags(ns="RPC"):
         return UPRIGHT
     try:
         if dataset.driver == "JPEG":
