@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+import onnxruntime
 from onnx import numpy_helper
 
 from tileseg.errors import InputError
 from tileseg.nn.locality import Extent, Locality, analyse_graph
 from tileseg.nn.onnx_file import image_input, parameters, sizes_of, title
 from tileseg.nn.onnx_rules import Axes, Call, Dependence, Shape, dependence, operations
-from tileseg.nn.onnx_runtime import onnxruntime
 from tileseg.nn.onnx_session import reason
 from tileseg.nn.reach import Reaches
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 
 from tileseg.errors import InputError, first_line
-from tileseg.nn.onnx_runtime import onnxruntime
 
 if TYPE_CHECKING:
     import onnx
