@@ -2,11 +2,14 @@
 
     python benchmarks/peer.py                      # both of these:
     python benchmarks/peer.py speed --repeat 3     # the whole command and the network; memory
+    python benchmarks/peer.py speed --pairs default,float32 --best float32    # on a processor without bfloat16
     python benchmarks/peer.py seams                # against the network run once over the whole scene
 
 The scene is made of drone orthophotos of Zanzibar, mirrored downwards to 52 MPix. The network is the embedded model
 (VGG16-Unet, width 0.25). The peer is monai_peer.py: windows of 512 pixels, a quarter of overlap, Gaussian weights.
-Both take turns in every round, because the machine's speed drifts; ratios are those within a round.
+`default` is tileseg as it is (--engine auto, --precision auto) against the peer in its best precision; the other pairs
+have both in the same. Both take turns in every round, because the machine's speed drifts; ratios are those within a
+round.
 
 The peer writes labels and polygons with their class. tileseg also writes the logits, a pyramid, a COG and a quicklook,
 and measures every polygon.
@@ -136,24 +139,26 @@ def best_batch(work: Path, weights: Path, precision: str) -> int:
     return min(seconds, key=lambda batch: seconds[batch])
 
 
-def speed(work: Path, weights: Path, repeat: int, batches: dict[str, int]) -> None:
+def speed(work: Path, weights: Path, asked: argparse.Namespace) -> None:
     """Print the table of speed and memory."""
-    scene = write(work / "scene.tif", orthophoto(ROWS, COLS))
-    size = ROWS * COLS / 1e6
-    batch = {p: batches.get(p) or best_batch(work, weights, p) for p in ("float32", "bfloat16")}
-    pairs = {"bfloat16": ("--precision", "auto"), "float32": ("--precision", "float32")}
+    repeat, batches = asked.repeat, dict(zip(("float32", "bfloat16"), asked.batch, strict=True))
+    scene = write(work / "scene.tif", orthophoto(asked.rows, COLS))
+    size = asked.rows * COLS / 1e6
+    pairs = {pair: asked.best if pair == "default" else pair for pair in asked.pairs.split(",")}
+    batch = {p: batches.get(p) or best_batch(work, weights, p) for p in dict.fromkeys(pairs.values())}
     found: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for number in range(repeat):
-        for precision, options in pairs.items():
+        for precision, peers in pairs.items():
+            options = ["--precision", "auto" if precision == "default" else precision]
             found["tileseg", precision].append(ours(scene, work / "ours", *options))
-            found["MONAI", precision].append(theirs(scene, weights, work / "theirs", precision, batch[precision]))
+            found["MONAI", precision].append(theirs(scene, weights, work / "theirs", peers, batch[peers]))
             for who in ("tileseg", "MONAI"):
                 print(
                     f"  round {number + 1}, {precision}, {who}: {found[who, precision][-1]}",
                     file=sys.stderr,
                     flush=True,
                 )
-    print(f"Scene {COLS}x{ROWS} ({size:.1f} MPix), {repeat} rounds; sw_batch_size {batch}.\n")
+    print(f"Scene {COLS}x{asked.rows} ({size:.1f} MPix), {repeat} rounds; sw_batch_size {batch}.\n")
     print("| | precision | whole command, MPix/s | network, MPix/s | peak memory, GiB | polygons |")
     print("| --- | --- | --- | --- | --- | --- |")
     for (who, precision), outcomes in found.items():
@@ -260,6 +265,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=("speed", "seams", "all"), default="all")
     parser.add_argument("--repeat", type=int, default=3, help="rounds of `speed`")
+    parser.add_argument("--pairs", default="default,bfloat16,float32", help="what `speed` compares")
+    parser.add_argument("--best", default="bfloat16", help="the peer's best precision on this machine")
+    parser.add_argument("--rows", type=int, default=ROWS, help="of the scene")
     parser.add_argument(
         "--batch", type=int, nargs=2, default=(0, 0), metavar=("FLOAT32", "BFLOAT16"),
         help="the peer's windows per call; by default the fastest of 1, 2, 4 and 8",
@@ -273,7 +281,7 @@ def main() -> None:
             # In a process of its own: TensorFlow would keep its memory while others are measured.
             code = f"import pathlib, peer; peer.export(pathlib.Path({str(weights)!r}))"
             subprocess.run([sys.executable, "-c", code], cwd=ROOT / "benchmarks", check=True)
-            speed(work, weights, options.repeat, dict(zip(("float32", "bfloat16"), options.batch, strict=True)))
+            speed(work, weights, options)
             print()
         if options.what != "speed":
             export(weights)

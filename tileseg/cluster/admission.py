@@ -193,7 +193,7 @@ class Admission:
 
     async def _compare(self, address: str) -> UsageError | None:
         """Ask for versions with functions that every Python has: tileseg need not be there."""
-        packages = _packages(self._needs.package)
+        packages = [p for p in _packages(self._needs.package) if _has_distribution(p)]
         mine = {"Python": _minor(platform.python_version()), **{p: importlib.metadata.version(p) for p in packages}}
         calls = [self._call(address, platform.python_version)]
         calls += [self._call(address, importlib.metadata.version, package) for package in packages]
@@ -240,6 +240,15 @@ class Admission:
 
 def _refusal(address: str, problem: TilesegError) -> WorkerReport:
     return WorkerReport(address, marked=False, slots=0, gpus=(), problem=problem)
+
+
+def _has_distribution(package: str) -> bool:
+    """Not where another one brings it (onnxruntime-gpu): versions are compared by the name of the distribution."""
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _packages(engine: str) -> tuple[str, ...]:

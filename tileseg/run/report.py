@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tileseg.cluster import hardware
+from tileseg.engine.kinds import engine_kind
 from tileseg.run.identity import Record
 from tileseg.run.ledger import BlockRecord
 from tileseg.run.prepare import PreparedRun, wanted_distance
@@ -90,19 +91,11 @@ class RunReport:
 
 def summary_of(prepared: PreparedRun, record: Record, report: RunReport) -> dict[str, Any]:
     """What ``summary.json`` keeps: the run, its versions and what came out, in JSON values."""
-    packages = (
-        "tileseg",
-        "keras",
-        "tensorflow",
-        "onnxruntime",
-        "rasterio",
-        "zarr",
-        "dask",
-        "shapely",
-        "pyogrio",
-        "numpy",
-    )
     plan = prepared.plan
+    packages = dict.fromkeys((
+        "tileseg", "keras", "tensorflow", "onnxruntime", engine_kind(plan.engine).package, "rasterio", "zarr", "dask",
+        "shapely", "pyogrio", "numpy",
+    ))  # fmt: skip
     return {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": prepared.identity,
@@ -119,9 +112,18 @@ def summary_of(prepared: PreparedRun, record: Record, report: RunReport) -> dict
             "why": prepared.sizing.choice.why,
         },
         "plan": describe(prepared),
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
         "report": report.to_json(),
     }
+
+
+def _version(package: str) -> str:
+    """Of a distribution; one that brings a package under another name is found by what it brings."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        brought_by = importlib.metadata.packages_distributions().get(package, ())
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in brought_by) or "missing"
 
 
 def describe(prepared: PreparedRun) -> dict[str, Any]:
