@@ -62,3 +62,32 @@ class Net:
     def save(self, path: Path, *outputs: str) -> Path:
         onnx.save(self.model(*outputs), path)
         return path
+
+
+def save_forms(path: Path) -> Path:
+    """A model folder of a small network with normalisation and a skip, in float32 and in int8; its loss is recorded."""
+    from fakes import CLASSES
+
+    from tileseg.card import Form, Loss, Scaling
+    from tileseg.nn.description import Description
+    from tileseg.nn.folder import add_form
+    from tileseg.nn.onnx_bundle import load_graph
+    from tileseg.nn.onnx_quantise import quantise
+    from tileseg.nn.packing import pack
+    from tileseg.storage.digest import file_sha256
+
+    net = Net()
+    fine = net("Relu", net.norm(net.conv("image", 3, 8), 8))
+    coarse = net("Relu", net.norm(net.conv(net("MaxPool", fine, kernel_shape=[2, 2], strides=[2, 2]), 8, 12), 12))
+    x = net("Concat", net.up(coarse), fine, axis=1)
+    file = net.save(path / "net.onnx", net.conv(net("Relu", net.conv(x, 20, 8)), 8, 3, 1))
+    described = Description(name="net", bands=("red", "green", "blue"), classes=CLASSES, scaling=Scaling(divisor=255))
+    folder = path / "net"
+    card = pack(file, folder, described)
+    rng = np.random.default_rng(1)
+    windows = [rng.random((64, 80, 3), dtype=np.float32) for _ in range(2)]
+    partial = folder / ".partial"
+    onnx.save(quantise(load_graph(folder, card), windows, "minmax"), partial)
+    loss = Loss(iou=0.001, worst_iou=0.002, labels=0.003, data="no scenes")
+    add_form(folder, partial, Form(file="model.int8.onnx", sha256=file_sha256(partial), precision="int8", loss=loss))
+    return folder

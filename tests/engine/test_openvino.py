@@ -7,54 +7,28 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from fakes import CLASSES, smooth_noise, write_scene
-from nets import Net
+from fakes import smooth_noise, write_scene
+from nets import save_forms
 
 from tileseg import RunSpec, run
-from tileseg.card import Form, Scaling
 from tileseg.engine.openvino import OpenvinoNetwork
 from tileseg.engine.proof import prove
 from tileseg.engine.protocol import WindowSpec
 from tileseg.engine.registry import open_network
 from tileseg.errors import InputError
 from tileseg.mosaic import Mosaic
-from tileseg.nn.description import Description
-from tileseg.nn.folder import add_form
-from tileseg.nn.onnx_bundle import load_graph
-from tileseg.nn.onnx_quantise import quantise
+from tileseg.nn.folder import load_card
 from tileseg.nn.openvino_session import OpenvinoSession
-from tileseg.nn.packing import pack
-from tileseg.storage.digest import file_sha256
 from tileseg.window import Window
-
-
-def unet(net: Net) -> str:
-    """Two levels, normalisation, a skip."""
-    fine = net("Relu", net.norm(net.conv("image", 3, 8), 8))
-    coarse = net("Relu", net.norm(net.conv(net("MaxPool", fine, kernel_shape=[2, 2], strides=[2, 2]), 8, 12), 12))
-    x = net("Concat", net.up(coarse), fine, axis=1)
-    return net.conv(net("Relu", net.conv(x, 20, 8)), 8, 3, 1)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network in float32 and in int8."""
-    path = tmp_path_factory.mktemp("net")
-    net = Net()
-    described = Description(name="net", bands=("red", "green", "blue"), classes=CLASSES, scaling=Scaling(divisor=255))
-    card = pack(net.save(path / "net.onnx", unet(net)), path / "net", described)
-    rng = np.random.default_rng(1)
-    windows = [rng.random((64, 80, 3), dtype=np.float32) for _ in range(2)]
-    onnx.save(quantise(load_graph(path / "net", card), windows, "minmax"), path / "net" / ".partial")
-    partial = path / "net" / ".partial"
-    add_form(path / "net", partial, Form(file="model.int8.onnx", sha256=file_sha256(partial), precision="int8"))
-    return path / "net"
+    return save_forms(tmp_path_factory.mktemp("net"))
 
 
 @pytest.mark.parametrize(("form", "precision"), [("model.onnx", "float32"), ("model.int8.onnx", "int8")])
 def test_tiles_equal_the_whole_and_both_engines_agree(folder: Path, form: str, precision: str) -> None:
-    from tileseg.nn.folder import load_card
-
     card = load_card(folder)
     found = {name: open_network(folder, card, 1, engine=name, form=form) for name in ("openvino", "onnx")}
     assert isinstance(found["openvino"], OpenvinoNetwork)
