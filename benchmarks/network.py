@@ -66,13 +66,13 @@ def bare(model_folder: str, precision: Precision, windows: list[tuple[int, int]]
     from tileseg.nn import backend
     from tileseg.nn.bundle import load_bundle
     from tileseg.nn.twin import inference_twin
-    from tileseg.plan import HALF_PRECISION
+    from tileseg.plan import MEMORY_SHARE
 
     backend.configure(threads=os.cpu_count())
     model, card = load_bundle(Path(model_folder))
     seconds = {}
     for height, width in windows:
-        share = 1 if precision == "float32" else HALF_PRECISION
+        share = MEMORY_SHARE[precision]
         if height * width * card.activation_bytes_per_pixel * share > MOST:
             continue
         network = backend.compile(partial(inference_twin(model, height, width, 0, precision), training=False))
