@@ -7,7 +7,8 @@ SHELL := /bin/sh
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Not compiled ahead: of some ten thousand modules a few hundred are ever imported, and those are compiled then.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 DEMO := demo/settlement.tileseg
 PYTEST_ARGS ?=
 # Tests of one file stay together: they share models and runs. 0: one after the other in one process, as --pdb needs it.
