@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from fakes import CLASSES, smooth_noise, write_scene
 from nets import Net
@@ -16,10 +20,11 @@ from tileseg.card import ModelCard, Scaling
 from tileseg.cli.model import app
 from tileseg.errors import InputError, UsageError
 from tileseg.export import quantise as module
+from tileseg.export.files import ExportSpec, export
 from tileseg.export.quantise import FILE, QuantiseSpec, quantise
 from tileseg.mosaic import Mosaic
 from tileseg.nn.description import Description
-from tileseg.nn.folder import load_card
+from tileseg.nn.folder import load_card, save_card
 from tileseg.nn.packing import pack
 from tileseg.window import Window
 
@@ -86,7 +91,6 @@ def test_a_dataset_gives_a_form_whose_loss_is_measured_against_its_labels(model:
             out=tmp_path / name,
             precision=precision,
             window=window,
-            engine="onnx",
         )
         run(spec)
         logits.append(Mosaic(tmp_path / name / "mosaic.zarr").read_logits(Window(0, 0, 200, 330)))
@@ -158,3 +162,73 @@ def test_a_network_that_is_int8_already_is_refused(model: Path, tmp_path: Path) 
     pack(model / FILE, tmp_path / "packed", described)
     assert load_card(tmp_path / "packed").forms[0].precision == "int8"
     assert "expected a network in float32" in refused(tmp_path / "packed", own)
+
+
+def tampered(model: Path) -> None:
+    file = model / "model.onnx"
+    file.write_bytes(file.read_bytes()[:-40] + bytes(40))
+
+
+def truncated(model: Path) -> None:
+    with_digest(model, (model / "model.onnx").read_bytes()[:3000])
+
+
+def zipped(model: Path) -> None:
+    with_digest(model, b"PK\x03\x04" + bytes(500))
+
+
+def looping(model: Path) -> None:
+    graph = onnx.load(model / "model.onnx")
+    graph.graph.node.insert(0, onnx.helper.make_node("Loop", ["", ""], ["nothing"], name="again"))
+    graph.graph.node[0].attribute.append(onnx.helper.make_attribute("body", onnx.helper.make_graph([], "b", [], [])))
+    with_digest(model, graph.SerializeToString())
+
+
+def infinite(model: Path) -> None:
+    graph = onnx.load(model / "model.onnx")
+    weights = next(tensor for tensor in graph.graph.initializer if len(tensor.dims) == 4)
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values[0] = np.inf
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    with_digest(model, graph.SerializeToString())
+
+
+def gone(model: Path) -> None:
+    (model / "model.onnx").unlink()
+
+
+def with_digest(model: Path, content: bytes) -> None:
+    """A file that the card names rightly, whatever it is."""
+    (model / "model.onnx").write_bytes(content)
+    card = load_card(model)
+    form = card.forms[0].model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
+    save_card(card.model_copy(update={"forms": (form,)}), model)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (tampered, "not the file that the card was made for"),
+        (truncated, "not an ONNX file|cut short|not a valid ONNX model"),
+        (zipped, "a zip archive"),
+        (looping, r"\(Loop\) runs other graphs"),
+        (gone, r"no model\.onnx beside card\.json"),
+        (infinite, "infinite|finite|holds"),
+    ],
+)
+def test_a_harmful_or_broken_network_is_refused_in_one_line(
+    model: Path, tmp_path: Path, harm: Callable[[Path], None], words: str
+) -> None:
+    harm(model)
+    own = scene(tmp_path / "own.tif", 130, 270, 1)
+    before = sorted(path.name for path in model.iterdir())
+    said = refused(model, own)
+    assert said.startswith("42: ")
+    assert re.search(words, said), said
+    if harm is not infinite:
+        with pytest.raises(InputError) as error:
+            export(ExportSpec(str(model), "onnx", tmp_path / "x.onnx"))
+        assert re.search(words, str(error.value))
+        assert "\n" not in str(error.value)
+    assert sorted(path.name for path in model.iterdir()) == before
+    assert not (tmp_path / "x.onnx").exists()

@@ -100,7 +100,7 @@ def _print(found: Quantised) -> None:
         table.add_row(
             Text(scene.name),
             *(f"{scene.score(side):.4f}" for side in (scene.first, scene.second)),
-            f"{100 * scene.loss:.2f}",
+            _points(scene.loss),
             f"{scene.differ / max(1, scene.pixels):.2%}",
             *ece,
         )
@@ -109,7 +109,12 @@ def _print(found: Quantised) -> None:
     loss = found.form.loss
     assert loss is not None
     console.print(
-        f"int8 loses {100 * loss.iou:.2f} points of IoU on average and {100 * loss.worst_iou:.2f} at most; "
+        f"int8 loses {_points(loss.iou)} points of IoU on average and {_points(loss.worst_iou)} at most; "
         f"{loss.labels:.2%} of the labels differ ({loss.data})"
     )
     console.print(f"  {found.folder / found.form.file}")
+
+
+def _points(loss: float) -> str:
+    """Percentage points; 0.00 has no sign."""
+    return f"{round(100 * loss, 2) + 0.0:.2f}"

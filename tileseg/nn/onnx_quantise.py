@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from onnxruntime import quantization
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from tileseg.errors import InputError
+from tileseg.nn.onnx_exact import with_exact_sums
 from tileseg.nn.onnx_graph import OnnxGraph, optimised
 from tileseg.nn.onnx_session import is_out_of_memory, reason
 from tileseg.nn.onnx_tidy import tidy
@@ -36,11 +38,12 @@ _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 def quantise(graph: OnnxGraph, images: Sequence[npt.NDArray[np.float32]], calibration: Calibration) -> onnx.ModelProto:
-    """The graph in static int8: what follows the first layer with weights and comes before the last is in integers.
+    """The graph in static int8: all layers with weights but the first take and have whole numbers.
 
     Weights are symmetric int8 per channel, of which 7 bits are used: two products of 8 bits overflow the sums of
     processors without VNNI, which would then give other maps than others do. Values between layers are uint8. The first
-    layer sees the image and the last one gives the map in float32: they cost little, and most is lost in them.
+    layer sees the image in float32, and the map is not rounded: they cost little, and most would be lost there. That
+    the sums of the first layer are the same everywhere is seen to by :mod:`tileseg.nn.onnx_exact`.
 
     Args:
         graph: In float32, for images of any size.
@@ -51,8 +54,14 @@ def quantise(graph: OnnxGraph, images: Sequence[npt.NDArray[np.float32]], calibr
     Raises:
         InputError: If ONNX Runtime cannot quantise it.
     """
-    model = onnx.shape_inference.infer_shapes(tidy(optimised(graph.model)))
+    given = [np.ascontiguousarray(np.moveaxis(image[None], 3, graph.band_axis), np.float32) for image in images]
+    model = tidy(optimised(graph.model))
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
+            raise InputError(f"model {graph.name}: weights {tensor.name} hold infinite numbers, which no int8 can tell")
+    model = onnx.shape_inference.infer_shapes(tidy(with_exact_sums(model, _ends(model.graph)[0], given)))
     add_pre_process_metadata(model)
+    first, last, outside = _ends(model.graph)
     with tempfile.TemporaryDirectory(prefix="tileseg-") as folder:
         path = Path(folder) / "int8.onnx"
         try:
@@ -60,13 +69,13 @@ def quantise(graph: OnnxGraph, images: Sequence[npt.NDArray[np.float32]], calibr
                 quantization.quantize_static(
                     model,
                     path,
-                    _Images(images, graph.band_axis),
+                    _Images(given),
                     quant_format=quantization.QuantFormat.QDQ,
                     per_channel=True,
                     reduce_range=True,
                     activation_type=quantization.QuantType.QUInt8,
                     weight_type=quantization.QuantType.QInt8,
-                    nodes_to_exclude=_ends(model.graph),
+                    nodes_to_exclude=[*first, *outside],
                     calibrate_method=_METHODS[calibration],
                     # One image at a time: all values of all images would be kept in memory.
                     extra_options={"CalibStridedMinMax": 1, "CalibPercentile": _PERCENTILE},
@@ -75,17 +84,19 @@ def quantise(graph: OnnxGraph, images: Sequence[npt.NDArray[np.float32]], calibr
             if is_out_of_memory(error):
                 raise
             raise InputError(f"model {graph.name}: ONNX Runtime cannot quantise it: {reason(error)}") from error
-        found = tidy(onnx.load(path))
+        found = onnx.load(path)
+    _leave_unrounded(found.graph, last)
+    found = tidy(found)
     if not any(node.op_type == "QuantizeLinear" for node in found.graph.node):
-        raise InputError(f"model {graph.name}: ONNX Runtime has no layer of it in int8 besides its first and its last")
+        raise InputError(f"model {graph.name}: ONNX Runtime has no layer of it in int8 besides the first")
     return found
 
 
 class _Images(quantization.CalibrationDataReader):
-    """Images one by one, in the order of axes of a graph."""
+    """Images one by one."""
 
-    def __init__(self, images: Sequence[npt.NDArray[np.float32]], band_axis: int) -> None:
-        self._images, self._band_axis = images, band_axis
+    def __init__(self, images: Sequence[npt.NDArray[np.float32]]) -> None:
+        self._images = images
         self.set_range(0, len(images))
 
     def __len__(self) -> int:
@@ -93,33 +104,46 @@ class _Images(quantization.CalibrationDataReader):
 
     def set_range(self, start_index: int, end_index: int) -> None:
         """Give these next."""
-        self._left = iter(range(start_index, end_index))
+        self._left = iter(self._images[start_index:end_index])
 
     def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
         """The next image (1, ...) by the name of the input, or None."""
-        index = next(self._left, None)
-        if index is None:
-            return None
-        image = np.moveaxis(self._images[index][None], 3, self._band_axis)
-        return {"image": np.ascontiguousarray(image, np.float32)}
+        image = next(self._left, None)
+        return None if image is None else {"image": image}
 
 
-def _ends(graph: onnx.GraphProto) -> list[str]:
-    """Names of the operators up to the first with weights, and of those from the last one on."""
+def _ends(graph: onnx.GraphProto) -> tuple[list[str], list[str], list[str]]:
+    """Names of the first operators with weights, of the last ones, and of those before the first and after the last."""
     weights = {tensor.name for tensor in graph.initializer}
 
-    def weighted(node: onnx.NodeProto) -> bool:
-        return node.op_type in _WEIGHTED and any(name in weights for name in node.input[1:2])
+    def reached(nodes: Iterable[onnx.NodeProto], start: str, *, forward: bool) -> tuple[list[str], list[str]]:
+        values, ends, passed = {start}, list[str](), list[str]()
+        for node in nodes:
+            near, far = (node.input, node.output) if forward else (node.output, node.input)
+            if not values & set(near):
+                continue
+            if node.op_type in _WEIGHTED and any(name in weights for name in node.input[1:2]):
+                ends.append(node.name)
+            else:
+                passed.append(node.name)
+                values.update(far)
+        return ends, passed
 
-    found: set[str] = set()
-    reached = {graph.input[0].name}
-    for node in graph.node:
-        if reached & set(node.input):
-            found.add(node.name)
-            reached.update([] if weighted(node) else node.output)
-    reached = {graph.output[0].name}
-    for node in reversed(graph.node):
-        if reached & set(node.output):
-            found.add(node.name)
-            reached.update([] if weighted(node) else node.input)
-    return sorted(found)
+    first, before = reached(graph.node, graph.input[0].name, forward=True)
+    last, after = reached(reversed(graph.node), graph.output[0].name, forward=False)
+    return first, [name for name in last if name not in first], [*before, *after]
+
+
+def _leave_unrounded(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Take the rounding to 8 bits from what these operators give."""
+    nodes = {node.name: node for node in graph.node}
+    takers = {name: node for node in graph.node for name in node.input}
+    for name in names:
+        node = nodes[name]
+        rounded = takers.get(node.output[0])
+        if rounded is None or rounded.op_type != "QuantizeLinear":
+            continue
+        widened = takers[rounded.output[0]]
+        node.output[0] = widened.output[0]
+        graph.node.remove(rounded)
+        graph.node.remove(widened)
