@@ -213,3 +213,23 @@ def test_scenes_on_both_sides_of_180_degrees_are_joined(
     flat = shapely.transform(row.geometry, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]]))
     assert flat.envelope.area == pytest.approx(shapely.area(row.geometry), rel=0.1)
     assert row.pixels == 40 * (WIDTH - 20)
+
+
+@pytest.mark.parametrize("form", ["parquet", "geojson"])
+@pytest.mark.parametrize(("west", "east"), [(179.0, 180.0), (-181.0, -180.0), (359.5, 0.0), (-0.5, 360.0)])
+def test_scenes_that_count_longitudes_differently_are_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, west: float, east: float
+) -> None:
+    """Neighbours at 180 or at 0 degrees, one of them with longitudes from 0 to 360."""
+    width = 0.5 if west in (359.5, -0.5) else 1.0
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[40:80] = 1
+    for name, x in (("west", west), ("east", east)):
+        monkeypatch.setattr(sys.modules[__name__], "PLACE", Affine(width / WIDTH, 0, x, 0, -0.01, 10))
+        make_run(tmp_path / "runs" / f"{name}.tileseg", labels, Window(0, 0, HEIGHT, WIDTH), form, "EPSG:4326")
+    report = write_layer(tmp_path / "runs", tmp_path / "all.gpkg")
+    assert (report.polygons, report.joined, report.cut) == (1, 1, 0)
+    (row,) = geopandas.read_file(tmp_path / "all.gpkg").itertuples()
+    assert row.pixels == 2 * 40 * WIDTH
+    assert shapely.area(row.geometry) == pytest.approx(2 * width * 0.4, rel=1e-2)
+    assert np.abs(row.geometry.bounds[::2]).max() <= 180

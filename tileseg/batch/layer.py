@@ -9,7 +9,7 @@ All polygons are in memory while that is done.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".parquet", ".gpkg", ".fgb")
 _TURN = 360.0
+_Count = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 _EXACT, _ROUNDED = 1 / 100, 1 / 10
 """Share of a pixel by which borders of neighbours may differ and still be one."""
 
@@ -96,14 +97,14 @@ def write_layer(folder: Path, out: Path, crs: str | None = None) -> LayerReport:
     if not runs:
         raise UsageError(f"{folder}: no finished runs there (expected folders with {SUMMARY})")
     target = _target(runs, crs)
-    about = _about_180(runs, target)
-    placed = [_place(run, target.to_wkt(), about) for run in runs]
+    count = _count_of_longitudes(runs, target)
+    placed = [_place(run, target.to_wkt(), count) for run in runs]
     frames, cut = [], 0
     tree = shapely.STRtree([scene.area for scene in placed])
     for i, scene in enumerate(placed):
         others = sorted(int(j) for j in tree.query(scene.area, predicate="intersects") if j != i)
         lost = shapely.union_all([scene.yields_to(placed[j], first=i < j) for j in others])
-        frame, number = _without(_read(scene.run, target, about), lost, scene.tolerance)
+        frame, number = _without(_read(scene.run, target, count), lost, scene.tolerance)
         frame["scene"], frame["_scene"] = scene.run.name, i
         frames.append(frame)
         cut += number
@@ -112,7 +113,7 @@ def write_layer(folder: Path, out: Path, crs: str | None = None) -> LayerReport:
     frame = geopandas.GeoDataFrame(pd.concat(frames, ignore_index=True), crs=target)
     frame, joined = _joined(frame, max(scene.tolerance for scene in placed))
     _measure(frame, target)
-    if about:
+    if count is _from_0_to_360:
         frame["geometry"] = [within_180(shape) for shape in frame.geometry]
     frame["id"] = np.arange(1, len(frame) + 1)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -137,13 +138,34 @@ def _target(runs: Sequence[FinishedRun], wanted: str | None) -> CRS:
     return first if all(run.grid.crs == first for run in runs) else CRS.from_epsg(4326)
 
 
-def _about_180(runs: Sequence[FinishedRun], target: CRS) -> bool:
-    """Whether longitudes are to be counted from 0 to 360 while scenes are joined: they lie closer together then."""
+def _count_of_longitudes(runs: Sequence[FinishedRun], target: CRS) -> _Count:
+    """How longitudes are counted while scenes are joined: from 0 to 360 where they lie closer together then.
+
+    Never where a scene reaches over 0 degrees, which would be torn apart.
+    """
     if not target.is_geographic:
-        return False
-    outlines = [run.outline(target.to_wkt()) for run in runs]
-    lon = np.concatenate([shapely.get_coordinates(outline)[:, 0] for outline in outlines])
-    return bool(np.ptp(np.remainder(lon, _TURN)) < np.ptp(lon))
+        return _as_they_are
+    found = []
+    for run in runs:
+        lon = shapely.get_coordinates(run.outline(target.to_wkt()))[:, 0]
+        plain, turned = np.remainder(lon + _TURN / 2, _TURN) - _TURN / 2, np.remainder(lon, _TURN)
+        # In degrees an outline is what the scene says, as wide as that may be; from other systems it comes within 180.
+        own = run.grid.crs is not None and run.grid.crs.is_geographic
+        if lon.min() // _TURN != lon.max() // _TURN if own else np.ptp(turned) > np.ptp(plain):
+            return _within_180
+        found.append((plain, turned))
+    plain, turned = (np.concatenate(each) for each in zip(*found, strict=True))
+    return _from_0_to_360 if np.ptp(turned) < np.ptp(plain) else _within_180
+
+
+def _as_they_are(shapes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return shapes
+
+
+def _within_180(shapes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Geometries in degrees, those of scenes with longitudes from 0 to 360 turned to where others have them."""
+    beyond = np.abs(shapely.bounds(shapes)[:, [0, 2]]).max(axis=1) > _TURN / 2
+    return np.array([within_180(shape) if turn else shape for shape, turn in zip(shapes, beyond, strict=True)])
 
 
 def _from_0_to_360(shapes: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -152,15 +174,14 @@ def _from_0_to_360(shapes: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(shapely.union_all(shapely.make_valid(turned)[:, None], axis=1))
 
 
-def _place(run: FinishedRun, crs: str, about: bool) -> _PlacedScene:
+def _place(run: FinishedRun, crs: str, count: _Count) -> _PlacedScene:
     outline = run.outline(crs)
     assert outline is not None
-    if about:
-        outline = _from_0_to_360(np.array([outline]))[0]
+    (outline,) = count(np.array([outline]))
     pixel = float(np.sqrt(outline.area / (run.grid.height * run.grid.width)))
     rounded = _source(run)[0].in_degrees
     full = sum(run.summary["report"]["pixels"].values()) == run.grid.height * run.grid.width
-    area = outline if full else _valid_area(run, crs, about)
+    area = outline if full else _valid_area(run, crs, count)
     centre = np.array([outline.centroid.x, outline.centroid.y])
     return _PlacedScene(run, area, centre, pixel * (_ROUNDED if rounded else _EXACT))
 
@@ -186,7 +207,7 @@ class _DataMask:
         del window
 
 
-def _valid_area(run: FinishedRun, crs: str, about: bool) -> Any:
+def _valid_area(run: FinishedRun, crs: str, count: _Count) -> Any:
     """Where a scene has data."""
     import geopandas
 
@@ -195,7 +216,7 @@ def _valid_area(run: FinishedRun, crs: str, about: bool) -> Any:
         vectorize(_DataMask(run.mosaic), {"parquet": path}, Classes({1: "valid"}), VectorOptions())
         frame = geopandas.read_parquet(path)
     shapes = frame.to_crs(crs).geometry.to_numpy()
-    return shapely.make_valid(shapely.union_all(_from_0_to_360(shapes) if about else shapes))
+    return shapely.make_valid(shapely.union_all(count(shapes)))
 
 
 def _source(run: FinishedRun) -> tuple[Format, Path]:
@@ -207,7 +228,7 @@ def _source(run: FinishedRun) -> tuple[Format, Path]:
     raise InputError(f"{run.folder}: no polygons there")
 
 
-def _read(run: FinishedRun, crs: CRS, about: bool) -> GeoDataFrame:
+def _read(run: FinishedRun, crs: CRS, count: _Count) -> GeoDataFrame:
     import geopandas
 
     form, path = _source(run)
@@ -220,8 +241,8 @@ def _read(run: FinishedRun, crs: CRS, about: bool) -> GeoDataFrame:
         frame = form.read(path)
         frame = frame[~frame.geometry.isna()]  # beside the map
     frame = frame.to_crs(crs).astype({"id": "int64", "class": "int32", "pixels": "int64"})
-    if about and len(frame):
-        frame["geometry"] = _from_0_to_360(frame.geometry.to_numpy())
+    if len(frame):
+        frame["geometry"] = count(frame.geometry.to_numpy())
     frame["_open"] = frame["touches_edge"] | frame["touches_nodata"]
     frame["_changed"] = False
     return frame
