@@ -106,6 +106,9 @@ def test_configuration_files(tmp_path) -> None:
         read_config(bad)
     with pytest.raises(UsageError, match="No such file"):
         read_config(tmp_path / "none.toml")
+    bad.write_text('flips = "d4"', encoding="utf-16")
+    with pytest.raises(UsageError, match=r"--config .*bad.toml: is not UTF-8 text; save it as UTF-8"):
+        read_config(bad)
 
 
 @pytest.mark.parametrize("stem", ["a" * 251, "\u00e4" * 125, "a" * 247])

@@ -21,13 +21,21 @@ _Model = TypeVar("_Model", bound=BaseModel)
 def read_toml(path: Path, model: type[_Model]) -> _Model:
     """What a TOML file says, checked by ``model``. Raises InputError in one line."""
     try:
-        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from error
+        return model.model_validate(toml_of(path))
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error, model)}") from error
+
+
+def toml_of(path: Path) -> dict[str, Any]:
+    """What a TOML file says, unchecked. Raises InputError in one line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {first_problem(error)}; save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not TOML: {error}") from error
 
 
 def first_problem(error: ValidationError | UnicodeDecodeError, model: type[BaseModel] | None = None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -26,13 +25,13 @@ from pydantic import (
 )
 
 from tileseg.blend import EXACT, stitches
-from tileseg.errors import UsageError, did_you_mean
+from tileseg.errors import InputError, UsageError, did_you_mean
 from tileseg.formats import DEFAULT, FORMATS, known_format
 from tileseg.globe import globe_of
 from tileseg.grid import Grid
 from tileseg.plan import Keep
 from tileseg.polygons.quantity import Quantity
-from tileseg.problems import first_problem
+from tileseg.problems import first_problem, toml_of
 from tileseg.storage.place import Url, fitting, parse_place, stem_of
 from tileseg.tta import Flips, parse_scale
 
@@ -401,9 +400,7 @@ def option_name(text: str) -> str:
 def read_config(path: Path) -> dict[str, Any]:
     """Options of a TOML file, unchecked: as on the command line, or with underscores. Raises UsageError."""
     try:
-        options = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not TOML: {error}") from error
+        options = toml_of(path)
+    except InputError as error:
+        raise UsageError(f"--config {error}") from error
     return {option_name(name): value for name, value in options.items()}
