@@ -61,6 +61,7 @@ def test_every_command_of_the_walk_through_runs(in_process, tmp_path: Path) -> N
         "town-model/training/curves.png", "town-model/training/steps.csv", "town-model/training/validations.csv",
         "town-model/training/tensorboard", "town-model/training/train.json", "town-model/training/summary.json",
         "town-model-2/card.json", "town-small/card.json", "town-mine/card.json",
+        "town-int8/model.int8.onnx",
         "town-evaluation/report.html", "town-evaluation/metrics.json",
         "elsewhere/quicklook.png", "elsewhere/polygons.geojson", "elsewhere-evaluation/report.html",
     ):  # fmt: skip

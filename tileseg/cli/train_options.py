@@ -28,6 +28,9 @@ class NetworkOptions:
         str | None, option(_NETWORK, "What the VGG16 encoder starts from.", metavar="imagenet|FILE")
     ] = None
     init: Annotated[Path | None, option(_NETWORK, "Model folder whose weights the network starts from.")] = None
+    quantize: Annotated[
+        str | None, option(_NETWORK, "Teach the network of --init to be computed in int8.", metavar="int8")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from tileseg.card import Activation
 from tileseg.errors import InputError, TilesegError, first_line
 from tileseg.nn.activation import RandomImages, contradiction, contradiction_of_outputs
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.bundle import facts_of, load_archive
+from tileseg.nn.bundle import facts_of, load_archive, load_bundle
+from tileseg.nn.fake_quantised import fake_quantised_kind
 from tileseg.nn.fused import fused_kind
-from tileseg.nn.keras_graph import Graph, flatten
-from tileseg.nn.twin import head_of
+from tileseg.nn.keras_graph import Graph, Step, flatten
+from tileseg.nn.twin import folded, head_of
 
 _STRIPPED: tuple[Activation, ...] = ("softmax", "sigmoid")
 """Last activations that are left out, for losses take logits."""
@@ -24,7 +25,7 @@ _STRIPPED: tuple[Activation, ...] = ("softmax", "sigmoid")
 class NetworkFile:
     """The network of a ``.keras`` file, of which models with layers and weights of their own can be made."""
 
-    path: Path
+    name: str
     graph: Graph
     stride: int
     """Pixels: patches must be multiples of it."""
@@ -32,6 +33,8 @@ class NetworkFile:
     """The first value of the step whose softmax or sigmoid is left out; None: it gives logits."""
     own_weights: bool
     """Whether weights are those of the file; otherwise they start at random."""
+    rounded: frozenset[int] = frozenset()
+    """First values of the steps that learn to be computed in int8."""
 
     def build(self, precision: str, *, fused: bool = False) -> keras.Model:
         """A network (n, rows, columns, bands) -> logits (n, rows, columns, channels), both float32.
@@ -54,16 +57,20 @@ class NetworkFile:
                 continue
             if isinstance(operation, keras.layers.Layer) and id(operation) not in made:
                 policy = "float32" if precision == "float32" or step.outputs[0] in head else f"mixed_{precision}"
-                made[id(operation)] = _again(operation, policy, _free(operation.name, names), last=last, fused=fused)
+                kind = fused_kind(operation) if fused else type(operation)
+                if fused and step.outputs[0] in self.rounded:
+                    kind = fake_quantised_kind(operation) or kind
+                made[id(operation)] = _again(operation, kind, policy, _free(operation.name, names), last=last)
             values.update(zip(step.outputs, step(values, made.get(id(operation))), strict=True))
         output = values[self.graph.output]
         if keras.backend.standardize_dtype(output.dtype) != "float32":
             output = keras.layers.Identity(dtype="float32", name=_free("float32_logits", names))(output)
-        model = keras.Model(image, output, name=self.path.stem)
+        model = keras.Model(image, output, name=self.name)
         if self.own_weights:
             for step in self.graph.steps:
                 if (layer := made.get(id(step.operation))) is not None:
-                    layer.set_weights(step.operation.get_weights())
+                    own = step.operation.get_weights()
+                    layer.set_weights([*own, *layer.get_weights()[len(own) :]])
         return model
 
 
@@ -76,48 +83,84 @@ def open_network_file(path: Path, bands: tuple[str, ...], classes: int, *, own_w
         raise InputError(f"--network {path}: expected a .keras file, saved by Keras 3: others can be run, not trained")
     if not path.is_file():
         raise InputError(f"--network {path}: no such file")
-    model = load_archive(path)
+    return _network(f"--network {path}", load_archive(path), bands, classes, own_weights=own_weights)
+
+
+def open_for_int8(folder: Path, bands: tuple[str, ...], classes: int) -> NetworkFile:
+    """Open the Keras form of a model to learn to be computed in int8: with its weights, and normalisation folded in.
+
+    What is rounded is what :func:`tileseg.nn.onnx_quantise.quantise` makes integers of: convolutions between the first
+    and the last. Raises InputError in one line.
+    """
+    model, _ = load_bundle(folder)
+    network = _network(f"--init {folder}", folded(model), bands, classes, own_weights=True)
+    rounded = frozenset(
+        step.outputs[0] for step in _between(network.graph) if fake_quantised_kind(step.operation) is not None
+    )
+    if not rounded:
+        raise InputError(f"--init {folder}: has no convolution between its first and its last that int8 could compute")
+    return replace(network, rounded=rounded)
+
+
+def _between(graph: Graph) -> list[Step]:
+    """Steps after the first with weights, on every way from the image, and before the last with weights."""
+    early, late = {0}, head_of(graph)
+    for step in graph.steps:
+        if early.intersection(step.inputs) and not _has_weights(step):
+            early.update(step.outputs)
+    return [step for step in graph.steps if early.isdisjoint(step.inputs) and step.outputs[0] not in late]
+
+
+def _has_weights(step: Step) -> bool:
+    return bool(getattr(step.operation, "weights", None))
+
+
+def _network(
+    option: str, model: keras.Model, bands: tuple[str, ...], classes: int, *, own_weights: bool
+) -> NetworkFile:
+    """A network to be trained, checked; ``option`` is what the user said. Raises InputError in one line."""
     try:
         facts = facts_of(model)
     except InputError as error:
-        raise InputError(f"--network {path}: {error}") from error
+        raise InputError(f"{option}: {error}") from error
     if facts.bands != len(bands):
         raise InputError(
-            f"--network {path}: takes {facts.bands} band{'s' * (facts.bands != 1)}, the dataset has {len(bands)} "
+            f"{option}: takes {facts.bands} band{'s' * (facts.bands != 1)}, the dataset has {len(bands)} "
             f"({', '.join(bands)})"
         )
     if facts.channels != classes and (facts.channels, classes) != (1, 2):
         raise InputError(
-            f"--network {path}: gives {facts.channels} channel{'s' * (facts.channels != 1)} for {classes} classes; "
+            f"{option}: gives {facts.channels} channel{'s' * (facts.channels != 1)} for {classes} classes; "
             f"expected {classes}{' (or 1)' * (classes == 2)}"
         )
     graph, ending = flatten(model), facts.ending
     claim: Activation = next((kind for kind in _STRIPPED if ending is not None and kind == ending.kind), "logits")
     if why := contradiction(ending, facts.channels, claim):
-        raise InputError(f"--network {path}: {why}")
+        raise InputError(f"{option}: {why}")
     stripped = None if ending is None or claim == "logits" else _value_of(graph, ending.title)
-    network = NetworkFile(path, graph, facts.locality.stride, stripped, own_weights)
-    _check(network)
+    network = NetworkFile(model.name, graph, facts.locality.stride, stripped, own_weights)
+    _check(network, option)
     return network
 
 
-def _check(network: NetworkFile) -> None:
+def _check(network: NetworkFile, option: str) -> None:
     """Build it once: a layer that cannot be made again, and odd ends of the graph, show. Raises InputError."""
-    path = network.path
     try:
         model = network.build("float32")
     except TilesegError:
         raise
     except Exception as error:  # layers of all origins raise what they like
-        raise InputError(f"--network {path}: its layers cannot be made again: {first_line(error)}") from error
+        raise InputError(f"{option}: its layers cannot be made again: {first_line(error)}") from error
     if not model.trainable_weights:
-        raise InputError(f"--network {path}: has no weights that can be trained")
+        raise InputError(f"{option}: has no weights that can be trained")
 
     def compute(images: Any) -> Any:
         return to_numpy(model(images, training=False))
 
-    if why := contradiction_of_outputs(compute, RandomImages(network.graph.bands), "logits", network.stride, str(path)):
-        raise InputError(f"--network {path}: {why}")
+    if why := contradiction_of_outputs(
+        compute, RandomImages(network.graph.bands), "logits", network.stride, network.name
+    ):
+        raise InputError(f"{option}: {why}")
 
 
 def _value_of(graph: Graph, title: str) -> int:
@@ -125,12 +168,11 @@ def _value_of(graph: Graph, title: str) -> int:
     return next(step.outputs[0] for step in reversed(graph.steps) if step.title == title)
 
 
-def _again(layer: Any, policy: str, name: str, *, last: bool, fused: bool) -> Callable[..., Any]:
-    """A layer of the same kind with weights of its own; ``last``: without its activation."""
+def _again(layer: Any, kind: Any, policy: str, name: str, *, last: bool) -> Callable[..., Any]:
+    """A layer made again as some kind, with weights of its own; ``last``: without its activation."""
     config = layer.get_config() | {"dtype": policy, "name": name}
     if last:
         config["activation"] = "linear"
-    kind = fused_kind(layer) if fused else type(layer)
     made: Callable[..., Any] = kind.from_config(config)
     return made
 

@@ -42,6 +42,15 @@ def inference_twin(model: keras.Model, height: int, width: int, margin: int, pre
     return keras.Model(image, output, name=f"{model.name}_{precision}")
 
 
+def folded(model: keras.Model) -> keras.Model:
+    """The model for images of any size without the normalisations that a convolution before them can take in."""
+    graph, twins = _prepare(flatten(model), "float32")
+    values: dict[int, Any] = {0: keras.Input((None, None, graph.bands), name="image")}
+    for step in graph.steps:
+        values.update(zip(step.outputs, step(values, twins.get(step.outputs[0])), strict=True))
+    return keras.Model(values[0], values[graph.output], name=model.name)
+
+
 @dataclass(slots=True)
 class LayerCopy:
     """A layer made again: it gets its weights when it is first called, which is when it is built."""

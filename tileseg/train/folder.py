@@ -34,6 +34,8 @@ class TrainingFolder:
     def of(cls, spec: TrainSpec) -> TrainingFolder:
         """The folder that ``spec`` names; the dataset's TOML, a teacher's card and a network's file are read."""
         models = {} if spec.teacher is None else {"teacher": load_card(resolve_model(spec.teacher)).digest}
+        if spec.quantize is not None and spec.init is not None:
+            models["init"] = load_card(resolve_model(spec.init)).digest
         if (file := spec.network.file) is not None and file.is_file():
             models["network"] = file_sha256(file)
         decides = [ALGORITHM, spec.choices(), *([models] if models else [])]
@@ -139,7 +141,7 @@ class TrainingFolder:
             return "an earlier tileseg trained otherwise with them"
         for name, digest in self.models.items():
             if begun.get("models", {}).get(name) != digest:
-                path = self.spec.network.file if name == "network" else self.spec.teacher
+                path = self.spec.network.file if name == "network" else getattr(self.spec, name)
                 return f"--{name} {path} is another model by now"
         return "the dataset's file has changed"
 

@@ -155,7 +155,9 @@ class Learner:
 
     def plain(self) -> keras.Model:
         """The network as it is saved, with the weights of now: float32, without what serves training only."""
-        self._plain.set_weights(self.model.get_weights())
+        for layer in self._plain.layers:
+            # What follows a layer's own weights serves training only.
+            layer.set_weights(self.model.get_layer(layer.name).get_weights()[: len(layer.weights)])
         return self._plain
 
 

@@ -18,7 +18,7 @@ from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
 from tileseg.nn.encoder_weights import load_encoder_weights
 from tileseg.nn.folder import load_card, resolve_model
-from tileseg.nn.network_file import open_network_file
+from tileseg.nn.network_file import open_for_int8, open_network_file
 from tileseg.nn.unet import BLOCKS, part_of
 from tileseg.run.block import fill_of
 from tileseg.train.checkpoint import Progress
@@ -132,6 +132,8 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
 def _blueprint(spec: TrainSpec, dataset: Dataset) -> Blueprint:
     """The network that is trained. Raises InputError or UsageError for a file that cannot be, or not so."""
     path = spec.network.file
+    if spec.quantize is not None:
+        return _for_int8(spec, dataset)
     if path is None:
         return OwnNetwork(spec.network, len(dataset.bands), len(dataset.classes))
     if spec.encoder_weights is not None:
@@ -152,6 +154,19 @@ def _blueprint(spec: TrainSpec, dataset: Dataset) -> Blueprint:
     return network
 
 
+def _for_int8(spec: TrainSpec, dataset: Dataset) -> Blueprint:
+    """The network of ``init``, to be trained for int8. Raises InputError where it is for something else."""
+    assert spec.init is not None
+    folder = resolve_model(spec.init)
+    theirs, ours = ([info.name for info in infos] for infos in (load_card(folder).classes, dataset.classes))
+    if theirs != ours:
+        raise InputError(
+            f"--init {spec.init}: has the classes {', '.join(theirs)}, the dataset {', '.join(ours)}; --quantize "
+            "expects the same in the same order"
+        )
+    return open_for_int8(folder, dataset.bands, len(dataset.classes))
+
+
 def _statistics(spec: TrainSpec, dataset: Dataset) -> DatasetStatistics:
     """What the scenes to train on are like; where nothing in them is known, misunderstood labels may be why."""
     try:
@@ -170,7 +185,9 @@ def _start(spec: TrainSpec, folder: TrainingFolder, learner: Learner, notice: No
     if checkpoint is not None:
         learner.restore(checkpoint)
         return checkpoint.progress
-    if spec.init is not None:
+    if spec.quantize is not None:
+        pass  # it is built with the weights of --init
+    elif spec.init is not None:
         _start_from(learner.network, spec, notice)
     elif spec.encoder_weights is not None:
         load_encoder_weights(learner.model, spec.encoder_weights)

@@ -117,6 +117,9 @@ class TrainSpec(BaseModel):
     init: Path | None = None
     """Model folder whose weights the network starts from: layers that fit by name and shape."""
 
+    quantize: Literal["int8"] | None = None
+    """Teach the network of ``init`` to be computed in whole numbers: values and kernels are rounded in training."""
+
     teacher: Path | None = None
     """Model folder whose answers are learnt besides the labels, and alone where there are none."""
     distill: Annotated[DistillSpec, BeforeValidator(_pairs)] = DistillSpec()
@@ -205,6 +208,13 @@ class TrainSpec(BaseModel):
             raise ValueError(f"crop: must be a multiple of 16, not {self.crop}")
         if self.encoder_weights is not None and self.init is not None:
             raise ValueError("init: starts from a whole model; encoder_weights cannot be given too")
+        if self.quantize is not None:
+            if self.init is None:
+                raise ValueError("quantize: goes on from a finished model; give it with --init")
+            if "network" in self.model_fields_set:
+                raise ValueError("quantize: trains the network of --init; --network cannot be given too")
+            if self.precision != "float32":
+                raise ValueError(f"quantize: rounds values itself; expected --precision float32, not {self.precision}")
         if self.teacher is None and "distill" in self.model_fields_set:
             raise ValueError("distill: says how a teacher is learnt from; give a --teacher, or leave it out")
         return self
@@ -247,6 +257,8 @@ class TrainSpec(BaseModel):
             del chosen["leave_out"]
         if self.teacher is None:
             del chosen["teacher"], chosen["distill"]
+        if self.quantize is None:
+            del chosen["quantize"]
         for name in _LATER:
             if chosen["network"][name] == NetworkSpec.model_fields[name].default:
                 del chosen["network"][name]
