@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -85,3 +86,20 @@ def next_attempt(error: BaseException, tries: int) -> int | None:
     if isinstance(error, TilesegError) or disk_full(error) or tries >= TRIES:
         return None
     return tries + 1
+
+
+def compute_one(
+    run_feed: Callable[
+        [Iterator[tuple[J, Iterable[int]]], Callable[[J, R], None], Callable[[J, BlockFailure], None]], None
+    ],
+    job: J,
+    pending: Sequence[int],
+    on_done: Callable[[R], None],
+) -> list[BlockFailure]:
+    """The ``pending`` blocks of one run, by what computes a feed of many; gives those that failed.
+
+    ``run_feed`` takes the feed, what is called with each record and what is called with each failure.
+    """
+    failures: list[BlockFailure] = []
+    run_feed(iter([(job, pending)]), lambda _, record: on_done(record), lambda _, failure: failures.append(failure))
+    return failures

@@ -15,7 +15,7 @@ from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError
 
 from tileseg.cluster.client import Workers
-from tileseg.cluster.failure import ALONE, BlockFailure, J, R, WorkerDied, WorkersGone, next_attempt
+from tileseg.cluster.failure import ALONE, BlockFailure, J, R, WorkerDied, WorkersGone, compute_one, next_attempt
 from tileseg.errors import TilesegError, disk_full, first_line
 
 _AHEAD = 2
@@ -40,10 +40,9 @@ def run_on_cluster(
     thread are submitted at a time, or as many as are done in half a second. When ``stop`` is set nothing more is
     submitted, and what runs is waited for.
     """
-    failures: list[BlockFailure] = []
-    feed = iter([(job, pending)])
-    run_feed(client, work, feed, lambda _, record: on_done(record), lambda _, failure: failures.append(failure), stop)
-    return failures
+    return compute_one(
+        lambda feed, done, failed: run_feed(client, work, feed, done, failed, stop), job, pending, on_done
+    )
 
 
 def run_feed(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Generic
 
-from tileseg.cluster.failure import ALONE, BlockFailure, J, R, next_attempt
+from tileseg.cluster.failure import ALONE, BlockFailure, J, R, compute_one, next_attempt
 from tileseg.errors import disk_full
 
 
@@ -20,12 +20,9 @@ def run_in_threads(
     ``work`` computes a block of a run, by its index. ``on_done`` is called by the thread that calls this function.
     When ``stop`` is set nothing more begins, and what runs is waited for; so it is where ``on_done`` raises.
     """
-    failures: list[BlockFailure] = []
-    feed = iter([(job, pending)])
-    run_feed_in_threads(
-        work, feed, lambda _, record: on_done(record), lambda _, failure: failures.append(failure), stop
+    return compute_one(
+        lambda feed, done, failed: run_feed_in_threads(work, feed, done, failed, stop), job, pending, on_done
     )
-    return failures
 
 
 def run_feed_in_threads(
