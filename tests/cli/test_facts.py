@@ -77,3 +77,18 @@ def test_facts_of_a_model_folder_are_refused(in_process: Command, tmp_path: Path
     done = in_process("run", tmp_path / "scene.tif", "--fact", CLASSES)
     assert done.returncode == 2
     assert "--fact is for a network's own file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "classes", "told"),
+    [
+        ("mien.onnx", "a:#000000,b:#111111", "mien.onnx: no such file (did you mean mine.onnx?)"),
+        ("mine.onnx", "a:#000000", "at least two classes"),
+    ],
+)
+def test_what_is_packed_is_there_and_has_classes(
+    in_process: Command, network: Path, tmp_path: Path, file: str, classes: str, told: str
+) -> None:
+    done = in_process("model", "pack", network.with_name(file), tmp_path / "out", "--classes", classes)
+    assert done.returncode in (2, 42)
+    assert told in done.stderr

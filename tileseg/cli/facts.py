@@ -141,6 +141,11 @@ def _classes(text: str, background: tuple[str, ...]) -> tuple[ClassInfo, ...]:
     for name, colon, _ in pairs:
         if not colon or not name:
             raise UsageError(f"--classes {text}: expected NAME:#RRGGBB,... such as ground:#c8b99a,building:#d9544d")
+    if len(pairs) < 2:
+        raise UsageError(
+            f"--classes {text}: expected at least two classes; what is none of yours is one too: "
+            "background:#c8b99a (with --background background)"
+        )
     unknown = set(background) - {name for name, _, _ in pairs}
     if unknown:
         raise UsageError(f"--background {', '.join(sorted(unknown))}: not among --classes")

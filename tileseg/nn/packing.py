@@ -10,6 +10,7 @@ from tileseg.card import ModelCard
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.description import Description
 from tileseg.nn.folder import resolve_model
+from tileseg.storage.place import similar_name
 
 PACKERS = {
     ".keras": "tileseg.nn.bundle:pack",
@@ -33,6 +34,8 @@ def pack(file: Path, folder: Path, described: Description, output: str | None = 
     """
     if (folder / "card.json").exists():
         raise UsageError(f"{folder}: already holds a model; choose another folder")
+    if not file.exists():
+        raise InputError(f"{file}: no such file{similar_name(file)}; expected a {' or '.join(PACKERS)} file")
     if file.suffix not in PACKERS or not file.is_file():
         if file.suffix not in PACKERS:
             resolve_model(file)  # says what it is
