@@ -72,7 +72,17 @@ def in_process(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny model, for tests that only read it."""
+    """Folder of a tiny model in ONNX, for tests that only read it."""
+    from fakes import save_tiny_onnx
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_tiny_onnx(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def keras_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny model in Keras, for tests that only read it."""
     from fakes import save_tiny
 
     folder = tmp_path_factory.mktemp("model") / "tiny"

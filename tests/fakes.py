@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from tileseg.grid import Grid
 from tileseg.source.protocol import Mask, Pixels
 from tileseg.window import Window
 
+if TYPE_CHECKING:
+    from tileseg.nn.description import Description
+
 CLASSES = (
     ClassInfo(name="ground", color="#c8b48c", background=True),
     ClassInfo(name="roof", color="#d73027"),
@@ -28,10 +31,12 @@ CLASSES = (
 
 
 def save_tiny(folder: Path, *, bands: int = 3, seed: int = 3) -> ModelCard:
-    """A two-level U-Net (stride 4) with random weights: everything a large one has, in milliseconds."""
+    """A two-level U-Net (stride 4) with random weights in Keras: everything a large one has, in milliseconds.
+
+    Where the engine is beside the point take :func:`save_tiny_onnx`: processes that load TensorFlow take long to start.
+    """
     from tileseg.nn.backend import keras
     from tileseg.nn.bundle import save_bundle
-    from tileseg.nn.description import Description
 
     keras.utils.set_random_seed(seed)
     layers = keras.layers
@@ -47,13 +52,44 @@ def save_tiny(folder: Path, *, bands: int = 3, seed: int = 3) -> ModelCard:
         x = layers.Concatenate(name=f"join{level}")([x, skips[level]])
         x = layers.Conv2D(8, 3, padding="same", activation="relu", name=f"after{level}")(x)
     logits = layers.Conv2D(len(CLASSES), 1, name="logits")(x)
-    described = Description(
+    return save_bundle(keras.Model(image, logits), folder, _described(bands))
+
+
+def save_tiny_onnx(folder: Path, *, bands: int = 3, seed: int = 15) -> ModelCard:
+    """As :func:`save_tiny`, in ONNX; of the weights of seed 15 every class has a share of noise."""
+    import tempfile
+
+    from nets import Net
+
+    from tileseg.nn.packing import pack
+
+    net = Net(bands, seed=seed)
+
+    def conv(x: str, given: int, made: int, size: int = 3) -> str:
+        # Without biases no class is everywhere.
+        return net("Conv", x, net.random(made, given, size, size) * np.float32(1.4), pads=[size // 2] * 4)
+
+    skips, x, given = [], "image", bands
+    for width in (6, 8):
+        x = net("Relu", conv(x, given, width))
+        skips.append((x, width))
+        x, given = net("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]), width
+    x = net("Relu", conv(x, given, 8))
+    for skip, width in reversed(skips):
+        x = net("Relu", conv(net("Concat", net.up(x), skip, axis=1), 8 + width, 8))
+    with tempfile.TemporaryDirectory() as drawn:
+        return pack(net.save(Path(drawn) / "tiny.onnx", conv(x, 8, len(CLASSES), 1)), folder, _described(bands))
+
+
+def _described(bands: int) -> Description:
+    from tileseg.nn.description import Description
+
+    return Description(
         name="tiny",
         bands=("red", "green", "blue", "nir")[:bands],
         classes=CLASSES,
         scaling=Scaling(divisor=255, mean=(0.4,), std=(0.2,)),
     )
-    return save_bundle(keras.Model(image, logits), folder, described)
 
 
 def smooth_noise(height: int, width: int, bands: int, seed: int = 0) -> npt.NDArray[np.uint8]:

@@ -14,7 +14,13 @@ class Net:
     """A graph that is being written; every call adds an operator and gives the name of its output."""
 
     def __init__(
-        self, bands: int = 3, *, opset: int = 17, channels_last: bool = False, size: tuple[int, int] | None = None
+        self,
+        bands: int = 3,
+        *,
+        opset: int = 17,
+        channels_last: bool = False,
+        size: tuple[int, int] | None = None,
+        seed: int = 7,
     ) -> None:
         rows, cols = size or ("rows", "cols")
         n = 1 if size else "n"
@@ -23,7 +29,7 @@ class Net:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.opset = opset
-        self.rng = np.random.default_rng(7)
+        self.rng = np.random.default_rng(seed)
 
     def __call__(self, kind: str, *inputs: object, outputs: int = 1, **attributes: object) -> str:
         names = [self._named(one) for one in inputs]

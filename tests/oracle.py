@@ -7,6 +7,7 @@ reflection instead of windowed reading, the uncropped graph instead of the cropp
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -45,11 +46,16 @@ def resample(values: Array, scale: Fraction) -> Array:
 
 
 def whole_scene_logits(
-    model, card: ModelCard, scaling: Scaling, pixels: npt.NDArray[np.generic], views: tuple[View, ...]
+    model: Callable[[Array], npt.ArrayLike],
+    card: ModelCard,
+    scaling: Scaling,
+    pixels: npt.NDArray[np.generic],
+    views: tuple[View, ...],
 ) -> Array:
-    """Mean logits (class, y, x) over views of (y, x, band) pixels, each view in one forward pass."""
-    from tileseg.nn.backend import keras
+    """Mean logits (class, y, x) over views of (y, x, band) pixels, each view in one forward pass.
 
+    ``model`` gives maps for whole images (n, y, x, band): a Keras model, or :meth:`Network.plain` of any engine.
+    """
     height, width = pixels.shape[:2]
     step = card.stride * math.lcm(*(v.scale.denominator for v in views)) * math.lcm(*(v.scale.numerator for v in views))
     reach = math.ceil(max((card.radius + 3 * card.stride) / v.scale for v in views))
@@ -61,7 +67,7 @@ def whole_scene_logits(
     total = np.zeros((height, width, card.output_channels), np.float32)
     for view in views:
         seen = np.ascontiguousarray(resample(view.flip.forward(plane, (0, 1)), view.scale))
-        logits = np.asarray(keras.ops.convert_to_numpy(model(seen[None], training=False)))[0]
+        logits = np.asarray(model(seen[None]))[0]
         back = view.flip.inverse(resample(logits, 1 / view.scale), (0, 1))
         total += back[pad : pad + height, pad : pad + width]
     return np.moveaxis(total / len(views), -1, 0)

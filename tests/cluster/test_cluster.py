@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import save_tiny_onnx, smooth_noise, write_scene
 
 from tileseg import run
 from tileseg.cluster import connect as connecting
@@ -342,7 +342,7 @@ def tileseg(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
 def scene(tmp_path_factory) -> Path:
     """A folder with a scene, a model, and what this machine alone makes of them."""
     folder = tmp_path_factory.mktemp("scene")
-    save_tiny(folder / "tiny")
+    save_tiny_onnx(folder / "tiny")
     write_scene(folder / "scene.tif", smooth_noise(200, 300, 3))
     with chdir(folder):
         run(RunSpec.parse({"scene": "scene.tif", "model": "tiny", "block": 128, "window": 128, "precision": "float32",

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import save_tiny_onnx, smooth_noise, write_scene
 
 if TYPE_CHECKING:
     from buckets import Bucket
@@ -138,7 +138,7 @@ class Bed:
     @staticmethod
     def make(folder: Path, scenes: int = 1, height: int = 500, width: int = 700) -> Bed:
         """Scenes that are not alike, in blocks of 128; the undisturbed result of each in ``undisturbed``."""
-        save_tiny(folder / "tiny")
+        save_tiny_onnx(folder / "tiny")
         names = tuple(f"scene{i}" for i in range(scenes))
         (folder / "in").mkdir()
         for seed, name in enumerate(names):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import save_tiny_onnx, smooth_noise, write_scene
 from faults.bed import TIMES, Bed, Process, digest, records, snapshot
 
 from tileseg.errors import TilesegError
@@ -52,7 +52,7 @@ def spec(folder: Path, out: Path) -> RunSpec:
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bed")
-    save_tiny(folder / "tiny")
+    save_tiny_onnx(folder / "tiny")
     write_scene(folder / "scene.tif", smooth_noise(300, 500, 3))
     run(spec(folder, folder / "undisturbed"))
     return folder

@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import save_tiny_onnx, smooth_noise, write_scene
 from faults.bed import Bed, Process, digest, records, snapshot, wait_for_blocks, workers_of
 
 from tileseg import RunSpec, run
@@ -20,7 +20,7 @@ GIB = 1 << 30
 def bed(tmp_path_factory: pytest.TempPathFactory) -> Bed:
     """As :meth:`Bed.make`, in this process."""
     folder = tmp_path_factory.mktemp("bed")
-    save_tiny(folder / "tiny")
+    save_tiny_onnx(folder / "tiny")
     (folder / "in").mkdir()
     write_scene(folder / "in" / "scene0.tif", smooth_noise(500, 700, 3, 0))
     bed = Bed(folder, ("scene0",), BLOCKS)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import save_tiny_onnx, smooth_noise, write_scene
 from faults.bed import digest, records
 
 from tileseg.errors import BlocksFailed
@@ -45,7 +45,7 @@ def replace(scene: Path) -> None:
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bed")
-    save_tiny(folder / "tiny")
+    save_tiny_onnx(folder / "tiny")
     write_scene(folder / "scene.tif", smooth_noise(300, 500, 3))
     shutil.copy2(folder / "scene.tif", folder / "kept.tif")
     run(spec(folder, "undisturbed"))

@@ -88,8 +88,8 @@ def test_json_on_stdout_alone(in_process, scene, model, tmp_path) -> None:
     assert plan["blocks"] == 1
 
 
-def test_geopackages_have_a_spatial_index_beside_tensorflow(scene, model, tmp_path) -> None:
-    told = tileseg("run", scene, "--model", model, "--out", tmp_path / "run", "--workers", 0, "--format", "gpkg")
+def test_geopackages_have_a_spatial_index_beside_tensorflow(scene, keras_model, tmp_path) -> None:
+    told = tileseg("run", scene, "--model", keras_model, "--out", tmp_path / "run", "--workers", 0, "--format", "gpkg")
     assert told.returncode == 0, told.stderr
     with contextlib.closing(sqlite3.connect(tmp_path / "run" / "polygons.gpkg")) as file:
         assert [row[2] for row in file.execute("select * from gpkg_extensions")] == ["gpkg_rtree_index"]

@@ -11,7 +11,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import save_tiny_onnx, smooth_noise, write_scene
 from rasterio.transform import from_origin
 
 import tileseg
@@ -30,7 +30,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Format:
 
 
 def test_a_run_writes_a_format_that_the_package_does_not_know(tmp_path: Path, toy: Format) -> None:
-    save_tiny(tmp_path / "model")
+    save_tiny_onnx(tmp_path / "model")
     scene = write_scene(tmp_path / "scene.tif", smooth_noise(70, 90, 3))
     report = tileseg.run(
         RunSpec.parse(

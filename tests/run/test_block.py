@@ -1,11 +1,12 @@
 """A block against the network on the whole scene, and what happens when the network fails."""
 
-import functools
 import gc
 import shutil
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,10 @@ from plans import planned
 from tileseg.card import Scaling
 from tileseg.engine import tiled
 from tileseg.engine.predictor import Predictor
+from tileseg.engine.registry import open_network
 from tileseg.engine.tiled import DeviceMemory
 from tileseg.errors import InputError
 from tileseg.mosaic import Mosaic, create_mosaic
-from tileseg.nn.backend import OUT_OF_MEMORY
-from tileseg.nn.bundle import load_bundle
 from tileseg.nn.folder import load_card, save_card
 from tileseg.plan import Plan
 from tileseg.run import block as segment
@@ -41,7 +41,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(folder: Path, scene: Path, model: Path, **options) -> Job:
     """A run of one process over a scene, with float32 logits as near as float16 keeps them."""
-    card = load_bundle(model)[1]
+    card = load_card(model)
     opened = open_scene(scene, expected=len(card.bands))
     plan = planned((opened.grid.height, opened.grid.width), card, workers=0, threads=1, **options)
     mosaic = create_mosaic(folder / "m.zarr", opened.grid, plan.block, CLASSES, "logits", {})
@@ -60,11 +60,12 @@ def expected(scene: Path, model: Path, plan: Plan) -> np.ndarray:
     return oracle(scene, model, plan.views)
 
 
-@functools.cache
+@cache
 def oracle(scene: Path, model: Path, views: tuple[View, ...]) -> np.ndarray:
-    network, card = load_bundle(model)
+    card = load_card(model)
+    network = open_network(model, card, 2)
     pixels, _ = open_scene(scene, expected=3).read(Window(0, 0, HEIGHT, WIDTH))
-    return whole_scene_logits(network, card, card.scaling, pixels, views)
+    return whole_scene_logits(network.plain, card, card.scaling, pixels, views)
 
 
 def assert_same(mosaic: Mosaic, whole: np.ndarray) -> None:
@@ -89,6 +90,12 @@ def test_blocks_equal_the_whole_scene(tmp_path, scene, model, options, scales, f
     assert made.ledger.done() == set(range(made.plan.blocks))
 
 
+def test_blocks_that_keras_computes_equal_the_whole_scene(tmp_path, scene, keras_model) -> None:
+    made = job(tmp_path, scene, keras_model, scales=(Fraction(3, 4),), flips="h", block=64)
+    run_all(made)
+    assert_same(made.mosaic, expected(scene, keras_model, made.plan))
+
+
 @pytest.mark.parametrize("stitch", ["hann", "gaussian"])
 def test_blended_blocks_do_not_depend_on_the_block_size(tmp_path, scene, model, stitch) -> None:
     mosaics = []
@@ -109,21 +116,28 @@ def test_a_finished_block_is_not_computed_again(tmp_path, scene, model, monkeypa
 
 
 class Starved:
-    """A network on a device that holds no more than some pixels."""
+    """A network on a device that holds no more than some pixels, and says so as its engine does."""
 
     limit = 0
+    error: Callable[[], Exception] = partial(RuntimeError, "Failed to allocate memory for requested buffer")
 
     def __init__(self, *args: object, **options) -> None:
         self._inner = Predictor(*args, **options)
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         if tiles[..., 0].size > Starved.limit:
-            raise OUT_OF_MEMORY[0](None, None, "no memory left")
+            raise Starved.error()
         return self._inner(tiles)
 
 
-def test_a_small_device_gets_smaller_batches_and_windows(tmp_path, scene, model, monkeypatch) -> None:
+@pytest.mark.parametrize("kind", ["model", "keras_model"])
+def test_a_small_device_gets_smaller_batches_and_windows(tmp_path, scene, kind, request, monkeypatch) -> None:
     monkeypatch.setattr("tileseg.engine.tiled.Predictor", Starved)
+    if kind == "keras_model":
+        from tileseg.nn.backend import OUT_OF_MEMORY
+
+        monkeypatch.setattr(Starved, "error", partial(OUT_OF_MEMORY[0], None, None, "no memory left"))
+    model = request.getfixturevalue(kind)
     made = job(tmp_path, scene, model, block=128, window=96, batch=4)
     Starved.limit = 70**2
     notes = segment_block(made, 0).notes
@@ -268,8 +282,9 @@ def test_nodata_is_neither_computed_nor_labelled(tmp_path, model) -> None:
     # A hole in the data changes its surroundings only as its fill does: the same fill, the same logits.
     filled = pixels.copy()
     filled[~valid] = np.array(fill_of(made.scaling, "uint8"), np.uint8)
-    network, card = load_bundle(model)
-    whole = whole_scene_logits(network, card, card.scaling, filled, made.plan.views)
+    card = load_card(model)
+    network = open_network(model, card, 2)
+    whole = whole_scene_logits(network.plain, card, card.scaling, filled, made.plan.views)
     found = made.mosaic.read_logits(Window(0, 0, HEIGHT, WIDTH)).astype(np.float32)
     apart = np.abs(found - whole)[:, valid]
     assert (apart <= np.abs(whole[:, valid]) * 2**-10 + 1e-3).all()

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import save_tiny_onnx, smooth_noise, write_scene
 from oracle import BIT_EQUAL, whole_scene_logits
 
 from tileseg import RunSpec, run
+from tileseg.engine.registry import open_network
 from tileseg.errors import Interrupted, UsageError
 from tileseg.mosaic import Mosaic
 from tileseg.nn.folder import load_card, save_card
@@ -30,7 +31,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_tiny(folder)
+    save_tiny_onnx(folder)
     return trained_on(folder, 2.0)
 
 
@@ -83,10 +84,11 @@ def test_resampled_runs_equal_the_whole_scene(scene, model, tmp_path, gsd, scale
     assert report.blocks > 1
     found = Mosaic(report.folder / "mosaic.zarr").read_logits(Window(0, 0, HEIGHT, WIDTH)).astype(np.float32)
 
-    from tileseg.nn.bundle import load_bundle
-
-    network, card = load_bundle(model)
-    expected = whole_scene_logits(network, card, card.scaling, smooth_noise(HEIGHT, WIDTH, 3), prepared.plan.views)
+    card = load_card(model)
+    network = open_network(model, card, 2)
+    expected = whole_scene_logits(
+        network.plain, card, card.scaling, smooth_noise(HEIGHT, WIDTH, 3), prepared.plan.views
+    )
     # What is stored is float16: half a unit in its last place, besides the promised 1e-5 deviations.
     allowed = np.maximum(np.abs(expected) * 2.0**-11, 2.0**-24) + 1e-5 * expected.std()
     assert (np.abs(found - expected) <= allowed).all()

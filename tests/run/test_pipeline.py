@@ -16,7 +16,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from fakes import save_tiny, smooth_noise, write_scene
+from fakes import save_tiny_onnx, smooth_noise, write_scene
 
 from tileseg import RunSpec, run
 from tileseg.errors import BlocksFailed, InputError, Interrupted, LockedError, OutputsGone, UsageError
@@ -154,7 +154,7 @@ def test_sizes_chosen_once_are_kept(scene, model, tmp_path) -> None:
 def test_other_options_are_refused_by_name(scene, model, tmp_path, undisturbed) -> None:
     with pytest.raises(UsageError, match=r"flips was none, is h.*--overwrite"):
         run(spec(scene, model, undisturbed.folder, flips="h"))
-    save_tiny(tmp_path / "other", seed=4)
+    save_tiny_onnx(tmp_path / "other", seed=4)
     with pytest.raises(UsageError, match="model was"):
         run(spec(scene, tmp_path / "other", undisturbed.folder))
     area = tmp_path / "area.gpkg"

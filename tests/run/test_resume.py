@@ -186,13 +186,13 @@ def test_enough_memory_changes_no_size(scene, model, tmp_path) -> None:
     assert not [n for n in listener.notices if "windows" in n]
 
 
-def test_windows_of_another_size_are_for_float32_alone(scene, model, tmp_path) -> None:
-    stopped(spec(scene, model, tmp_path / "run", precision="bfloat16", window=96))
+def test_windows_of_another_size_are_for_float32_alone(scene, keras_model, tmp_path) -> None:
+    stopped(spec(scene, keras_model, tmp_path / "run", precision="bfloat16", window=96))
     with pytest.raises(UsageError, match=r"\(window was 96, is 64\)"):
-        run(spec(scene, model, tmp_path / "run", precision="bfloat16", window=64))
-    needed = prepare(spec(scene, model, tmp_path / "run", precision="bfloat16", window=96)).plan.memory.total
+        run(spec(scene, keras_model, tmp_path / "run", precision="bfloat16", window=64))
+    needed = prepare(spec(scene, keras_model, tmp_path / "run", precision="bfloat16", window=96)).plan.memory.total
     with pytest.raises(UsageError, match=r"in bfloat16 other windows would give another result; .*--overwrite") as told:
-        run(spec(scene, model, tmp_path / "run", precision="bfloat16", window=96, max_memory=needed - 1))
+        run(spec(scene, keras_model, tmp_path / "run", precision="bfloat16", window=96, max_memory=needed - 1))
     assert "\n" not in str(told.value)
 
 

@@ -6,12 +6,10 @@ import errno
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -23,12 +21,14 @@ from tileseg.errors import InputError, Interrupted, LockedError, TilesegError, U
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
 from tileseg.nn.folder import load_card
+from tileseg.nn.unet import ENCODERS, build_network
 from tileseg.run.block import fill_of
 from tileseg.run.ledger import Ledger
 from tileseg.train import loop
 from tileseg.train.checkpoint import Store
 from tileseg.train.folder import TrainingFolder
 from tileseg.train.journal import STEPS, read_columns
+from tileseg.train.learner import Learner
 from tileseg.train.prepare import load_scenes, prepare
 from tileseg.train.spec import TrainSpec
 from tileseg.train.trainer import TrainReport, train
@@ -43,6 +43,20 @@ TINY = {
     "rate": 5e-3,
     "threads": 1,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shallow() -> Iterator[None]:
+    """Blocks of one convolution: what a training of a few steps costs is their graph, which is traced each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS, "unet", tuple((filters, 1) for filters, _ in ENCODERS["unet"]))
+        yield
+
+
+@pytest.fixture
+def nothing_learnt(monkeypatch) -> None:
+    """Steps that change nothing, and cost nothing, for tests of what is done around them."""
+    monkeypatch.setattr(Learner, "step", lambda self, images, labels, *, step, rate: 0.5)
 
 
 class Silent:
@@ -107,18 +121,30 @@ def go(spec: TrainSpec, listener: Silent | None = None) -> TrainReport:
     return train(spec, listener, listener.stop)
 
 
+class Trained(NamedTuple):
+    """A training that went to its end."""
+
+    out: Path
+    listener: Silent
+    report: TrainReport
+
+
 @pytest.fixture(scope="module")
-def trained(dataset, tmp_path_factory) -> Path:
-    """The folder of a training of 3 steps, for tests that leave it as it is."""
-    out = tmp_path_factory.mktemp("trained") / "m"
-    assert not go(spec_of(dataset, out, steps=3)).already
-    return out
+def finished(dataset, tmp_path_factory) -> Trained:
+    """A training of 6 steps, for tests that leave its folder as it is."""
+    out, listener = tmp_path_factory.mktemp("trained") / "houses", Silent()
+    return Trained(out, listener, go(spec_of(dataset, out), listener))
 
 
-def test_a_model_folder_comes_out(dataset, tmp_path) -> None:
-    out = tmp_path / "houses"
-    listener = Silent()
-    report = go(spec_of(dataset, out), listener)
+@pytest.fixture(scope="module")
+def trained(finished) -> Path:
+    """Its folder."""
+    return finished.out
+
+
+def test_a_model_folder_comes_out(finished) -> None:
+    out, listener, report = finished
+    assert not report.already
     model, card = load_bundle(out)
     assert card.name == "houses"
     assert card.bands == ("red", "green", "blue")
@@ -151,7 +177,7 @@ def placed(folder: Path) -> Path:
     return path
 
 
-def test_a_place_that_is_left_out_validates_and_all_others_train_however_marked(tmp_path) -> None:
+def test_a_place_that_is_left_out_validates_and_all_others_train_however_marked(tmp_path, nothing_learnt) -> None:
     spec = spec_of(placed(tmp_path / "data"), tmp_path / "m", leave_out="t1", steps=3)
     found = load_scenes(spec)
     assert {scene.name: scene.split for scene in found.scenes} == {"t0": "train", "v0": "train", "t1": "validate"}
@@ -176,11 +202,9 @@ def test_places_that_cannot_be_left_out_are_told(tmp_path, places, told) -> None
     assert not (tmp_path / "m").exists()
 
 
-def test_the_same_seed_gives_the_same_losses_and_another_seed_others(dataset, trained, tmp_path) -> None:
-    go(spec_of(dataset, tmp_path / "same", steps=3, threads=3))
-    go(spec_of(dataset, tmp_path / "other", steps=3, seed=9))
+def test_the_same_seed_gives_the_same_losses(dataset, trained, tmp_path) -> None:
+    go(spec_of(dataset, tmp_path / "same", threads=3))
     assert losses(tmp_path / "same") == losses(trained)
-    assert losses(tmp_path / "other") != losses(trained)
 
 
 def test_stopped_and_gone_on_equals_undisturbed(dataset, tmp_path) -> None:
@@ -188,7 +212,7 @@ def test_stopped_and_gone_on_equals_undisturbed(dataset, tmp_path) -> None:
         "ema": 0.9,
         "accumulate": 2,
         "schedule": "plateau",
-        # What normalises is resumed by those that are killed, below.
+        # What normalises is resumed by those that are killed: test_ended.py.
         "network": {**TINY["network"], "dropout": 0.2},
     }
     whole = go(spec_of(dataset, tmp_path / "whole", **options))
@@ -205,16 +229,17 @@ def test_stopped_and_gone_on_equals_undisturbed(dataset, tmp_path) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_finished_training_is_left_alone_unless_asked(dataset, trained, tmp_path) -> None:
-    spec = spec_of(dataset, shutil.copytree(trained, tmp_path / "m"), steps=3)
+def test_a_finished_training_is_left_alone_unless_asked_for_another_seed(dataset, trained, tmp_path) -> None:
+    spec = spec_of(dataset, shutil.copytree(trained, tmp_path / "m"))
     before = (spec.out / "model.keras").stat().st_mtime_ns
     listener = Silent()
     assert go(spec, listener).already
     assert listener.steps == []
     assert (spec.out / "model.keras").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match=r"--seed 1, now 2.*--overwrite"):
-        go(spec_of(dataset, spec.out, steps=3, seed=2))
-    assert not go(spec_of(dataset, spec.out, steps=3, seed=2, overwrite=True)).already
+        go(spec_of(dataset, spec.out, seed=2))
+    assert not go(spec_of(dataset, spec.out, seed=2, overwrite=True)).already
+    assert losses(spec.out) != losses(trained)
 
 
 def test_a_folder_with_another_model_is_not_written_into(dataset, tmp_path) -> None:
@@ -273,7 +298,7 @@ def test_the_old_model_is_gone_as_soon_as_a_new_training_begins(dataset, trained
 
 def test_other_options_are_told_by_the_key_that_changed(dataset, trained) -> None:
     with pytest.raises(UsageError) as raised:
-        go(spec_of(dataset, trained, steps=3, network={**TINY["network"], "width": 0.03}))
+        go(spec_of(dataset, trained, network={**TINY["network"], "width": 0.03}))
     assert "(--network width=0.02, now 0.03)" in str(raised.value)
 
 
@@ -282,7 +307,7 @@ def test_what_an_earlier_version_trained_otherwise_is_not_gone_on_with(dataset, 
     told = json.loads((out / "training" / "train.json").read_text())
     (out / "training" / "train.json").write_text(json.dumps({**told, "fingerprint": "older", "algorithm": 0}))
     with pytest.raises(UsageError, match="an earlier tileseg trained otherwise"):
-        go(spec_of(dataset, out, steps=3))
+        go(spec_of(dataset, out))
 
 
 def test_labels_for_validation_are_read_before_the_first_step(dataset, tmp_path) -> None:
@@ -305,7 +330,7 @@ def test_a_warm_up_that_outlasts_the_training_is_said(dataset, tmp_path) -> None
     ]
 
 
-def test_a_training_of_usual_length_with_the_default_warm_up_goes_on(dataset, tmp_path) -> None:
+def test_a_training_of_usual_length_with_the_default_warm_up_goes_on(dataset, tmp_path, nothing_learnt) -> None:
     """As those do that began when the default was 50 always, and their options said so."""
     before = spec_of(dataset, tmp_path / "m", steps=500, warmup=50)
     with pytest.raises(Interrupted):
@@ -345,27 +370,29 @@ def test_what_is_kept_when_the_loss_is_no_number_later(dataset, tmp_path, monkey
 
 
 def test_unfreezing_releases_the_deepest_block_first(dataset, tmp_path) -> None:
-    options = {"network": {"width": 0.02, "batch_norm": False}, "unfreeze": 1, "steps_per_epoch": 1, "steps": 3}
-    spec = spec_of(dataset, tmp_path / "m", **options)
+    spec = spec_of(dataset, tmp_path / "m", unfreeze=1, steps_per_epoch=1, steps=3)
+    state = Store(spec.out / "training" / ".state")
     seen: list[dict[str, np.ndarray]] = []
 
+    def see() -> None:
+        seen.append(dict(state.read(spec.out / "training" / ".state" / "last.npz").arrays))
+
     class Watching(Silent):
+        """Sees what each epoch leaves; stops the training in its second one."""
+
         def step(self, progress, share, loss, rate) -> None:
             super().step(progress, share, loss, rate)
-            self.stop.set()
+            if progress.step == 2:
+                see()
+                self.stop.set()
 
-    for _ in range(2):
-        with pytest.raises(Interrupted):
-            go(spec, Watching())
-        state = Store(spec.out / "training" / ".state").read(spec.out / "training" / ".state" / "last.npz")
-        seen.append(dict(state.arrays))
+    with pytest.raises(Interrupted):
+        go(spec, Watching())
+    see()
     go(spec)
-    state = Store(spec.out / "training" / ".state").read(spec.out / "training" / ".state" / "last.npz")
-    seen.append(state.arrays)
+    see()
     # The order of the arrays is that of the network's variables, whose names say the block.
     keras.utils.set_random_seed(spec.seed)
-    from tileseg.nn.unet import build_network
-
     names = [v.path for v in build_network(spec.network, 3, 2).variables]
 
     def moved(before, after) -> set[str]:
@@ -434,7 +461,7 @@ def test_an_output_that_cannot_be_written_is_told_in_one_line(dataset, tmp_path,
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_disk_that_becomes_read_only_is_told_in_one_line(dataset, tmp_path, monkeypatch) -> None:
+def test_a_disk_that_becomes_read_only_is_told_in_one_line(dataset, tmp_path, monkeypatch, nothing_learnt) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "m"))
 
@@ -443,9 +470,16 @@ def test_a_disk_that_becomes_read_only_is_told_in_one_line(dataset, tmp_path, mo
         go(spec_of(dataset, tmp_path / "m", steps=3))
 
 
-def test_a_training_may_start_from_a_model(dataset, trained, tmp_path) -> None:
-    go(spec_of(dataset, tmp_path / "second", steps=1, rate=1e-9, init=trained))
-    (one, card), (other, second) = load_bundle(trained), load_bundle(tmp_path / "second")
+@pytest.fixture(scope="module")
+def unmoved(dataset, trained, tmp_path_factory) -> Trained:
+    """A training that begins with a model and learns next to nothing more."""
+    out, listener = tmp_path_factory.mktemp("unmoved") / "second", Silent()
+    spec = spec_of(dataset, out, init=trained, steps=50, steps_per_epoch=1, patience=2, rate=1e-9)
+    return Trained(out, listener, go(spec, listener))
+
+
+def test_a_training_may_start_from_a_model(dataset, trained, unmoved, tmp_path) -> None:
+    (one, card), (other, second) = load_bundle(trained), load_bundle(unmoved.out)
     assert second.scaling == card.scaling
     # A card is given to others: it does not tell where things lie here.
     assert second.training["spec"]["init"] == trained.name
@@ -455,34 +489,44 @@ def test_a_training_may_start_from_a_model(dataset, trained, tmp_path) -> None:
         go(spec_of(dataset, tmp_path / "third", init=trained, network={"width": 0.05}))
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_in_16_bits_the_model_that_is_saved_has_32(dataset, tmp_path, precision) -> None:
-    report = go(spec_of(dataset, tmp_path / "m", steps=3, precision=precision))
+def test_patience_ends_a_training(unmoved) -> None:
+    assert unmoved.report.progress.step < 50
+    assert any("stopped early" in notice for notice in unmoved.listener.notices)
+
+
+@pytest.mark.parametrize(("precision", "network"), [("bfloat16", {"deep_supervision": True}), ("float16", {})])
+def test_what_serves_training_alone_is_not_saved(dataset, tmp_path, precision, network) -> None:
+    """Neither 16 bits nor the outputs of coarser stages."""
+    report = go(spec_of(dataset, tmp_path / "m", steps=3, precision=precision, network={**TINY["network"], **network}))
     model, _ = load_bundle(tmp_path / "m")
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
+    assert len(model.outputs) == 1
+    assert not [layer.name for layer in model.layers if "auxiliary" in layer.name]
     assert np.isfinite(losses(tmp_path / "m")).all()
     assert report.score is not None
 
 
-def test_deep_supervision_is_for_training_only(dataset, tmp_path) -> None:
-    network = {**TINY["network"], "deep_supervision": True}
-    go(spec_of(dataset, tmp_path / "m", steps=3, network=network))
-    model, _ = load_bundle(tmp_path / "m")
-    assert len(model.outputs) == 1
-    assert not [layer.name for layer in model.layers if "auxiliary" in layer.name]
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory) -> Trained:
+    """A training of a moment, without scenes to validate on."""
+    folder, listener = tmp_path_factory.mktemp("brief"), Silent()
+    dataset = write_dataset(folder / "data", train=1, validate=0)
+    return Trained(folder / "m", listener, go(spec_of(dataset, folder / "m", steps=None, minutes=0.02), listener))
 
 
-def test_without_validation_the_last_weights_are_kept(tmp_path) -> None:
-    dataset = write_dataset(tmp_path / "data", train=1, validate=0)
-    listener = Silent()
-    report = go(spec_of(dataset, tmp_path / "m", steps=3), listener)
-    assert report.score is None
-    assert any("validate" in notice for notice in listener.notices)
-    load_bundle(tmp_path / "m")
+def test_without_validation_the_last_weights_are_kept(brief) -> None:
+    assert brief.report.score is None
+    assert any("validate" in notice for notice in brief.listener.notices)
+    load_bundle(brief.out)
 
 
-def test_what_is_odd_about_the_scenes_is_said_before_the_first_step(tmp_path) -> None:
+def test_time_ends_a_training(brief) -> None:
+    assert brief.report.progress.step >= 1
+    assert brief.report.progress.seconds >= 1.2
+
+
+def test_what_is_odd_about_the_scenes_is_said_before_the_first_step(tmp_path, nothing_learnt) -> None:
     dataset = write_dataset(tmp_path / "data", train=1, validate=1)
     for name in ("t0", "v0"):
         for kind in ("image", "label"):
@@ -511,66 +555,6 @@ def test_where_nothing_is_known_a_mask_that_is_misunderstood_is_named(tmp_path) 
     with pytest.raises(InputError, match=r'no pixel .*label_map = \{ 0 = "ground", 255 = "house" \}') as raised:
         go(spec_of(dataset, tmp_path / "m", steps=1))
     assert "\n" not in str(raised.value)
-
-
-def test_time_ends_a_training(dataset, tmp_path) -> None:
-    report = go(spec_of(dataset, tmp_path / "m", steps=None, minutes=0.02))
-    assert report.progress.step >= 1
-    assert report.progress.seconds >= 1.2
-
-
-def test_patience_ends_a_training(dataset, tmp_path) -> None:
-    listener = Silent()
-    spec = spec_of(dataset, tmp_path / "m", steps=50, steps_per_epoch=1, patience=2, rate=1e-9)
-    report = go(spec, listener)
-    assert report.progress.step < 50
-    assert any("stopped early" in notice for notice in listener.notices)
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-def command(dataset: Path, out: Path, steps: int) -> list[str]:
-    options = {
-        "--network": "width=0.02,encoder=unet", "--crop": "32", "--batch": "2", "--steps": str(steps),
-        "--steps-per-epoch": "20", "--ema": "0.9", "--warmup": "5",
-    }  # fmt: skip
-    listed = [part for pair in options.items() for part in pair]
-    return [sys.executable, "-m", "tileseg", "train", str(dataset), "--out", str(out), *listed]
-
-
-@pytest.mark.slow
-def test_killed_and_gone_on_has_the_same_losses(in_process, dataset, tmp_path) -> None:
-    whole = command(dataset, tmp_path / "whole", 40)
-    assert in_process(*whole[3:]).returncode == 0
-    killed = command(dataset, tmp_path / "killed", 40)
-    process = subprocess.Popen(killed, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    state = tmp_path / "killed" / "training" / ".state" / "last.npz"
-    while not state.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    again = subprocess.run(killed, check=True, env=environment(), capture_output=True, text=True)
-    assert "going on after step" in again.stderr
-    assert len(losses(tmp_path / "killed")) == 40
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_interrupted_from_the_keyboard_keeps_the_best_model(dataset, tmp_path) -> None:
-    process = subprocess.Popen(
-        command(dataset, tmp_path / "m", 100_000), env=environment(), stderr=subprocess.PIPE, text=True
-    )
-    while not (tmp_path / "m" / "card.json").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert "goes on" in told
-    load_bundle(tmp_path / "m")
 
 
 def test_mistakes_on_the_command_line(tmp_path) -> None:

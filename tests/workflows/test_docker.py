@@ -17,7 +17,7 @@ import pytest
 import yaml
 from archives import delivered, draw_archive
 from distributed import Client
-from fakes import save_tiny
+from fakes import save_tiny_onnx
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "docker"
@@ -123,7 +123,7 @@ def started(command: list[str], log: Path) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_the_commands_of_the_compose_file_compute_scenes(tmp_path) -> None:
-    save_tiny(tmp_path / "tiny")
+    save_tiny_onnx(tmp_path / "tiny")
     draw_archive(tmp_path / "scenes", [(190, 240), (130, 70)])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from archives import delivered, draw_archive
-from fakes import save_tiny
+from fakes import save_tiny_onnx
 
 SCRIPT = Path(__file__).parents[2] / "workflows" / "prefect" / "nightly.py"
 OPTIONS = {"model": "tiny", "block": "64", "workers": "0", "precision": "float32"}
@@ -27,7 +27,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("prefect")
-    save_tiny(folder / "tiny")
+    save_tiny_onnx(folder / "tiny")
     draw_archive(folder / "scenes", [(190, 240), (130, 70)])
     return folder
 
