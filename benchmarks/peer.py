@@ -226,7 +226,7 @@ def seams_of_tileseg(work: Path) -> tuple[Seams, npt.NDArray[np.float32]]:
     whole = whole_scene_logits(network, card, Scaling(), image, views(spec.scales, spec.flips))
     with unrounded(whole.shape) as tiled:
         run(spec)
-    plain = np.moveaxis(np.asarray(network(image[None], training=False))[0], -1, 0)
+    plain = np.moveaxis(np.asarray(network(image[None]))[0], -1, 0)
     return compare(tiled, whole), plain
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -88,3 +88,13 @@ def keras_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     save_tiny(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def shallow() -> Iterator[None]:
+    """U-Nets whose blocks have one convolution: a training of a few steps costs what tracing its graph costs."""
+    from tileseg.nn.unet import ENCODERS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS, "unet", tuple((filters, 1) for filters, _ in ENCODERS["unet"]))
+        yield

@@ -61,23 +61,30 @@ def test_a_cache_folder_that_cannot_be_made_is_done_without(installation: Path) 
     assert RESULT in found.stdout
 
 
-def test_a_damaged_cache_is_compiled_anew(tmp_path: Path) -> None:
-    assert RESULT in use(PACKAGE.parent, NUMBA_CACHE_DIR=str(tmp_path)).stdout
-    kept = [*tmp_path.rglob("*.nbi"), *tmp_path.rglob("*.nbc")]
-    assert len(kept) >= 4  # an index and code for each of two functions
-    for number, path in enumerate(sorted(kept)):
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with machine code."""
+    folder = tmp_path_factory.mktemp("kept")
+    assert RESULT in use(PACKAGE.parent, NUMBA_CACHE_DIR=str(folder)).stdout
+    assert len([*folder.rglob("*.nbi"), *folder.rglob("*.nbc")]) >= 4  # an index and code for each of two functions
+    return folder
+
+
+def test_a_damaged_cache_is_compiled_anew(kept: Path, tmp_path: Path) -> None:
+    cache = shutil.copytree(kept, tmp_path / "cache")
+    for number, path in enumerate(sorted([*cache.rglob("*.nbi"), *cache.rglob("*.nbc")])):
         path.write_bytes(b"" if number % 2 else path.read_bytes()[: path.stat().st_size // 2])
-    found = use(PACKAGE.parent, NUMBA_CACHE_DIR=str(tmp_path))
+    found = use(PACKAGE.parent, NUMBA_CACHE_DIR=str(cache))
     assert found.returncode == 0, found.stderr
     assert RESULT in found.stdout
 
 
-def test_a_cache_that_can_no_longer_be_written_to_is_done_without(tmp_path: Path) -> None:
+def test_a_cache_that_can_no_longer_be_written_to_is_done_without(kept: Path, tmp_path: Path) -> None:
     """An index that is a folder stands for every file that cannot be opened: another user's, a full disk's."""
-    use(PACKAGE.parent, NUMBA_CACHE_DIR=str(tmp_path))
-    for index in tmp_path.rglob("*.nbi"):
+    cache = shutil.copytree(kept, tmp_path / "cache")
+    for index in cache.rglob("*.nbi"):
         index.unlink()
         index.mkdir()
-    found = use(PACKAGE.parent, NUMBA_CACHE_DIR=str(tmp_path))
+    found = use(PACKAGE.parent, NUMBA_CACHE_DIR=str(cache))
     assert found.returncode == 0, found.stderr
     assert RESULT in found.stdout

@@ -26,7 +26,12 @@ from faults.bed import (
 
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory) -> Bed:
-    return Bed.make(tmp_path_factory.mktemp("kills"), scenes=3)
+    return Bed.make(tmp_path_factory.mktemp("kills"))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Bed:
+    return Bed.make(tmp_path_factory.mktemp("archive"), scenes=3)
 
 
 def test_workers_of_a_run(bed, tally) -> None:
@@ -67,13 +72,13 @@ def test_driver_of_a_run(bed, tally) -> None:
 
 
 @pytest.mark.faults
-def test_driver_of_a_batch(bed, tally) -> None:
+def test_driver_of_a_batch(archive, tally) -> None:
     row = tally("the driver of a batch is killed", "kill -9 of `tileseg batch` over 3 scenes, then the same command")
     moments = random.Random(3)
     while row.times < TIMES:
-        out, known = bed.folder / f"batch-{row.times}", {name: [] for name in bed.scenes}
-        folders = {name: out / f"{name}.tileseg" for name in bed.scenes}
-        process = bed.batch(out, FAULT_SLEEP="0.1")
+        out, known = archive.folder / f"batch-{row.times}", {name: [] for name in archive.scenes}
+        folders = {name: out / f"{name}.tileseg" for name in archive.scenes}
+        process = archive.batch(out, FAULT_SLEEP="0.1")
 
         def enough(goal: int, folders: dict[str, Path] = folders) -> bool:
             return sum(len(records(folder)) for folder in folders.values()) >= goal
@@ -87,12 +92,12 @@ def test_driver_of_a_batch(bed, tally) -> None:
                 known[name].append(snapshot(folder))
             row.times += 1
             goal += moments.randint(5, 25)
-            process = bed.batch(out, FAULT_SLEEP="0.1")
+            process = archive.batch(out, FAULT_SLEEP="0.1")
             wait_until_gone(left)
-        done = bed.finish(process, row)
+        done = archive.finish(process, row)
         assert done.code == 0, done.stderr
         for name, folder in folders.items():
-            bed.compare(folder, row, name, known[name])
+            archive.compare(folder, row, name, known[name])
     row.check(SLOTS * row.times)
 
 

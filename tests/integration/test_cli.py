@@ -21,7 +21,7 @@ import rasterio.features
 from fakes import smooth_noise, write_scene
 
 
-def tileseg(*arguments: object, timeout: float = 120, **options) -> subprocess.CompletedProcess[str]:
+def tileseg(*arguments: object, timeout: float = 600, **options) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tileseg", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)
 
@@ -79,20 +79,16 @@ def test_other_options_exit_2(scene, model, finished) -> None:
     assert "flips was none, is h" in complaint(told, 2)
 
 
-def test_json_on_stdout_alone(in_process, scene, model, tmp_path) -> None:
-    told = tileseg("run", scene, "--model", model, "--out", tmp_path / "run", "--json", "--workers", 0)
+def test_json_on_stdout_alone_and_a_spatial_index_beside_tensorflow(in_process, scene, keras_model, tmp_path) -> None:
+    given = ("run", scene, "--model", keras_model, "--format", "geojson,gpkg", "--json")
+    told = tileseg(*given, "--out", tmp_path / "run", "--workers", 0)
     report = json.loads(told.stdout)
     assert report["blocks"] == 1
     assert Path(report["outputs"]["geojson"]).exists()
-    plan = json.loads(in_process("run", scene, "--model", model, "--dry-run", "--json").stdout)
-    assert plan["blocks"] == 1
-
-
-def test_geopackages_have_a_spatial_index_beside_tensorflow(scene, keras_model, tmp_path) -> None:
-    told = tileseg("run", scene, "--model", keras_model, "--out", tmp_path / "run", "--workers", 0, "--format", "gpkg")
-    assert told.returncode == 0, told.stderr
-    with contextlib.closing(sqlite3.connect(tmp_path / "run" / "polygons.gpkg")) as file:
+    with contextlib.closing(sqlite3.connect(report["outputs"]["gpkg"])) as file:
         assert [row[2] for row in file.execute("select * from gpkg_extensions")] == ["gpkg_rtree_index"]
+    plan = json.loads(in_process(*given, "--dry-run").stdout)
+    assert plan["blocks"] == 1
 
 
 def test_dry_run_writes_nothing_and_prints_the_plan(in_process, scene, model, tmp_path) -> None:
@@ -144,23 +140,25 @@ def test_unknown_options_exit_2(in_process, scene) -> None:
 
 
 def test_a_folder_in_use_exits_75(in_process, scene, model, tmp_path) -> None:
-    holder = start(scene, model, tmp_path / "run")
+    long = command(scene, model, tmp_path / "run", "--scales", "1/2,1,3/2")
+    holder = start(long)
     try:
         wait_for((tmp_path / "run/.state/run.json").exists)
-        assert "is working on this folder" in complaint(in_process(*command(scene, model, tmp_path / "run")), 75)
+        assert "is working on this folder" in complaint(in_process(*long), 75)
     finally:
         holder.kill()
         holder.communicate()
 
 
-def command(scene: Path, model: Path, out: Path) -> Sequence[object]:
-    return ("run", scene, "--model", model, "--out", out, "--block", 32, "--scales", "1/2,1,3/2", "--flips", "d4")
+def command(scene: Path, model: Path, out: Path, *more: object) -> Sequence[object]:
+    """A run of some seconds, in 130 blocks."""
+    return ("run", scene, "--model", model, "--out", out, "--block", 32, "--flips", "d4", *more)
 
 
-def start(scene: Path, model: Path, out: Path) -> subprocess.Popen[str]:
-    """A run of several seconds, in a process group of its own as a shell would give it."""
+def start(arguments: Sequence[object]) -> subprocess.Popen[str]:
+    """It, in a process group of its own as a shell would give it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tileseg", *map(str, command(scene, model, out))],
+        [sys.executable, "-m", "tileseg", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -174,7 +172,7 @@ def wait_for(happened, seconds: float = 90) -> None:
 
 def test_ctrl_c_drains_and_keeps_what_is_done(scene, model, tmp_path) -> None:
     out = tmp_path / "run"
-    process = start(scene, model, out)
+    process = start(command(scene, model, out))
     wait_for(lambda: list(out.glob(".state/done/*/*.json")))
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -191,7 +189,7 @@ def test_ctrl_c_drains_and_keeps_what_is_done(scene, model, tmp_path) -> None:
 
 def test_a_second_ctrl_c_stops_at_once(scene, model, tmp_path) -> None:
     out = tmp_path / "run"
-    process = start(scene, model, out)
+    process = start(command(scene, model, out))
     wait_for(lambda: list(out.glob(".state/done/*/*.json")))
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.05)

@@ -126,7 +126,14 @@ def test_other_bands_share_the_kernels_of_the_colours(
     assert np.abs(encoded(model, np.repeat(grey, bands, -1)) - expected).max() <= 1e-4 * expected.std()
 
 
-@pytest.mark.parametrize("spec", [NetworkSpec(width=0.125), NetworkSpec(width=0.5, encoder="mobile")])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        NetworkSpec(encoder="unet", width=0.125, decoder_convs=1),
+        NetworkSpec(encoder="mobile", width=0.5, decoder_convs=1),
+    ],
+    ids=["unet", "mobile"],
+)
 def test_another_network_of_tileseg_lends_its_encoder(spec: NetworkSpec, tmp_path: Path) -> None:
     keras.utils.set_random_seed(1)
     lender = build_network(spec, 4, 5)

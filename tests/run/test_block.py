@@ -43,7 +43,9 @@ def job(folder: Path, scene: Path, model: Path, **options) -> Job:
     """A run of one process over a scene, with float32 logits as near as float16 keeps them."""
     card = load_card(model)
     opened = open_scene(scene, expected=len(card.bands))
-    plan = planned((opened.grid.height, opened.grid.width), card, workers=0, threads=1, **options)
+    form = card.forms[0].file
+    of_network = {"engine": "keras" if form.endswith(".keras") else "onnx", "form": form}
+    plan = planned((opened.grid.height, opened.grid.width), card, workers=0, threads=1, **of_network, **options)
     mosaic = create_mosaic(folder / "m.zarr", opened.grid, plan.block, CLASSES, "logits", {})
     return Job(
         key=str(folder), scene=opened, plan=plan, model=model, scaling=card.scaling, merge="logits", mosaic=mosaic,
@@ -63,7 +65,7 @@ def expected(scene: Path, model: Path, plan: Plan) -> np.ndarray:
 @cache
 def oracle(scene: Path, model: Path, views: tuple[View, ...]) -> np.ndarray:
     card = load_card(model)
-    network = open_network(model, card, 2)
+    network = open_network(model, card, 2, engine="onnx" if (model / "model.onnx").exists() else "keras")
     pixels, _ = open_scene(scene, expected=3).read(Window(0, 0, HEIGHT, WIDTH))
     return whole_scene_logits(network.plain, card, card.scaling, pixels, views)
 
@@ -283,7 +285,7 @@ def test_nodata_is_neither_computed_nor_labelled(tmp_path, model) -> None:
     filled = pixels.copy()
     filled[~valid] = np.array(fill_of(made.scaling, "uint8"), np.uint8)
     card = load_card(model)
-    network = open_network(model, card, 2)
+    network = open_network(model, card, 2, engine="onnx" if (model / "model.onnx").exists() else "keras")
     whole = whole_scene_logits(network.plain, card, card.scaling, filled, made.plan.views)
     found = made.mosaic.read_logits(Window(0, 0, HEIGHT, WIDTH)).astype(np.float32)
     apart = np.abs(found - whole)[:, valid]

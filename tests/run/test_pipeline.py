@@ -119,7 +119,7 @@ def test_a_finished_run_is_not_done_again(scene, model, undisturbed) -> None:
     assert {p: p.stat().st_mtime_ns for p in undisturbed.folder.rglob("*")} == before
 
 
-@pytest.mark.parametrize("workers", [None, 1, 2])
+@pytest.mark.parametrize("workers", [None, 2])
 def test_workers_do_not_change_a_byte(scene, model, tmp_path, undisturbed, workers) -> None:
     report = run(spec(scene, model, tmp_path / "run", workers=workers))
     assert report.computed == 12

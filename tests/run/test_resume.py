@@ -207,8 +207,9 @@ def test_a_finished_run_has_no_windows_any_more(scene, model, undisturbed) -> No
 
 
 def test_too_little_memory_for_the_blocks_says_so(scene, model, begun) -> None:
+    needed = prepare(spec(scene, begun / "model", begun / "run")).plan.memory.total
     with pytest.raises(UsageError, match=r"--max-memory .* is too little"):
-        run(spec(scene, begun / "model", begun / "run", max_memory="1400MiB"))
+        run(spec(scene, begun / "model", begun / "run", max_memory=needed // 2))
 
 
 # --- Polygons by other options ---------------------------------------------------------------------------------------

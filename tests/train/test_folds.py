@@ -20,9 +20,12 @@ from tileseg.train.trainer import train
 
 BUILDINGS = Path(__file__).parents[2] / "workflows" / "buildings"
 TINY = {
-    "network": {"width": 0.02, "encoder": "unet", "batch_norm": False}, "crop": 32, "batch": 2, "steps": 2,
-    "steps_per_epoch": 2, "threads": 1, "panel_every": 0,
+    "network": {"width": 0.02, "encoder": "unet", "batch_norm": False, "decoder_convs": 1},
+    "crop": 32, "batch": 2, "steps": 2, "steps_per_epoch": 2, "threads": 1, "panel_every": 0,
 }  # fmt: skip
+
+
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 class Silent:
@@ -112,7 +115,7 @@ def test_folds_that_make_no_sense_are_refused(tmp_path, text, told) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_prints_the_table(dataset, tmp_path) -> None:
+def test_the_command_prints_the_table(dataset, tmp_path, nothing_learnt) -> None:
     folds, config = tmp_path / "folds.toml", tmp_path / "train.toml"
     folds.write_text('[[folds]]\nname = "only"\nleave_out = ["t1"]\n')
     config.write_text(

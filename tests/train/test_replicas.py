@@ -18,17 +18,19 @@ if sys.argv[1] == "2":
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [one, one])
 from tileseg.nn.backend import Replicas, devices, keras
 from tileseg.nn.options import NetworkSpec
-from tileseg.nn.unet import build_network
+from tileseg.nn.unet import ENCODERS, build_network
 from tileseg.train.losses import DistilledLoss, parse_loss
 from tileseg.train.optimizer import PartwiseAdam
 from tileseg.train.step import TrainingModel, compile_step
 from tileseg.train.teacher import Lesson
 
 replicas = Replicas(devices())
+# Few variables: what costs is the graph of their updates, on each device.
+ENCODERS["unet"] = tuple((filters, 1) for filters, _ in ENCODERS["unet"])
 assert replicas.count == int(sys.argv[1])
 keras.utils.set_random_seed(1)
 with replicas.scope():
-    network = build_network(NetworkSpec(width=0.02, encoder="unet", batch_norm=False), 3, 2)
+    network = build_network(NetworkSpec(width=0.02, encoder="unet", batch_norm=False, decoder_convs=1), 3, 2)
     loss = DistilledLoss(parse_loss("ce", classes=2), 0.5, 2.0)
     trained = TrainingModel(network, loss, (0.5,), (0.25,), replicas)
     adam = PartwiseAdam(rate=0.01, decay=0.1, share=lambda v: 0.5)

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,20 +20,19 @@ from tileseg.errors import InputError, Interrupted, LockedError, TilesegError, U
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
 from tileseg.nn.folder import load_card
-from tileseg.nn.unet import ENCODERS, build_network
+from tileseg.nn.unet import build_network
 from tileseg.run.block import fill_of
 from tileseg.run.ledger import Ledger
 from tileseg.train import loop
 from tileseg.train.checkpoint import Store
 from tileseg.train.folder import TrainingFolder
 from tileseg.train.journal import STEPS, read_columns
-from tileseg.train.learner import Learner
 from tileseg.train.prepare import load_scenes, prepare
 from tileseg.train.spec import TrainSpec
 from tileseg.train.trainer import TrainReport, train
 
 TINY = {
-    "network": {"width": 0.02, "encoder": "unet", "batch_norm": False},
+    "network": {"width": 0.02, "encoder": "unet", "batch_norm": False, "decoder_convs": 1},
     "crop": 32,
     "batch": 2,
     "steps": 6,
@@ -45,18 +43,7 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def shallow() -> Iterator[None]:
-    """Blocks of one convolution: what a training of a few steps costs is their graph, which is traced each time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENCODERS, "unet", tuple((filters, 1) for filters, _ in ENCODERS["unet"]))
-        yield
-
-
-@pytest.fixture
-def nothing_learnt(monkeypatch) -> None:
-    """Steps that change nothing, and cost nothing, for tests of what is done around them."""
-    monkeypatch.setattr(Learner, "step", lambda self, images, labels, *, step, rate: 0.5)
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 class Silent:
