@@ -94,6 +94,10 @@ class Scaling(_Strict):
         return tuple((high - low) * std for std in self.std)
 
 
+EXACT_BY = "exact_by"
+"""Of an int8 form's calibration: the engines that give the same in windows of any size."""
+
+
 class Loss(_Strict):
     """What a form of a network loses against its float32 form, on scenes that its making has not seen."""
 

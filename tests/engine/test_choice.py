@@ -53,6 +53,17 @@ def test_openvino_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch
     assert choose(card_of(KERAS, ONNX), "auto", "auto", HALF).precision == "bfloat16"
 
 
+def test_an_engine_whose_tiles_would_not_equal_the_whole_is_taken_only_if_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ENGINES, "openvino", OPENVINO)
+    int8 = form("model.int8.onnx", 0.004)
+    for exact_by, engine in ((["onnx"], "onnx"), (["onnx", "openvino"], "openvino")):
+        card = card_of(KERAS, ONNX, int8.model_copy(update={"calibration": {"exact_by": exact_by}}))
+        assert choose(card, "auto", "int8", WHOLE).engine == engine
+        assert choose(card, "openvino", "int8", WHOLE).engine == "openvino"
+
+
 @pytest.mark.parametrize(
     ("forms", "device", "engine", "precision", "expected"),
     [

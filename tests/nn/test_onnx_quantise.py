@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tileseg.errors import InputError
 from tileseg.nn.description import Description
 from tileseg.nn.folder import load_card
 from tileseg.nn.onnx_bundle import load_graph
-from tileseg.nn.onnx_exact import with_exact_sums
+from tileseg.nn.onnx_exact import sums_are_whole, with_exact_sums
 from tileseg.nn.onnx_graph import OnnxGraph
 from tileseg.nn.onnx_quantise import quantise
 from tileseg.nn.onnx_tidy import tidy
@@ -86,6 +87,22 @@ def test_tiles_in_int8_equal_the_whole_bit_for_bit(tmp_path: Path, channels_last
         proof = prove(network(made, card, 1), "int8")
         assert (proof.largest, proof.far) == (0, 0)
         assert proof.holds, "and the whole is what the graph says"
+
+
+@pytest.mark.parametrize(
+    ("harm", "whole"),
+    [
+        (lambda net, x: net("Relu", net.conv(x, 8, 8)), True),
+        (lambda net, x: net.conv(x, 8, 8), False),  # negative values
+        (lambda net, x: net("Relu", net.conv(x, 8, 8, group=8)), False),
+        (lambda net, x: net("Relu", net("ConvTranspose", x, net.random(8, 8, 1, 1))), False),
+    ],
+)
+def test_what_openvino_would_sum_in_float32_is_known(harm: Callable[[Net, str], str], whole: bool) -> None:
+    net = Net()
+    inner = harm(net, net("Relu", net.conv("image", 3, 8)))
+    made = quantise(OnnxGraph(net.model(net.conv(inner, 8, 2)), 3, "m"), images(2), "minmax")
+    assert sums_are_whole(made) == whole
 
 
 def test_sums_of_the_first_layer_are_exact() -> None:

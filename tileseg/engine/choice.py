@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tileseg.card import Form, ModelCard
+from tileseg.card import EXACT_BY, Form, ModelCard
 from tileseg.engine.kinds import ENGINES, engine_kind, how_to_get, no_engine
 from tileseg.errors import InputError, UsageError
 from tileseg.plan import Precision
@@ -66,8 +66,8 @@ def choose(card: ModelCard, engine: str, precision: Precision | Literal["auto"],
     there = [c for c in asked if not ENGINES[c.engine].missing]
     if not there:
         raise UsageError(f"model {card.name}: {how_to_get(asked[0].engine)}")
-    taken = there
-    good = [c for c in there if c.good or precision == "int8"]
+    taken = [c for c in there if c.exact] or there
+    good = [c for c in taken if c.good or precision == "int8"]
     quick = [c for c in good if device.has(c.precision) or precision != "auto"]
     on_gpu = [c for c in quick if device.gpu and ENGINES[c.engine].gpu]
     for better in (good, quick, on_gpu):
@@ -84,6 +84,12 @@ class _Candidate:
     speed: float
     itself: bool
     """Whether it is the network itself, not a form that was made from it."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is known that keeps tiles from equalling the whole."""
+        known = self.form.calibration.get(EXACT_BY)
+        return not isinstance(known, list) or self.engine in known
 
     @property
     def good(self) -> bool:

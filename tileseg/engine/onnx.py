@@ -16,7 +16,7 @@ from tileseg.nn.onnx_crop import cropped
 from tileseg.nn.onnx_graph import OnnxGraph, SizedOnnxGraph
 from tileseg.nn.onnx_session import Session, is_out_of_memory
 
-ROUNDED_OTHERWISE = 0.1
+ROUNDED_OTHERWISE = 1.0
 """Deviations of the logits, by which rounding to the next of 256 steps here and there may change one."""
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tileseg.card import Form, Loss, ModelCard
+from tileseg.card import EXACT_BY, Form, Loss, ModelCard
 from tileseg.cluster import hardware
 from tileseg.engine.onnx import OnnxNetwork
 from tileseg.errors import InputError, UsageError
@@ -24,6 +24,7 @@ from tileseg.labels import Labels
 from tileseg.nn.description import check_card
 from tileseg.nn.folder import add_form, load_card, resolve_model
 from tileseg.nn.onnx_bundle import ARCHIVE, facts_of, load_graph
+from tileseg.nn.onnx_exact import sums_are_whole
 from tileseg.nn.onnx_file import write_onnx
 from tileseg.nn.onnx_graph import OnnxGraph
 from tileseg.storage.digest import file_sha256
@@ -148,6 +149,7 @@ def _made(
         "scenes": [*sorted({place.scene.name for place in places.calibration})],
         "seed": spec.seed,
         "onnxruntime": version("onnxruntime"),
+        EXACT_BY: ["onnx", *(["openvino"] if sums_are_whole(made.model) else [])],
     }
     form = Form(
         file=FILE, sha256=file_sha256(partial), precision="int8", calibration=calibration,

@@ -25,6 +25,8 @@ _SUM_BITS = 23
 """One less than float32 has: the bias needs some room too."""
 _HEADROOM = 2.0
 """Times the largest value that was seen: larger ones are summed with rounding, as ever."""
+_PLAIN = {"Concat", "Conv", "DequantizeLinear", "MaxPool", "QuantizeLinear", "Relu", "Resize", "Round", "Transpose"}
+"""Operators that OpenVINO computes in whole numbers, or of which every number is computed by itself."""
 
 
 def with_exact_sums(
@@ -56,6 +58,25 @@ def with_exact_sums(
             _replace(weights[node.input[2]], np.rint(bias / unit) * unit)
         _round(graph, node, step)
     return made
+
+
+def sums_are_whole(model: onnx.ModelProto) -> bool:
+    """Whether OpenVINO too computes every sum of a quantised graph in whole numbers, or exactly.
+
+    It goes back to float32 where values between layers may be negative (their zero points are not 0), for transposed
+    and depthwise convolutions and for what has weights otherwise; ONNX Runtime's results stay the same there.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Mul" and any(name in constants and not constants[name].dims for name in node.input):
+            continue  # of the first layer's grid
+        if node.op_type not in _PLAIN or any(one.name == "group" and one.i != 1 for one in node.attribute):
+            return False
+        zero = constants.get(node.input[2]) if node.op_type == "QuantizeLinear" and len(node.input) > 2 else None
+        if zero is not None and numpy_helper.to_array(zero).any():
+            return False
+    return True
 
 
 def _largest(model: onnx.ModelProto, name: str, images: Sequence[npt.NDArray[np.float32]]) -> float:
