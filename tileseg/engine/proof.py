@@ -112,12 +112,13 @@ def prove(network: Provable, precision: Precision = "float32", *, seed: int = 0)
         network, PredictorSpec(core, halo, (View(),), Scaling(), precision=precision, halo=halo, output="float32")
     )
 
-    def logits(engine: Engine) -> npt.NDArray[np.float32]:
-        core = _logits(tiled, network, engine, pixels)[0, halo : halo + scene[0], halo : halo + scene[1]]
+    def logits(engine: Engine, margin: int) -> npt.NDArray[np.float32]:
+        core = _logits(tiled, network, engine, pixels)[0, margin : margin + scene[0], margin : margin + scene[1]]
         return np.moveaxis(core, -1, 0)
 
-    whole = logits(network.engine(WindowSpec(rows + 2 * halo, cols + 2 * halo, 0, 1, precision)))
-    trained = logits(network.plain)
+    # As a run computes a single window: cropped to what is wanted, as tiles are, so that engines join the same layers.
+    whole = logits(network.engine(WindowSpec(rows + 2 * halo, cols + 2 * halo, halo, 1, precision)), 0)
+    trained = logits(network.plain, halo)
     found = np.empty_like(whole)
     for row in range(0, rows, core[0]):
         for col in range(0, cols, core[1]):
