@@ -148,9 +148,10 @@ def test_another_precision_is_refused_before_the_run(tmp_path: Path) -> None:
     folder, _ = folder_of(tmp_path, pyramid)
     scene = write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3))
     with pytest.raises(
-        UsageError, match=r"--precision bfloat16: model net has model\.onnx; expected auto, or onnx in float32$"
+        UsageError,
+        match=r"--engine onnx --precision bfloat16: model net has model\.onnx; expected auto, or onnx in float32",
     ):
-        run(RunSpec(scene=scene, model=str(folder), out=tmp_path / "out", workers=0, precision="bfloat16"))
+        run(RunSpec(scene=scene, model=str(folder), out=tmp_path / "out", engine="onnx", precision="bfloat16"))
 
 
 def test_a_graph_runs_without_keras(tmp_path: Path) -> None:
