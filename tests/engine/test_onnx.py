@@ -149,7 +149,7 @@ def test_another_precision_is_refused_before_the_run(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3))
     with pytest.raises(
         UsageError,
-        match=r"--engine onnx --precision bfloat16: model net has model\.onnx; expected auto, or onnx in float32",
+        match=r"--engine onnx --precision bfloat16: model net has model\.onnx; expected auto, or .*onnx in float32",
     ):
         run(RunSpec(scene=scene, model=str(folder), out=tmp_path / "out", engine="onnx", precision="bfloat16"))
 
