@@ -326,7 +326,7 @@ NETWORKS: tuple[Network, ...] = ("bilinear", "transpose", "embedded")
 def quick_cases() -> Iterator[Case]:
     """A few of everything, small."""
     scene, small = settlement(203, 331), settlement(131, 193)
-    yield Case("bilinear", "settlement", scene, ONE, "none", (Tiling(512), Tiling(128, 416, 2)), (2,))
+    yield Case("bilinear", "settlement", scene, ONE, "none", (Tiling(512), Tiling(128, 416, 2)), (1,))
     yield Case("transpose", "settlement", scene, ONE, "none", (Tiling(512), Tiling(256, 480)), ())
     yield Case(
         "bilinear", "settlement", small, (Fraction(1, 2), Fraction(1)), "d4", (Tiling(512), Tiling(128, 416, 2)), ()
