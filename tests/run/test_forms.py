@@ -15,7 +15,9 @@ from tileseg import RunSpec, run
 from tileseg.engine.kinds import ENGINES
 from tileseg.errors import Interrupted, UsageError
 from tileseg.nn.folder import load_card, save_card
+from tileseg.run.prepare import prepare
 from tileseg.run.report import Silent
+from tileseg.spec import ClusterSpec
 
 
 class StopsAfterOne(Silent):
@@ -114,3 +116,10 @@ def test_windows_of_int8_may_change_on_the_way(here: Path) -> None:
     run(wish(here, "other", precision="int8"))
     labels = [(here / name / "labels.tif").read_bytes() for name in ("out", "other")]
     assert labels[0] == labels[1]
+
+
+def test_a_cluster_computes_what_this_machine_would(here: Path) -> None:
+    alone = prepare(wish(here, engine="auto"))
+    cluster = ClusterSpec(scheduler="tcp://127.0.0.1:9")
+    assert prepare(wish(here, engine="auto", workers=None, cluster=cluster)).sizing.choice == alone.sizing.choice
+    assert alone.sizing.choice.precision == "int8"

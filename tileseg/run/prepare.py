@@ -107,7 +107,9 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
     notices += lines
     machine, lines = this_machine()
     notices += lines
-    choice = choose(card, spec.engine, spec.precision, device_of(machine, remote=spec.remote is not None))
+    choice = choose(
+        card, spec.engine, spec.precision, device_of(machine, gpu=spec.remote is not None and spec.remote.gpu)
+    )
     check_archive(card.using(choice.form.file), model)
     sizing = Sizing(
         spec,
@@ -192,9 +194,9 @@ def this_machine() -> tuple[hardware.Hardware, list[str]]:
     ]
 
 
-def device_of(machine: hardware.Hardware, *, remote: bool = False) -> Device:
-    """What a network runs on. Workers on other machines may have GPUs, so engines that use them are preferred there."""
-    return Device(remote or bool(machine.gpus), hardware.default_precision(machine), machine.cpu.flags)
+def device_of(machine: hardware.Hardware, *, gpu: bool = False) -> Device:
+    """What a network runs on: by this machine, so that others compute the same; ``gpu``: all have one."""
+    return Device(gpu or bool(machine.gpus), hardware.default_precision(machine), machine.cpu.flags)
 
 
 def _area(spec: RunSpec, grid: Grid) -> Aoi | None:
