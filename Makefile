@@ -15,7 +15,8 @@ PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
 # A process that crashes, or a test that stands still, ends the whole with the test's name: pytest-xdist waits for ever for
 # the tests of a file whose process it replaced.
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 \
+# Files in their own order: those with few tests hold the longest ones, and would come last.
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
 	-o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 BENCH_ARGS ?=
 
