@@ -15,6 +15,7 @@ import pytest
 from fakes import smooth_noise, write_scene
 
 from tileseg.cluster.admission import Admission, Needs, left_behind
+from tileseg.engine.kinds import ENGINES
 from tileseg.errors import InputError, TilesegError, UsageError
 from tileseg.nn.folder import EMBEDDED, load_card, resolve_model
 from tileseg.source.scene import open_scene
@@ -79,7 +80,15 @@ def needs(tmp_path: Path) -> Needs:
     model = resolve_model(EMBEDDED)
     scene = open_scene(write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3)), expected=3)
     (tmp_path / "out").mkdir()
-    return Needs((scene,), model, "model.keras", load_card(model).digest, "keras", tmp_path / "out", memory=1 << 20)
+    return Needs(
+        (scene,),
+        model,
+        "model.keras",
+        load_card(model).digest,
+        ENGINES["keras"].packages,
+        tmp_path / "out",
+        memory=1 << 20,
+    )
 
 
 def admit(

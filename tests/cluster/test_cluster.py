@@ -36,6 +36,7 @@ from tileseg.cluster.hardware import Gpu
 from tileseg.cluster.local import local_cluster
 from tileseg.cluster.security import security_for
 from tileseg.cluster.serve import devices_of
+from tileseg.engine.kinds import ENGINES
 from tileseg.errors import TilesegError, UsageError
 from tileseg.nn.folder import EMBEDDED, load_card, resolve_model
 from tileseg.run.prepare import prepare
@@ -136,7 +137,7 @@ def closed_port() -> int:
 
 
 def nothing_needed(folder: Path) -> Needs:
-    return Needs((), folder, "model.keras", "", "keras", folder, 0)
+    return Needs((), folder, "model.keras", "", ENGINES["keras"].packages, folder, 0)
 
 
 def test_no_scheduler(tmp_path) -> None:
@@ -283,7 +284,7 @@ def test_workers_are_replaced_and_a_scheduler_that_dies_ends_the_run_in_one_line
 
     file, model = tmp_path / "s.json", resolve_model(EMBEDDED)
     scene = open_scene(write_scene(tmp_path / "scene.tif", smooth_noise(40, 60, 3)), expected=3)
-    needs = Needs((scene,), model, "model.keras", load_card(model).digest, "keras", tmp_path, 0)
+    needs = Needs((scene,), model, "model.keras", load_card(model).digest, ENGINES["keras"].packages, tmp_path, 0)
     job, told = SimpleNamespace(key="k", folder=tmp_path), []
     # Not one of tileseg's own workers: any that has it installed will do.
     worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "5"]

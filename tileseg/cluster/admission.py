@@ -59,8 +59,8 @@ class Needs:
     """Name of the file of the model that is computed."""
     digest: str
     """Digest of that file and of what else in its card decides the result: ``ModelCard.digest``."""
-    package: str
-    """What the engine imports: the same version is needed everywhere."""
+    packages: tuple[str, ...]
+    """Distributions that decide what the network gives: the same versions are needed everywhere."""
     folder: Path | Url
     """An output folder that exists, where the driver leaves a file for the workers to find."""
     memory: int
@@ -193,7 +193,7 @@ class Admission:
 
     async def _compare(self, address: str) -> UsageError | None:
         """Ask for versions with functions that every Python has: tileseg need not be there."""
-        packages = [p for p in _packages(self._needs.package) if _has_distribution(p)]
+        packages = [p for p in self._needs.packages if _has_distribution(p)]
         mine = {"Python": _minor(platform.python_version()), **{p: importlib.metadata.version(p) for p in packages}}
         calls = [self._call(address, platform.python_version)]
         calls += [self._call(address, importlib.metadata.version, package) for package in packages]
@@ -249,11 +249,6 @@ def _has_distribution(package: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _packages(engine: str) -> tuple[str, ...]:
-    """Packages that decide what a network gives: those of its engine."""
-    return {"keras": ("tileseg", "keras", "tensorflow"), "tileseg": ("tileseg",)}.get(engine, ("tileseg", engine))
 
 
 def _minor(version: str) -> str:

@@ -33,6 +33,13 @@ class EngineKind:
     """Name of the extra that brings the package, where it is not a plain dependency."""
     gpu: bool = False
     """Whether it uses a GPU."""
+    below: tuple[str, ...] = ()
+    """Distributions that compute for its package."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Distributions that decide what it gives."""
+        return tuple(dict.fromkeys(("tileseg", self.package, *self.below)))
 
     @property
     def missing(self) -> bool:
@@ -44,6 +51,7 @@ ENGINES: dict[str, EngineKind] = {
     "keras": EngineKind(
         "tileseg.engine.keras:open_keras", (".keras",),
         {"float32": 1.0, "bfloat16": 1.6, "float16": 0.5}, {}, package="keras", gpu=True,
+        below=("tensorflow",),
     ),
     "openvino": EngineKind(
         "tileseg.engine.openvino:open_openvino", (".onnx",),

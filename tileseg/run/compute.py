@@ -85,8 +85,8 @@ def connected(
             state = (prepared.folder / STATE).resolve()
             scenes, model = (prepared.scene, *others), prepared.model.resolve()
             card = prepared.card.using(plan.form)
-            package = engine_kind(plan.engine).package
-            needs = Needs(scenes, model, plan.form, card.digest, package, state, plan.memory.worker, remote.gpu)
+            packages = engine_kind(plan.engine).packages
+            needs = Needs(scenes, model, plan.form, card.digest, packages, state, plan.memory.worker, remote.gpu)
             client = stack.enter_context(connect(remote, needs, listener.notice))
         if address := dashboard(client):
             listener.notice(f"dashboard: {address}")
