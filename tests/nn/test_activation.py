@@ -40,24 +40,25 @@ def by_hand(x: object) -> object:
 
 
 SOFTMAX = {
-    "head": {"head": layers.Conv2D(2, 1, activation="softmax")},
-    "dense": {"head": layers.Dense(2, activation="softmax")},
-    "layer": {"end": layers.Softmax()},
-    "activation": {"end": layers.Activation("softmax", dtype="float32")},
-    "operation": {"end": lambda x: ops.softmax(x, axis=-1)},
-    "enlarged": {"end": lambda x: layers.UpSampling2D(2)(layers.Softmax()(layers.MaxPooling2D(2)(x)))},
-    "by hand": {"end": by_hand},
-    "nested": {"end": keras.Sequential([keras.Input((None, None, 2)), layers.Softmax()])},
+    "head": lambda: {"head": layers.Conv2D(2, 1, activation="softmax")},
+    "dense": lambda: {"head": layers.Dense(2, activation="softmax")},
+    "layer": lambda: {"end": layers.Softmax()},
+    "activation": lambda: {"end": layers.Activation("softmax", dtype="float32")},
+    "operation": lambda: {"end": lambda x: ops.softmax(x, axis=-1)},
+    "enlarged": lambda: {"end": lambda x: layers.UpSampling2D(2)(layers.Softmax()(layers.MaxPooling2D(2)(x)))},
+    "by hand": lambda: {"end": by_hand},
+    "nested": lambda: {"end": keras.Sequential([keras.Input((None, None, 2)), layers.Softmax()])},
 }
+"""Ends of a network; made anew for each, since Keras counts names from the start again after ``clear_session``."""
 
 
 @pytest.mark.parametrize("how", SOFTMAX)
 def test_a_softmax_is_not_taken_for_logits(tmp_path: Path, how: str) -> None:
     with pytest.raises(InputError, match=r"said to give logits, but .*probabilities.*--activation softmax") as error:
-        packed(tmp_path, "logits", **SOFTMAX[how])
+        packed(tmp_path, "logits", **SOFTMAX[how]())
     assert "\n" not in str(error.value)
     assert not (tmp_path / "model" / "card.json").exists()
-    assert packed(tmp_path, "softmax", **SOFTMAX[how]).activation == "softmax"
+    assert packed(tmp_path, "softmax", **SOFTMAX[how]()).activation == "softmax"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_true_claims_are_taken(tmp_path: Path, claim: str, channels: int, end: o
 
 
 def test_a_card_that_was_changed_by_hand_is_refused_when_it_is_used(tmp_path: Path) -> None:
-    packed(tmp_path, "softmax", **SOFTMAX["head"])
+    packed(tmp_path, "softmax", **SOFTMAX["head"]())
     folder = tmp_path / "model"
     save_card(load_card(folder).model_copy(update={"activation": "logits"}), folder)
     with pytest.raises(InputError, match="activation logits in the card, but its last activation is softmax"):

@@ -46,6 +46,8 @@ def started_cluster(place: ClusterSpec) -> Iterator[Any]:
         with warnings.catch_warnings():
             # Any other port will do: its address is printed.
             warnings.filterwarnings("ignore", r"\s*Port \d+ is already in use", UserWarning)
+            # Tornado leaves the socket that found the port taken to the garbage collector.
+            warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
             cluster = cluster_class(**arguments)
     except Exception as error:
         cause = root_of(error)
