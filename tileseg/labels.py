@@ -15,6 +15,9 @@ NODATA = 255
 CERTAIN = 65535
 """Confidence 1.0: probabilities are counted in units of 1/65535, so that sums do not depend on their order."""
 
+BYTE_STEPS = 250
+"""A probability of 1 as a byte: in rasters of bytes, probabilities are counted in units of 1/250, and 255 is nodata."""
+
 _ROWS = 64
 """Rows worked on at a time, so that the float32 copies stay in the processor's cache."""
 
@@ -100,6 +103,15 @@ def decide_again(
     return labels, confidence
 
 
+def as_bytes(chances: npt.NDArray[np.uint16], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Probabilities in units of 1/65535 as bytes in units of 1/250, rounded; NODATA where not ``valid``. Same shape."""
+    return np.where(valid, _BYTES[chances], np.uint8(NODATA))
+
+
+_BYTES = ((np.arange(CERTAIN + 1, dtype=np.uint32) * (2 * BYTE_STEPS) + CERTAIN) // (2 * CERTAIN)).astype(np.uint8)
+"""The byte of each probability."""
+
+
 def _odds(logits: Logits) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     part = logits.astype(np.float32)
     part -= part.max(axis=0)
@@ -138,4 +150,24 @@ def halve(labels: Labels) -> Labels:  # pragma: no cover - compiled
                 out[row, col] = c
             else:
                 out[row, col] = a
+    return out
+
+
+@compiled
+def halve_mean(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:  # pragma: no cover - compiled
+    """The mean of every 2 x 2 bytes, of those that are not NODATA, halves up; shape (ceil(h / 2), ceil(w / 2)).
+
+    NODATA where there are none. At an odd edge the pixels that exist count.
+    """
+    height, width = values.shape
+    out = np.empty(((height + 1) // 2, (width + 1) // 2), np.uint8)
+    for row in range(out.shape[0]):
+        for col in range(out.shape[1]):
+            total, amount = 0, 0
+            for y in range(2 * row, min(2 * row + 2, height)):
+                for x in range(2 * col, min(2 * col + 2, width)):
+                    if values[y, x] != NODATA:
+                        total += values[y, x]
+                        amount += 1
+            out[row, col] = (2 * total + amount) // (2 * amount) if amount else NODATA
     return out

@@ -233,7 +233,7 @@ class Plan:
     def disk(self) -> int:
         """Bytes of the mosaic before compression."""
         classes = len(self.card.classes)
-        per_pixel = {"logits": 2.0 * classes, "probabilities": 1.0 * classes, "labels": 0.0}[self.keep]
+        per_pixel = {"logits": 2.0 * classes, "probabilities": 2.0 * classes, "labels": 0.0}[self.keep]
         return int(math.prod(self.scene) * (per_pixel + 4 / 3))
 
     @property

@@ -306,7 +306,7 @@ class RunSpec(VectorOptions):
     precision: AskedPrecision = "auto"
     """The network's arithmetic; ``auto``: the fastest that engine and machine have, at next to no loss."""
     keep: Keep = "logits"
-    """What the mosaic keeps besides labels."""
+    """What the mosaic keeps besides labels; probabilities become a COG for each class but background, too."""
 
     bands: Bands | None = None
     """Bands of the scene in the order that the model expects: numbers from 1, or names such as red or B4."""

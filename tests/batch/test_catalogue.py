@@ -137,6 +137,21 @@ def test_everything_is_valid_stac(archive) -> None:
         validate({**broken, "assets": [1]}, "item")
 
 
+def test_rasters_of_probabilities_are_assets(tmp_path) -> None:
+    make_run(tmp_path / "a.tileseg", 60, 100, None)
+    path = tmp_path / "a.tileseg" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["report"]["outputs"]["probability_roof"] = "m/probability_roof.tif"
+    path.write_text(json.dumps(summary))
+    (path.parent / "probability_roof.tif").write_bytes(b"x")
+    write_catalogue(tmp_path)
+    item = json.loads((path.parent / "item.json").read_text())
+    validate(item, "item")
+    asset = item["assets"]["probability_roof"]
+    assert (asset["href"], asset["title"]) == ("./probability_roof.tif", "Probability roof")
+    assert asset["type"] == "image/tiff; application=geotiff; profile=cloud-optimized"
+
+
 def test_fields_of_extensions_are_as_they_specify(archive) -> None:
     for path in archive.glob("*/item.json"):
         item = json.loads(path.read_text())

@@ -18,7 +18,7 @@ from tileseg.card import ClassInfo
 from tileseg.errors import TilesegError
 from tileseg.grid import Grid
 from tileseg.labels import halve
-from tileseg.publish.cog import write_label_cog
+from tileseg.publish.label_cog import write_label_cog
 from tileseg.source.label_raster import open_labels
 from tileseg.window import Window, tile
 
@@ -181,7 +181,7 @@ def test_no_room_is_said_in_one_line(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys; from pathlib import Path; import numpy as np; from affine import Affine\n"
         "from tileseg.errors import TilesegError; from tileseg.grid import Grid; from tileseg.window import tile\n"
-        "from tileseg.card import ClassInfo; from tileseg.publish.cog import write_label_cog\n"
+        "from tileseg.card import ClassInfo; from tileseg.publish.label_cog import write_label_cog\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
         "labels = np.random.default_rng(0).integers(0, 2, (2000, 1500)).astype('uint8')\n"
         "grid = Grid(2000, 1500, Affine.identity()); kinds = [ClassInfo(name=n, color='#000000') for n in 'ab']\n"

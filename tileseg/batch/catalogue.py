@@ -121,7 +121,8 @@ def make_item(run: FinishedRun, outline: shapely.Polygon | None) -> pystac.Item:
         for i, info in enumerate(run.mosaic.classes)
     ]
     for key, path in run.outputs.items():
-        media, title, roles = _KINDS[key]
+        # Those of single classes carry their names.
+        media, title, roles = _KINDS.get(key) or (_GEOTIFF, key.replace("_", " ").capitalize(), ["data"])
         more = {"classification:classes": classes} if key == "labels" else {}
         item.add_asset(key, pystac.Asset(f"./{path.name}", title, media_type=media, roles=roles, extra_fields=more))
     return item

@@ -1,13 +1,18 @@
-"""Labels as a Cloud-Optimised GeoTIFF: with colours, class names and overviews, for any GIS."""
+"""Bands of bytes as Cloud-Optimised GeoTIFFs with overviews, for any GIS, out of core."""
 
 from __future__ import annotations
 
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from xml.etree import ElementTree as ET
 
+import numpy as np
+import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 from affine import Affine
@@ -15,11 +20,9 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as Frame
 
-from tileseg.card import ClassInfo
 from tileseg.errors import TilesegError, first_line, root_of
 from tileseg.grid import Grid
-from tileseg.labels import NODATA, Labels, halve
-from tileseg.source.label_raster import BACKGROUND
+from tileseg.labels import NODATA
 from tileseg.window import Window, tile
 
 _TILE = 512
@@ -27,68 +30,111 @@ _PIECE = 2048
 """Pixels on a side of what is halved at a time."""
 _ENV = {"GDAL_CACHEMAX": 256 << 20, "GDAL_PAM_ENABLED": True}
 
+Bytes = npt.NDArray[np.uint8]
+
 # A scene without coordinates is not worth a warning from GDAL: the run has said so.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
-def write_label_cog(
-    path: Path,
+class Meaning(Protocol):
+    """What the bytes of a band mean: how they are described, and how four pixels become one of an overview."""
+
+    def describe(self, band: ET.Element) -> None:
+        """Add to the band of a virtual raster what it says of its values, beside nodata (255)."""
+
+    def halve(self, values: Bytes) -> Bytes:
+        """Bytes (y, x) at half the size, (ceil(y / 2), ceil(x / 2)), 255 where there are none."""
+
+    def finish(self, file: Path) -> None:
+        """Put beside the finished file what GDAL does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One file that is wanted."""
+
+    path: Path
+    meaning: Meaning
+
+
+def write_cogs(
+    layers: Sequence[Layer],
     grid: Grid,
-    classes: Sequence[ClassInfo],
-    read: Callable[[Window], Labels],
+    read: Callable[[Window], Sequence[Bytes]],
     blocks: Iterable[Window],
     *,
     threads: int = 1,
 ) -> None:
-    """Write labels as a Cloud-Optimised GeoTIFF, and their class names beside it (``.aux.xml``).
+    """Write layers on one grid as Cloud-Optimised GeoTIFFs of bytes, a file each.
 
-    ``read`` is asked for the labels (y, x) of each of ``blocks`` once, in their order; pixels in none of them are
-    nodata (255). Overviews hold the most frequent label of every 2 x 2 pixels, as the mosaic's pyramid does. Both
-    files appear under their names when they are complete, and the same labels give the same bytes. Memory does not
-    depend on the size; on disk, the labels lie there twice while it works. ``threads``: how many compress. Raises
-    TilesegError if it cannot be written.
+    ``read`` is asked for the bytes (y, x) of all layers for each of ``blocks`` once, in their order; pixels in none of
+    them are nodata (255). A file, and what GDAL puts beside it (``.aux.xml``), appears under its name when it is
+    complete, and the same bytes give the same file. Memory does not depend on the size; on disk, the layers lie there
+    twice while it works. ``threads``: how many compress. Raises TilesegError if one cannot be written.
     """
     # Absolute: GDAL reads a colon in a relative path as its own notation for a part of a file.
-    scratch = path.absolute().with_name(f".{path.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratches = [layer.path.absolute().with_name(f".{layer.path.name}.partial") for layer in layers]
+    path = layers[0].path
     try:
-        scratch.mkdir(parents=True)
+        for scratch in scratches:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
         with rasterio.Env(**_ENV):
-            levels = [_stage(scratch / "0.tif", grid, read, blocks, threads)]
-            while max(levels[-1].height, levels[-1].width) > _TILE:
-                levels.append(_halve(scratch, len(levels), levels[-1], threads))
-            (scratch / "labels.vrt").write_bytes(_describe(grid, classes, levels))
-            done = scratch / path.name
-            rasterio.shutil.copy(
-                scratch / "labels.vrt",
-                done,
-                driver="COG",
-                COMPRESS="DEFLATE",  # every GIS opens it; ZSTD is smaller and faster, but not everywhere
-                LEVEL=3,  # half the time of the default, for a fifth more bytes
-                BLOCKSIZE=_TILE,
-                BIGTIFF="IF_SAFER",
-                NUM_THREADS=threads,
-                OVERVIEWS="FORCE_USE_EXISTING" if len(levels) > 1 else "NONE",
-            )
-            _check(done, grid)
-        _limit_legend(Path(f"{done}.aux.xml"), classes)
-        for suffix in (".aux.xml", ""):
-            Path(f"{done}{suffix}").replace(f"{path}{suffix}")
+            _stage(scratches, grid, read, blocks, threads)
+            for layer, scratch in zip(layers, scratches, strict=True):
+                path = layer.path
+                _finish(layer, scratch, grid, threads)
     except (RasterioError, CPLE_BaseError, OSError) as error:
         raise TilesegError(f"{path}: cannot be written: {first_line(root_of(error))}; is the disk full?") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for scratch in scratches:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _stage(file: Path, grid: Grid, read: Callable[[Window], Labels], blocks: Iterable[Window], threads: int) -> Grid:
-    """Write all labels into a plain tiled file."""
-    with rasterio.open(file, "w", **_plain(grid, threads)) as raster:
+def _stage(
+    scratches: Sequence[Path],
+    grid: Grid,
+    read: Callable[[Window], Sequence[Bytes]],
+    blocks: Iterable[Window],
+    threads: int,
+) -> None:
+    """Write each layer into a plain tiled file."""
+    with ExitStack() as stack:
+        rasters = [
+            stack.enter_context(rasterio.open(scratch / "0.tif", "w", **_plain(grid, threads))) for scratch in scratches
+        ]
         for block in blocks:
-            raster.write(read(block), 1, window=Frame(block.col_off, block.row_off, block.width, block.height))
-    return grid
+            frame = Frame(block.col_off, block.row_off, block.width, block.height)
+            for raster, values in zip(rasters, read(block), strict=True):
+                raster.write(values, 1, window=frame)
 
 
-def _halve(scratch: Path, level: int, finer: Grid, threads: int) -> Grid:
+def _finish(layer: Layer, scratch: Path, grid: Grid, threads: int) -> None:
+    """Make the file of what was staged, and move it to its name."""
+    levels = [grid]
+    while max(levels[-1].height, levels[-1].width) > _TILE:
+        levels.append(_halve(scratch, len(levels), levels[-1], layer.meaning, threads))
+    (scratch / "levels.vrt").write_bytes(_describe(layer.meaning, levels))
+    done = scratch / layer.path.name
+    rasterio.shutil.copy(
+        scratch / "levels.vrt",
+        done,
+        driver="COG",
+        COMPRESS="DEFLATE",  # every GIS opens it; ZSTD is smaller and faster, but not everywhere
+        LEVEL=3,  # half the time of the default, for a fifth more bytes
+        BLOCKSIZE=_TILE,
+        BIGTIFF="IF_SAFER",
+        NUM_THREADS=threads,
+        OVERVIEWS="FORCE_USE_EXISTING" if len(levels) > 1 else "NONE",
+    )
+    _check(done, grid)
+    layer.meaning.finish(done)
+    for suffix in (".aux.xml", ""):
+        if (written := Path(f"{done}{suffix}")).exists():
+            written.replace(f"{layer.path}{suffix}")
+
+
+def _halve(scratch: Path, level: int, finer: Grid, meaning: Meaning, threads: int) -> Grid:
     """Write one overview from the level below it."""
     grid = finer.overview(2)
     with (
@@ -96,14 +142,14 @@ def _halve(scratch: Path, level: int, finer: Grid, threads: int) -> Grid:
         rasterio.open(scratch / f"{level}.tif", "w", **_plain(grid, threads)) as target,
     ):
         for piece in tile(finer.extent, _PIECE, _PIECE):
-            labels = source.read(1, window=Frame(piece.col_off, piece.row_off, piece.width, piece.height))
-            half = halve(labels)
+            values = source.read(1, window=Frame(piece.col_off, piece.row_off, piece.width, piece.height))
+            half = meaning.halve(values)
             target.write(half, 1, window=Frame(piece.col_off // 2, piece.row_off // 2, half.shape[1], half.shape[0]))
     return grid
 
 
 def _plain(grid: Grid, threads: int) -> dict[str, object]:
-    """How the files are stored that are only read again: fast, and small where labels are uniform."""
+    """How the files are stored that are only read again: fast, and small where values are uniform."""
     return {
         "driver": "GTiff", "height": grid.height, "width": grid.width, "count": 1, "dtype": "uint8", "nodata": NODATA,
         "tiled": True, "blockxsize": _TILE, "blockysize": _TILE, "bigtiff": "IF_SAFER", "sparse_ok": True,
@@ -111,51 +157,22 @@ def _plain(grid: Grid, threads: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _describe(grid: Grid, classes: Sequence[ClassInfo], levels: Sequence[Grid]) -> bytes:
-    """A virtual raster that ties the levels, the colours and the names together, to be copied in one go."""
+def _describe(meaning: Meaning, levels: Sequence[Grid]) -> bytes:
+    """A virtual raster that ties the levels and what they mean together, to be copied in one go."""
+    grid = levels[0]
     root = ET.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
     if grid.crs_wkt is not None:
         ET.SubElement(root, "SRS").text = grid.crs_wkt
     if grid.transform != Affine.identity():
         ET.SubElement(root, "GeoTransform").text = ", ".join(repr(v) for v in grid.transform.to_gdal())
     band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band="1")
-    tags = ET.SubElement(band, "Metadata")
-    for i, info in enumerate(classes):
-        ET.SubElement(tags, "MDI", key=f"class_{i}").text = info.name
-    # GDAL knows no background; who vectorises this file is to leave out what a run does.
-    ET.SubElement(tags, "MDI", key=BACKGROUND).text = ",".join(str(i) for i, c in enumerate(classes) if c.background)
     ET.SubElement(band, "NoDataValue").text = str(NODATA)
-    ET.SubElement(band, "ColorInterp").text = "Palette"
-    names = ET.SubElement(band, "CategoryNames")
-    for info in classes:
-        ET.SubElement(names, "Category").text = info.name
-    band.append(_color_table(classes))
+    meaning.describe(band)
     for level in range(len(levels)):
         source = ET.SubElement(band, "Overview" if level else "SimpleSource")
         ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = f"{level}.tif"
         ET.SubElement(source, "SourceBand").text = "1"
     return ET.tostring(root)
-
-
-def _limit_legend(sidecar: Path, classes: Sequence[ClassInfo]) -> None:
-    """Put a colour table of the classes alone beside the file, where GDAL looks first.
-
-    TIFF's own has an entry for each of 256 values, and QGIS would list them all in its legend.
-    """
-    tree = ET.parse(sidecar)  # noqa: S314 - GDAL has just written it
-    band = tree.getroot().find("PAMRasterBand")
-    assert band is not None
-    ET.SubElement(band, "ColorInterp").text = "Palette"
-    band.append(_color_table(classes))
-    tree.write(sidecar, encoding="utf-8")
-
-
-def _color_table(classes: Sequence[ClassInfo]) -> ET.Element:
-    table = ET.Element("ColorTable")
-    for info in classes:
-        red, green, blue = bytes.fromhex(info.color.removeprefix("#"))
-        ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4="255")
-    return table
 
 
 def _check(file: Path, grid: Grid) -> None:

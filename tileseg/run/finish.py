@@ -19,7 +19,7 @@ from tileseg.errors import InputError, TilesegError, disk_full
 from tileseg.formats import FORMATS, vector_paths
 from tileseg.run.folder import OpenRun, T, pictured
 from tileseg.run.ledger import Ledger, fragment_name
-from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, SUMMARY
+from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, SUMMARY, probability_files
 from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import Listener, RunReport, summary_of
 from tileseg.storage.place import Url
@@ -93,8 +93,10 @@ def _write_all(
         with ThreadPoolExecutor(2) as pool:
             labels = pool.submit(_timed, stages, LABELS, partial(_label_cog, prepared, mosaic, workspace))
             picture = pool.submit(_timed, stages, "quicklook", partial(_quicklook, opened, mosaic, workspace))
+            measures = pool.submit(_timed, stages, "measures", partial(_measure_cogs, prepared, mosaic, workspace))
             polygons = _timed(stages, "polygons", partial(_vectors, prepared, ledger, workspace, empty))
             pixels = labels.result()
+            measures.result()
             if (problem := picture.result()) is not None:
                 notices.append(problem)
                 listener.notice(problem)
@@ -178,6 +180,7 @@ def _outputs(prepared: PreparedRun, *, quicklook: bool) -> dict[str, Path | Url]
     return {
         "mosaic": folder / MOSAIC,
         "labels": folder / LABELS,
+        **{Path(name).stem: folder / name for name in _measures(prepared).values()},
         **({"quicklook": folder / QUICKLOOK} if quicklook else {}),
         **{form: folder / path.name for form, path in vector_paths(Path(), prepared.spec.formats).items()},
         "summary": folder / SUMMARY,
@@ -215,7 +218,7 @@ def _timed(seconds: dict[str, float], name: str, part: Callable[[], T]) -> T:
 def _label_cog(prepared: PreparedRun, mosaic: Mosaic, workspace: Path) -> dict[str, int]:
     """Write the label COG; pixels per class, counted on the way."""
     from tileseg.labels import Labels, count
-    from tileseg.publish.cog import write_label_cog
+    from tileseg.publish.label_cog import write_label_cog
 
     classes = prepared.card.classes
     counts = np.zeros(256, np.int64)
@@ -228,6 +231,33 @@ def _label_cog(prepared: PreparedRun, mosaic: Mosaic, workspace: Path) -> dict[s
     cores = (block.core for block in prepared.plan)
     write_label_cog(workspace / LABELS, prepared.scene.grid, classes, read, cores, threads=hardware.cpu().cores)
     return {info.name: int(counts[i]) for i, info in enumerate(classes)}
+
+
+def _measures(prepared: PreparedRun) -> dict[int, str]:
+    """Class id -> file of its probability, where these are kept."""
+    return probability_files(prepared.card.classes) if prepared.plan.keep == "probabilities" else {}
+
+
+def _measure_cogs(prepared: PreparedRun, mosaic: Mosaic, workspace: Path) -> None:
+    """Write what is kept of pixels beside their labels as COGs."""
+    from tileseg.labels import BYTE_STEPS, NODATA, as_bytes
+    from tileseg.publish.cog import Bytes, Layer, write_cogs
+    from tileseg.publish.measure_cog import Measure
+
+    files, classes = _measures(prepared), prepared.card.classes
+    if not files:
+        return
+
+    def read(window: Window) -> list[Bytes]:
+        valid, chances = mosaic.read_labels(window) != NODATA, mosaic.read_probabilities(window)
+        return [as_bytes(chances[i], valid) for i in files]
+
+    layers = [
+        Layer(workspace / name, Measure(f"probability of {classes[i].name}", 1 / BYTE_STEPS))
+        for i, name in files.items()
+    ]
+    cores = (block.core for block in prepared.plan)
+    write_cogs(layers, prepared.scene.grid, read, cores, threads=hardware.cpu().cores)
 
 
 def _quicklook(opened: OpenRun, mosaic: Mosaic, workspace: Path) -> str | None:

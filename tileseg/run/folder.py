@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tileseg.ahead import computed_ahead
 from tileseg.errors import InputError, OutputsGone, TilesegError, UsageError, disk_full, not_writable
-from tileseg.formats import FORMATS, vector_paths
+from tileseg.formats import FORMATS
 from tileseg.run.identity import Record, check_engine, foreign, polygons_differ, refuse_other, resumed, tracing_differs
 from tileseg.run.ledger import BlockRecord, Ledger
-from tileseg.run.names import DONE, FRAGMENTS, LABELS, MOSAIC, QUICKLOOK, RECORD, STATE, SUMMARY
+from tileseg.run.names import DONE, FRAGMENTS, MOSAIC, RECORD, STATE, SUMMARY, written_files
 from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import RunReport
 from tileseg.storage.lease import Hold
@@ -269,7 +269,8 @@ def _check_own(folder: Path | Url) -> None:
         raise
     except OSError as error:  # a bucket that is not there, a folder that may not be read
         raise not_writable(folder, error) from error
-    if STATE not in folders and (taken := sorted({*files, *folders} & set(_output_names()))):
+    taken = sorted([*written_files(files), *({MOSAIC} & set(folders))])
+    if STATE not in folders and taken:
         raise UsageError(
             f"{folder}: {', '.join(taken)} is there, but no run of tileseg wrote it; choose another --out, or replace "
             "it with --overwrite"
@@ -288,12 +289,6 @@ def _check_writable(folder: Path | Url) -> None:
         raise not_writable(folder, error) from error
 
 
-def _output_names() -> tuple[str, ...]:
-    """Files and folders that a run writes, beside its state."""
-    vectors = (path.name for path in vector_paths(Path(), FORMATS).values())
-    return (SUMMARY, LABELS, f"{LABELS}.aux.xml", QUICKLOOK, *vectors, MOSAIC)
-
-
 def _clear(folder: Path | Url) -> None:
     """Remove what an earlier run wrote, and nothing else; what says that it is finished goes first.
 
@@ -302,9 +297,8 @@ def _clear(folder: Path | Url) -> None:
     try:
         at(folder / SUMMARY).remove()
         at(folder / STATE / RECORD).remove()
-        for name in _output_names():
-            if name != MOSAIC:
-                at(folder / name).remove()
+        for name in written_files(at(folder).listed()[0]):
+            at(folder / name).remove()
         for place in (folder / MOSAIC, folder / STATE / DONE, folder / STATE / FRAGMENTS):
             at(place).remove_tree()
     except TilesegError:
