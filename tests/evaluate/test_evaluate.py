@@ -126,6 +126,7 @@ def test_two_rasters(tmp_path: Path) -> None:
     assert not page.outside
     assert not page.open
     assert page.pictures == 4  # one window
+    assert '<i class="key line" style="border-color:#' in (out / "report.html").read_text()
     code, said = _run("--labels", tmp_path / "p.tif", tmp_path / "t.tif", "--out", out)
     assert (code, "--overwrite" in said) == (2, True)
 

@@ -27,43 +27,53 @@ def scene(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return rgb, labels
 
 
-def panels(page: np.ndarray, rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the scene in the page, and cut out what stands beside it."""
+def panels(page: np.ndarray, rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the scene's first row (which has no outline) in the page: the outlines, large, and what stands beside."""
     height, width = rgb.shape[:2]
     for row in range(page.shape[0] - height):
-        for col in range(40):
-            if np.array_equal(page[row, col : col + width], rgb[0]):
-                step = width + quicklook._GAP
-                return tuple(page[row : row + height, col + i * step : col + i * step + width] for i in range(3))
+        if np.array_equal(page[row, 23 : 23 + width], rgb[0]):
+            return page[row : row + height, 23 : 23 + width], page[row : row + height, 23 + width + quicklook._GAP :]
     raise AssertionError("the scene is not in the picture")
 
 
-def test_the_three_pictures_are_there_pixel_by_pixel(tmp_path: Path) -> None:
-    rgb, labels = scene(330, 410)
+def test_outlines_lie_over_the_scene_and_hide_nothing_of_it(tmp_path: Path) -> None:
+    rgb, labels = scene(430, 510)
     write_quicklook(tmp_path / "q.png", "a scene", rgb, labels, CLASSES, 0.3)
     page = np.asarray(Image.open(tmp_path / "q.png"))
-    left, middle, right = panels(page, rgb)
-    assert np.array_equal(left, rgb)
-    assert (middle[labels == 0] == (200, 185, 154)).all()
-    assert (middle[labels == 1] == (217, 84, 77)).all()
-    assert (middle[labels == 255] == 224).all()
-    # Background and nodata show the scene; buildings are tinted, and outlined.
-    assert np.array_equal(right[labels == 0], rgb[labels == 0])
-    assert np.array_equal(right[labels == 255], rgb[labels == 255])
-    inner = np.zeros(labels.shape, bool)
-    inner[330 // 4 + 1 : 330 // 2 - 1, 410 // 3 + 1 : -1] = True
-    mixed = rgb + 0.45 * (np.array([217, 84, 77]) - rgb.astype(float))
-    assert np.abs(right[inner] - mixed[inner]).max() <= 1
+    large, small = panels(page, rgb)
+    border = np.zeros(labels.shape, bool)
+    border[430 // 4 - 1 : 430 // 2 + 1, 510 // 3 - 1 :] = True
+    border[430 // 4 + 1 : 430 // 2 - 1, 510 // 3 + 1 :] = False
+    border[[430 // 4 - 1, 430 // 2], 510 // 3 - 1] = False  # beside a corner, not beside the class
+    assert np.array_equal(large[~border], rgb[~border])
+    (line,) = np.unique(large[border], axis=0).tolist()
+    assert line != [217, 84, 77]
+    # Both others stand beside it, the labels below: no color but those of the classes.
+    low = small[small.shape[0] // 2 + 25 :, : round(0.4 * 510)]
+    assert {tuple(color) for color in np.unique(low.reshape(-1, 3), axis=0).tolist()} == {
+        (200, 185, 154), (217, 84, 77), (224, 224, 224)}  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["q.png"]
 
 
+def test_it_can_be_read_where_it_is_shown_800_pixels_wide(tmp_path: Path) -> None:
+    rgb, labels = scene(700, 900)
+    write_quicklook(tmp_path / "q.png", "a scene", rgb, labels, CLASSES, 0.3)
+    width = np.asarray(Image.open(tmp_path / "q.png")).shape[1]
+    assert 900 * 800 / width > 500  # the outlines' panel
+    assert 2 * 800 / width > 1  # a line
+    assert round(900 // 42 * 800 / width) >= 12  # letters
+
+
 def test_labels_of_another_size_are_brought_to_the_scenes(tmp_path: Path) -> None:
-    rgb, labels = scene(330, 410)
+    rgb, labels = scene(430, 1000)
     coarse = labels[::2, ::2]
     write_quicklook(tmp_path / "q.png", "a scene", rgb, coarse, CLASSES, None)
-    middle = panels(np.asarray(Image.open(tmp_path / "q.png")), rgb)[1]
-    assert np.array_equal(middle, np.array([(200, 185, 154), (217, 84, 77)] + [(224,) * 3] * 254)[
-        coarse.repeat(2, axis=0).repeat(2, axis=1)])  # fmt: skip
+    page = np.asarray(Image.open(tmp_path / "q.png"))
+    size = 22
+    row = next(row for row in range(200) if np.array_equal(page[row, 27 : 27 + 1000], rgb[0]))
+    row += 2 * (430 + quicklook._GAP + round(1.6 * size))
+    wanted = np.array([(200, 185, 154), (217, 84, 77)] + [(224,) * 3] * 254)
+    assert np.array_equal(page[row : row + 430, 27 : 27 + 1000], wanted[coarse.repeat(2, axis=0).repeat(2, axis=1)])
 
 
 @pytest.mark.parametrize(("width", "metres", "pixels", "text"), [
@@ -78,10 +88,10 @@ def test_the_bar_is_drawn(tmp_path: Path) -> None:
     write_quicklook(tmp_path / "q.png", "", rgb, labels, CLASSES, 0.5)
     page = np.asarray(Image.open(tmp_path / "q.png").convert("L"))
     longest = 0
-    for row in page[-80:, :430] < 60:
+    for row in page[-80:, :640] < 60:
         edges = np.flatnonzero(np.diff(np.concatenate([[False], row, [False]]).astype(int)))
         longest = max([longest, *(edges[1::2] - edges[::2]).tolist()])
-    assert abs(longest - 50 / 0.5) <= 4
+    assert abs(longest - 2 * 50 / 0.5) <= 4  # enlarged twice
 
 
 @pytest.mark.parametrize(("height", "width"), [(97, 61), (1, 1), (1024, 40), (30, 1024)])
@@ -91,7 +101,7 @@ def test_any_shape_with_many_classes_and_a_long_title(tmp_path: Path, height: in
     labels = (np.arange(height * width).reshape(height, width) % 30).astype(np.uint8)
     write_quicklook(tmp_path / "q.png", "a very long title " * 40, rgb, labels, classes, 12.5)
     page = np.asarray(Image.open(tmp_path / "q.png"))
-    assert page.shape[1] >= 3 * width
+    assert page.shape[1] >= max(width, 560)
     assert page.shape[0] > height
 
 
@@ -107,5 +117,6 @@ def test_shares_are_of_the_data() -> None:
     labels[0, :5] = 1
     labels[1, 0] = 2
     palette = np.zeros((256, 3), np.uint8)
-    texts = [text for text, _ in quicklook._legend(labels, CLASSES, palette)]
-    assert texts == ["ground  94 %", "building  5 %", "water  1 %", "no data"]
+    entries = quicklook._legend(labels, CLASSES, palette, palette + 9)
+    assert [entry.text for entry in entries] == ["ground  94 %", "building  5 %", "water  1 %", "no data"]
+    assert [entry.line for entry in entries] == [None, (9, 9, 9), (9, 9, 9), None]

@@ -1,4 +1,4 @@
-"""A contact sheet: parts of each scene, and the same with its labels drawn over it. Wrong labels show at once."""
+"""A contact sheet: parts of each scene, and the same with its labels' outlines over it. Wrong labels show at once."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from tileseg.dataset.facts import DatasetReport
 from tileseg.dataset.labelled import LabelledScene, Pixels
 from tileseg.dataset.patches import count_cells
 from tileseg.dataset.spec import IGNORE
+from tileseg.overlay import draw_outlines, outline_colors
 from tileseg.storage.local import until_whole
 from tileseg.window import Window
 
-_PAPER, _INK, _FAINT = (255, 255, 255), (32, 33, 36), (110, 114, 120)
+_PAPER, _INK, _FAINT, _DARK = (255, 255, 255), (32, 33, 36), (110, 114, 120), (70, 72, 76)
 _SIDE = 288
 """Pixels: side of a part."""
 _GAP, _MARGIN, _CAPTION = 12, 24, 22
-_TINT = 0.45
 _MOST_PARTS = 36
+_SEAM = 4
+"""Pixels inside an outline that are tinted a little."""
 _ACROSS = 4
 """Parts, each image and overlay, side by side."""
 
@@ -31,8 +33,8 @@ _ACROSS = 4
 def write_sheet(path: Path, report: DatasetReport) -> None:
     """Write a PNG: of each scene its most mixed parts, as image and with labels over it; of many scenes, some.
 
-    Parts are at the dataset's ground sample distance, one pixel per pixel. Classes that are no background are tinted,
-    with their borders; hatched is where no class is known.
+    Parts are at the dataset's ground sample distance, one pixel per pixel. Classes that are no background have their
+    outlines drawn in a colour that the images have not; hatched is where no class is known.
     """
     chosen = _some(report.scenes, _MOST_PARTS)
     each = max(1, min(4, _MOST_PARTS // 2 // max(1, len(chosen))))
@@ -41,7 +43,6 @@ def write_sheet(path: Path, report: DatasetReport) -> None:
     across = each if each > 1 else max(1, across)
     cell = 2 * _SIDE + 4
     width = max(2 * _MARGIN + across * cell + (across - 1) * _GAP, 760)
-    legend = [(info.name, _color(info)) for info in report.classes]
     top = _MARGIN + 64
     rows = -(-len(parts) // across)
     page = Image.new("RGB", (width, top + rows * (_SIDE + _CAPTION + _GAP) + _MARGIN), _PAPER)
@@ -50,15 +51,16 @@ def write_sheet(path: Path, report: DatasetReport) -> None:
     count = len(report.scenes)
     shown = "" if len(chosen) == count else f", {len(chosen)} of them shown"
     draw.text((_MARGIN, _MARGIN), f"{report.path.name}: {count} scene{'s' * (count != 1)}{shown}", _INK, bold)
-    _draw_legend(draw, (_MARGIN, _MARGIN + 36), legend, report, small)
-    for i, (scene, window) in enumerate(parts):
+    read = [scene.read(window) for scene, window in parts]
+    pictures = [visible(pixels, labels != IGNORE) for pixels, labels in read]
+    colors = _colors(pictures, [labels for _, labels in read], report.classes)
+    _draw_legend(draw, (_MARGIN, _MARGIN + 36), colors, report, small)
+    for i, ((scene, window), picture) in enumerate(zip(parts, pictures, strict=True)):
         left = _MARGIN + i % across * (cell + _GAP)
         row = top + i // across * (_SIDE + _CAPTION + _GAP)
         caption = f"{scene.name} ({scene.split})  row {window.row_off}, column {window.col_off}"
         draw.text((left, row), _fit(caption, small, cell), _FAINT, small)
-        pixels, labels = scene.read(window)
-        picture = visible(pixels, labels != IGNORE)
-        for k, panel in enumerate((picture, overlay(picture, labels, report.classes))):
+        for k, panel in enumerate((picture, overlay(picture, read[i][1], report.classes, colors))):
             page.paste(Image.fromarray(panel), (left + k * (_SIDE + 4), row + _CAPTION))
     with until_whole(path) as partial:
         page.save(partial, "PNG", compress_level=4)
@@ -82,24 +84,28 @@ def visible(pixels: Pixels, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint
 
 
 def overlay(
-    picture: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], classes: Sequence[ClassInfo]
+    picture: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8],
+    classes: Sequence[ClassInfo],
+    colors: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.uint8]:
-    """Labels (y, x) drawn over a picture (y, x, 3)."""
-    palette = np.zeros((256, 3), np.float32)
-    strength = np.zeros(256, np.float32)
-    for i, info in enumerate(classes):
-        palette[i] = _color(info)
-        strength[i] = 0 if info.background else _TINT
-    border = np.zeros(labels.shape, bool)
-    border[1:] |= labels[1:] != labels[:-1]
-    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    share = np.where(border, 2 * strength[labels], strength[labels])[..., None]
-    drawn = picture + share * (palette[labels] - picture)
+    """Outlines of labels (y, x) drawn over a picture (y, x, 3), in the colours (256, 3) of classes."""
+    drawn = draw_outlines(picture, labels, classes, colors, seam=_SEAM)
     rows, cols = np.indices(labels.shape)
     unknown = labels == IGNORE
     drawn[unknown] = 0.6 * drawn[unknown] + 0.4 * 255
     drawn[unknown & ((rows + cols) % 9 < 2)] = _FAINT
-    return np.asarray(drawn, np.uint8)
+    return drawn
+
+
+def _colors(
+    pictures: Sequence[npt.NDArray[np.uint8]], labels: Sequence[npt.NDArray[np.uint8]], classes: Sequence[ClassInfo]
+) -> npt.NDArray[np.uint8]:
+    """The colour (256, 3) of each class's outline, one for all parts."""
+    if not pictures:
+        return np.zeros((256, 3), np.uint8)
+    pixels = np.concatenate([picture.reshape(-1, 3) for picture in pictures])
+    return outline_colors(pixels, np.concatenate([part.ravel() != IGNORE for part in labels]), classes)
 
 
 def _some(scenes: Sequence[LabelledScene], most: int) -> list[LabelledScene]:
@@ -124,11 +130,6 @@ def _mixed_windows(scene: LabelledScene, count: int) -> list[Window]:
     return found
 
 
-def _color(info: ClassInfo) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(info.color.removeprefix("#"))
-    return red, green, blue
-
-
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """The font that comes with Pillow: the same on every machine."""
     font = ImageFont.load_default(size)
@@ -145,15 +146,17 @@ def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 def _draw_legend(
     draw: ImageDraw.ImageDraw,
     at: tuple[int, int],
-    legend: Sequence[tuple[str, tuple[int, int, int]]],
+    colors: npt.NDArray[np.uint8],
     report: DatasetReport,
     font: ImageFont.FreeTypeFont,
 ) -> None:
-    """Each class with its share of the training scenes."""
+    """Each class with its share of the training scenes; background, which has no outline, as an empty box."""
     left, top = at
-    for (name, color), share in zip(legend, report.shares("train"), strict=True):
-        draw.rectangle((left, top + 1, left + 13, top + 14), color, _FAINT)
-        text = f"{name}  {100 * share:.1f} %"
+    for info, color, share in zip(report.classes, colors.tolist(), report.shares("train"), strict=False):
+        draw.rectangle((left, top + 1, left + 13, top + 14), _PAPER if info.background else _DARK, _FAINT)
+        if not info.background:
+            draw.rectangle((left + 2, top + 3, left + 11, top + 12), None, tuple(color), 2)
+        text = f"{info.name}  {100 * share:.1f} %"
         draw.text((left + 20, top), text, _INK, font)
         left += 44 + round(font.getlength(text))
     draw.text((left, top), "hatched: class not known", _FAINT, font)

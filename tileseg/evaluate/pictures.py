@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from tileseg.card import ClassInfo
 from tileseg.evaluate.confusion import IGNORE
 from tileseg.evaluate.scores import Comparison
 from tileseg.labels import Labels
+from tileseg.overlay import draw_outlines, outline_colors
 from tileseg.window import Window
 
 MISSED, FALSE, CONFUSED = "#2b7de9", "#f08c1e", "#c2317f"
@@ -22,33 +24,57 @@ CAPTIONS = ("image", "truth", "prediction", "difference")
 
 _SIDE = 288
 """Pixels of a panel's longer side in the report."""
-_TINT = 0.55
+_SEAM = 4
+"""Pixels inside an outline that are tinted a little."""
 _QUALITY = 86
 
 Rgb = npt.NDArray[np.uint8]
 
 
-def panels(pair: Comparison, window: Window, classes: Sequence[ClassInfo]) -> tuple[Rgb, ...]:
-    """The four pictures (y, x, 3) of a window. Without an image, labels stand on grey."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A window as it is shown: at most 288 pixels wide and high."""
+
+    image: Rgb
+    """(y, x, 3); grey where there is no image."""
+    truth: Labels
+    prediction: Labels
+    difference: Rgb
+    """(y, x, 3) from all pixels of the window."""
+
+
+def read_part(pair: Comparison, window: Window, classes: Sequence[ClassInfo]) -> Part:
+    """Read a window of a scene, and reduce it. Raises InputError where a scene cannot be read any more."""
     truth, prediction = pair.truth.read(window), pair.prediction.read(window)
     image = np.full((window.height, window.width, 3), 208, np.uint8) if pair.picture is None else pair.picture(window)
-    return (
-        image,
-        _overlay(image, truth, classes),
-        _overlay(image, prediction, classes),
-        difference(image, truth, prediction, classes),
+    wrong = difference(image, truth, prediction, classes)
+    factor = min(1.0, _SIDE / max(truth.shape))
+    reduced = _reduced(image, factor)
+    near = np.ix_(
+        *(((np.arange(n) + 0.5) * have / n).astype(int) for n, have in zip(reduced.shape, truth.shape, strict=False))
     )
+    return Part(reduced, truth[near], prediction[near], _reduced(wrong, factor))
+
+
+def colors_over(parts: Sequence[Part], classes: Sequence[ClassInfo]) -> Rgb:
+    """The colour (256, 3) of each class's outline, one for all parts."""
+    if not parts:
+        return np.zeros((256, 3), np.uint8)
+    pixels = np.concatenate([part.image.reshape(-1, 3) for part in parts])
+    known = np.concatenate([((part.truth != IGNORE) | (part.prediction != IGNORE)).ravel() for part in parts])
+    return outline_colors(pixels, known, classes)
+
+
+def panels(part: Part, classes: Sequence[ClassInfo], colors: Rgb) -> tuple[Rgb, ...]:
+    """The four pictures (y, x, 3) of a window, as ``CAPTIONS`` has them."""
+    outlined = (_outlined(part.image, labels, classes, colors) for labels in (part.truth, part.prediction))
+    return (part.image, *outlined, part.difference)
 
 
 def data_uri(picture: Rgb) -> str:
-    """A picture in the text of a page, at most 288 pixels wide and high."""
-    height, width = picture.shape[:2]
-    factor = min(1.0, _SIDE / max(height, width))
-    shown = Image.fromarray(np.ascontiguousarray(picture))
-    if factor < 1:
-        shown = shown.resize((max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.BOX)
+    """A picture in the text of a page."""
     text = io.BytesIO()
-    shown.save(text, "JPEG", quality=_QUALITY, optimize=True)
+    Image.fromarray(np.ascontiguousarray(picture)).save(text, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(text.getvalue()).decode()
 
 
@@ -70,19 +96,19 @@ def difference(image: Rgb, truth: Labels, prediction: Labels, classes: Sequence[
     return out.astype(np.uint8)
 
 
-def _overlay(image: Rgb, labels: Labels, classes: Sequence[ClassInfo]) -> Rgb:
-    """Classes that are no background in their colours over the image; white where unknown."""
-    colors = np.zeros((256, 3), np.float32)
-    strength = np.zeros((256, 1), np.float32)
-    for i, info in enumerate(classes):
-        colors[i] = _rgb(info.color)
-        strength[i] = 0 if info.background else _TINT
-    colors[IGNORE], strength[IGNORE] = 250, 1
-    border = np.zeros(labels.shape, bool)
-    border[:-1] |= labels[:-1] != labels[1:]
-    border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    share = np.where(border[..., None] & (strength[labels] > 0), 0.95, strength[labels])
-    return np.asarray(image + share * (colors[labels] - image), np.uint8)
+def _outlined(image: Rgb, labels: Labels, classes: Sequence[ClassInfo], colors: Rgb) -> Rgb:
+    """Outlines of the classes that are no background over the image; white where unknown."""
+    drawn = draw_outlines(image, labels, classes, colors, seam=_SEAM)
+    drawn[labels == IGNORE] = 250
+    return drawn
+
+
+def _reduced(picture: Rgb, factor: float) -> Rgb:
+    if factor == 1:
+        return picture
+    height, width = (max(1, round(n * factor)) for n in picture.shape[:2])
+    shown = Image.fromarray(np.ascontiguousarray(picture))
+    return np.asarray(shown.resize((width, height), Image.Resampling.BOX))
 
 
 def _rgb(color: str) -> tuple[int, int, int]:

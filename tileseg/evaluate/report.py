@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tileseg.evaluate.charts import bars, confusion_chart, reliability, short_count
 from tileseg.evaluate.objects import ObjectMatches
-from tileseg.evaluate.pictures import CAPTIONS, CONFUSED, FALSE, MISSED, data_uri, panels
+from tileseg.evaluate.pictures import CAPTIONS, CONFUSED, FALSE, MISSED, colors_over, data_uri, panels, read_part
 from tileseg.evaluate.results import Evaluation, mean_of
 from tileseg.evaluate.scores import Comparison, RankedWindow
 from tileseg.storage.store import write_atomic
@@ -58,6 +58,7 @@ table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{padding:4px 10px;border-bottom:1px solid #e5e8eb;text-align:right}th:first-child,td:first-child{text-align:left}
 th{font-weight:600;background:#f6f8fa}tr.mean td{font-weight:600}.wide{overflow-x:auto}
 i.key{display:inline-block;width:11px;height:11px;margin-right:6px;border:1px solid #0003}
+i.line{width:9px;height:9px;border:2px solid;background:#46484c;outline:1px solid #46484c}
 .charts{display:flex;flex-wrap:wrap;gap:28px;align-items:flex-start}
 .warn{background:#fff8e5;border-left:4px solid #e0a030;padding:6px 12px;margin:6px 0;font-size:14px}
 .window{margin:0 0 18px}.window p{margin:0 0 4px;font-size:13px}.strip{display:flex;gap:6px;flex-wrap:wrap}
@@ -264,14 +265,17 @@ def _windows(title: str, ranked: Sequence[RankedWindow], found: Evaluation, pair
         return ""
     parts = [f"<h2>{title}</h2>"]
     keys = ((MISSED, "missed"), (FALSE, "false alarm"), (CONFUSED, "another class"))
-    legend = [(info.color, info.name) for info in found.classes if not info.background] + list(keys)
-    parts.append(
-        "<p class=note>"
-        + " &nbsp; ".join(f'<i class=key style="background:{color}"></i>{escape(name)}' for color, name in legend)
-        + "</p>"
-    )
-    for window in ranked:
-        pictures = panels(pairs[window.scene], window.window, found.classes)
+    shown = [read_part(pairs[window.scene], window.window, found.classes) for window in ranked]
+    colors = colors_over(shown, found.classes)
+    legend = [
+        f'<i class="key line" style="border-color:#{bytes(colors[i]).hex()}"></i>{escape(info.name)}'
+        for i, info in enumerate(found.classes)
+        if not info.background
+    ]
+    legend += [f'<i class=key style="background:{color}"></i>{escape(name)}' for color, name in keys]
+    parts.append(f"<p class=note>{' &nbsp; '.join(legend)}</p>")
+    for window, part in zip(ranked, shown, strict=True):
+        pictures = panels(part, found.classes, colors)
         figures = "".join(
             f'<figure><img alt="{caption}" src="{data_uri(picture)}"><figcaption>{caption}</figcaption></figure>'
             for caption, picture in zip(CAPTIONS, pictures, strict=True)

@@ -34,7 +34,7 @@ PROBABILITY = re.compile(r"probability_.+\.tif")
 """The COGs of probabilities, one for each class but background: see :func:`probability_files`."""
 
 QUICKLOOK = "quicklook.png"
-"""Scene, labels, overlay."""
+"""Outlines over the scene, the scene, its labels."""
 
 SUMMARY = "summary.json"
 """File, inside a run's folder, whose presence means done."""
