@@ -86,6 +86,27 @@ def test_without_balance_every_known_pixel_is_about_as_likely(data: Dataset) -> 
     assert max(w.col_stop for w in first) == 420
 
 
+def test_scenes_or_places_count_alike_whatever_their_size(data: Dataset) -> None:
+    """Or one large scene is all that is learnt from."""
+    big, small = data.train
+    again = replace(big, weight=2.0)
+
+    def shares_of(scenes: list, by: str) -> list[float]:
+        sampler = PatchSampler(scenes, 32, 16, 0, balance=0, by=by)
+        drawn = [index for step in range(60) for index, _ in sampler.windows(step)]
+        return [drawn.count(index) / len(drawn) for index in range(len(scenes))]
+
+    assert shares_of([big, small], "pixel")[1] < 0.4
+    assert shares_of([big, small], "scene") == pytest.approx([0.5, 0.5], abs=0.06)
+    assert shares_of([again, small], "scene") == pytest.approx([2 / 3, 1 / 3], abs=0.06)
+    one, two, three = (replace(scene, place=place) for scene, place in ((big, "a"), (small, "a"), (small, "b")))
+    found = shares_of([one, two, three], "place")
+    assert found[2] == pytest.approx(0.5, abs=0.06)
+    assert found[0] > found[1], "within a place by pixels"
+    drawn = [replace(scene, drawn=True, place=str(i)) for i, scene in enumerate((small, small, small))]
+    assert shares_of([one, *drawn], "place")[0] == pytest.approx(0.5, abs=0.06)
+
+
 def test_patches_that_show_nothing_known_are_avoided(data: Dataset) -> None:
     sampler = PatchSampler(data.train, 48, 8, 0)
     unknown = [(labels == 255).mean() for step in range(40) for labels in sampler.batch(step)[1]]

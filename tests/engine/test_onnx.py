@@ -128,7 +128,17 @@ def test_a_run_equals_the_network_on_the_whole_scene(tmp_path: Path, scales: tup
     folder, card = folder_of(tmp_path, pyramid)
     pixels = smooth_noise(91, 118, 3)
     scene = write_scene(tmp_path / "scene.tif", pixels)
-    run(RunSpec(scene=scene, model=str(folder), out=tmp_path / "out", workers=0, block=64, scales=scales))
+    run(
+        RunSpec(
+            scene=scene,
+            model=str(folder),
+            out=tmp_path / "out",
+            workers=0,
+            block=64,
+            scales=scales,
+            precision="float32",
+        )
+    )
     found = Mosaic(tmp_path / "out" / "mosaic.zarr").read_logits(Window(0, 0, 91, 118)).astype(np.float32)
     align = 2 * card.stride
     margin = 4 * -(-card.halo // align) * align

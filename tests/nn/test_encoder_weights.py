@@ -12,7 +12,8 @@ import pytest
 from tileseg.errors import InputError, UsageError
 from tileseg.nn import encoder_weights
 from tileseg.nn.backend import keras, to_numpy
-from tileseg.nn.encoder_weights import load_encoder_weights
+from tileseg.nn.encoder_weights import load_encoder_weights, settle_norms
+from tileseg.nn.fused import fuse
 from tileseg.nn.options import NetworkSpec
 from tileseg.nn.unet import build_network
 
@@ -105,10 +106,29 @@ def test_the_encoder_sees_what_vgg16_saw(
     model = build_network(NetworkSpec(), 3, 2) if batch_norm else emptied(full)
     load_encoder_weights(model, str(sources["vgg16_notop.h5"]))
     found = encoded(model, (photo - np.float32(MEAN)) / np.float32(STD))
-    # A new normalisation divides by the root of 1.001 in each of 13 layers.
-    tolerance = 0.02 if batch_norm else 1e-4
     assert expected.std() > 0
-    assert np.abs(found - expected).max() <= tolerance * expected.max()
+    assert np.abs(found - expected).max() <= 1e-4 * expected.max()
+
+
+def test_settled_normalisations_normalise_and_change_nothing(
+    full: keras.Model, sources: dict[str, Path], photo: npt.NDArray[np.float32]
+) -> None:
+    images = (np.concatenate([photo, photo[:, ::-1] / 2]) - np.float32(MEAN)) / np.float32(STD)
+    plain = emptied(full)
+    load_encoder_weights(plain, str(sources["vgg16_notop.h5"]))
+    expected = encoded(plain, images)
+    for built in (build_network(NetworkSpec(), 3, 2), fuse(build_network(NetworkSpec(), 3, 2))):
+        load_encoder_weights(built, str(sources["vgg16_notop.h5"]))
+        settle_norms(built, images)
+        assert np.abs(encoded(built, images) - expected).max() <= 1e-4 * expected.max()
+        layer = built.get_layer("block5_conv3_bn")
+        gain, shift, mean, variance = layer.get_weights()
+        assert np.allclose(shift, mean)
+        assert np.allclose(gain**2, variance + layer.epsilon, rtol=1e-5)
+        assert variance.std() > 0
+        # While training it normalises by the batch, which is this one: still the same.
+        learning = keras.Model(built.inputs[0], built.get_layer("block5_conv3_relu").output)
+        assert np.abs(to_numpy(learning(images, training=True)) - expected).max() <= 5e-3 * expected.max()
 
 
 @pytest.mark.parametrize("bands", [1, 4])

@@ -346,6 +346,8 @@ def test_a_teacher_teaches_in_its_best_form(four, tmp_path) -> None:
     (tmp_path / "partial").write_bytes(b"")
     add_form(teacher, tmp_path / "partial", form)
     assert prepared_of(spec_of(four, tmp_path / "m", teacher=teacher)).teacher.choice.form.file == "model.keras"
+    with pytest.raises(InputError, match=r"model\.int8\.onnx"):  # asked for, it is taken: this one is empty
+        prepared_of(spec_of(four, tmp_path / "m", teacher=teacher, distill="precision=int8"))
 
 
 def test_a_student_in_16_bits_learns_from_an_onnx_teacher(drawn, tmp_path) -> None:

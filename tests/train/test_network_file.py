@@ -213,6 +213,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(drawn, tmp_path, made, to
     [
         ({"encoder_weights": "imagenet"}, "--encoder-weights: is for tileseg's own networks"),
         ({"unfreeze": 1}, r"--unfreeze: finds nothing in .*n\.keras; it is for layers called block1_"),
+        ({"freeze": 2}, r"--freeze: finds nothing"),
         ({"encoder_rate": 0.1}, r"--encoder-rate: finds nothing"),
     ],
 )

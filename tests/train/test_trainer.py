@@ -20,6 +20,7 @@ from tileseg.errors import InputError, Interrupted, LockedError, TilesegError, U
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
 from tileseg.nn.folder import load_card
+from tileseg.nn.options import NetworkSpec
 from tileseg.nn.unet import build_network
 from tileseg.run.block import fill_of
 from tileseg.run.ledger import Ledger
@@ -27,6 +28,7 @@ from tileseg.train import loop
 from tileseg.train.checkpoint import Store
 from tileseg.train.folder import TrainingFolder
 from tileseg.train.journal import STEPS, read_columns
+from tileseg.train.learner import frozen_layers
 from tileseg.train.prepare import load_scenes, prepare
 from tileseg.train.spec import TrainSpec
 from tileseg.train.trainer import TrainReport, train
@@ -354,6 +356,31 @@ def test_what_is_kept_when_the_loss_is_no_number_later(dataset, tmp_path, monkey
     ):
         go(spec_of(dataset, tmp_path / "m", **options))
     load_bundle(tmp_path / "m")
+
+
+def test_frozen_layers_stay_as_they_were(dataset, tmp_path) -> None:
+    go(spec_of(dataset, tmp_path / "first", steps=2))
+    go(spec_of(dataset, tmp_path / "m", steps=1, init=tmp_path / "first", freeze=3))
+    before, after = (load_bundle(tmp_path / name)[0] for name in ("first", "m"))
+
+    def moved(layer: str) -> bool:
+        pairs = zip(*(m.get_layer(layer).get_weights() for m in (before, after)), strict=True)
+        return not all(np.array_equal(a, b) for a, b in pairs)
+
+    assert [block for block in range(1, 6) if not moved(f"block{block}_conv1")] == [1, 2, 3]
+    assert moved("decoder4_conv1")
+    with pytest.raises(UsageError, match="--freeze 6: the encoder has 5 layers"):
+        go(spec_of(dataset, tmp_path / "n", freeze=6))
+    assert not (tmp_path / "n").exists()
+
+
+def test_normalisations_are_frozen_with_their_convolutions() -> None:
+    network = build_network(NetworkSpec(width=0.02), 3, 2)
+    assert frozen_layers(network, 3) == {
+        f"block{i}_conv{j}{norm}" for i, j in ((1, 1), (1, 2), (2, 1)) for norm in ("", "_bn")
+    }
+    assert len(frozen_layers(network, 13)) == 26
+    assert frozen_layers(network, 0) == frozenset()
 
 
 def test_unfreezing_releases_the_deepest_block_first(dataset, tmp_path) -> None:

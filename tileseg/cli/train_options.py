@@ -47,7 +47,8 @@ class TeacherOptions:
         str | None,
         option(
             _TEACHER,
-            "Its share of the loss, and how soft its answers are; default alpha=0.5,temperature=2.",
+            "Its share of the loss, how soft its answers are, and what computes them; default "
+            "alpha=0.5,temperature=2,precision=auto.",
             metavar="NAME=VALUE,...",
         ),
     ] = None
@@ -69,6 +70,10 @@ class DataOptions:
     balance: Annotated[float | None, option(_DATA, "Share of patches drawn where rare classes are; default 0.5.")] = (
         None
     )
+    draw_by: Annotated[
+        str | None,
+        option(_DATA, "What counts alike when patches are drawn; default pixel.", metavar="pixel|scene|place"),
+    ] = None
     scaling: Annotated[str | None, option(_DATA, "How values become the network's input.", metavar="dataset|unit")] = (
         None
     )
@@ -147,6 +152,10 @@ class UpdateOptions:
     ] = None
     unfreeze: Annotated[
         int | None, option(_LEARNING, "Epochs between two encoder blocks that begin to learn; default 0: all learn.")
+    ] = None
+    freeze: Annotated[
+        int | None,
+        option(_LEARNING, "Layers of the encoder, from its first, that never learn; default 0, of VGG16 at most 13."),
     ] = None
     precision: Annotated[
         str | None, option(_LEARNING, "Of the layers; default float32.", metavar="float32|bfloat16|float16")

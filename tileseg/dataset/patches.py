@@ -23,6 +23,8 @@ from tileseg.window import Window
 UNLABELLED, GAP = 256, 257
 """Instead of IGNORE, where it matters: the image has data whose class is not known, or has no data."""
 
+DrawnBy = Literal["pixel", "scene", "place"]
+
 _Code = TypeVar("_Code", np.uint8, np.int16)
 
 _STRIP = 1024
@@ -98,7 +100,8 @@ class PatchSampler:
     whose class is known.
     ``rare`` names the ids of the former classes; by default they are all that occur and are no background.
     The pixel may be anywhere in its patch. Scenes count by known pixels times their weight, those without labels by
-    pixels with data. Scenes smaller than a patch are continued by reflection, with IGNORE as label.
+    pixels with data; with ``by`` each scene, or each place (drawn scenes being one together), counts alike times
+    its weight instead. Scenes smaller than a patch are continued by reflection, with IGNORE as label.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class PatchSampler:
         seed: int,
         balance: float = 0.5,
         rare: Literal["auto"] | Sequence[int] = "auto",
+        by: DrawnBy = "pixel",
     ) -> None:
         """Read all labels once. Raises InputError where none is known, UsageError for values that make no sense."""
         if size < 1 or batch < 1 or not 0 <= balance <= 1:
@@ -122,22 +126,23 @@ class PatchSampler:
         classes = len(infos)
         self.size, self.batch_size, self.seed, self.balance = size, batch, seed, balance
         self.cells = count_cells(scenes, classes, max(8, size // 8))
-        totals = sum(
-            scene.weight * counts.sum(axis=(0, 1)) for scene, counts in zip(scenes, self.cells.counts, strict=True)
-        )
         if not any(part.any() for part in self.cells.teaching):
             raise InputError("no pixel of the training scenes has a known class")
+        weights = _weights(scenes, self.cells, by)
+        totals = sum(
+            weight * counts.sum(axis=(0, 1)) for weight, counts in zip(weights, self.cells.counts, strict=True)
+        )
         wanted = [i for i, info in enumerate(infos) if not info.background] if rare == "auto" else list(rare)
         present = [i for i in wanted if i < classes and totals[i]]
         chances = 1 / np.sqrt(np.maximum(totals[present] / totals.sum(), _RAREST)) if present else np.zeros(0)
         self._rare = tuple(present)
         self._chances = np.cumsum(chances / chances.sum()) if present else chances
         cells, offsets = [], [0]
-        for scene, counts in zip(scenes, self.cells.counts, strict=True):
-            cells.append(counts.reshape(-1, classes) * scene.weight)
+        for weight, counts in zip(weights, self.cells.counts, strict=True):
+            cells.append(counts.reshape(-1, classes) * weight)
             offsets.append(offsets[-1] + len(cells[-1]))
         self._offsets = np.array(offsets)
-        teaching = [part.ravel() * scene.weight for scene, part in zip(scenes, self.cells.teaching, strict=True)]
+        teaching = [part.ravel() * weight for weight, part in zip(weights, self.cells.teaching, strict=True)]
         self._known = np.cumsum(np.concatenate(teaching), dtype=np.float64)
         self._of_class = {
             i: np.cumsum(np.concatenate([part[:, i] for part in cells]), dtype=np.float64) for i in present
@@ -197,6 +202,25 @@ class PatchSampler:
         bottom, right = -(-window.row_stop // side), -(-window.col_stop // side)
         known = int(counts[top:bottom, left:right].sum())
         return known / ((bottom - top) * (right - left) * side * side)
+
+
+def _weights(scenes: Sequence[LabelledScene], cells: ClassCells, by: DrawnBy) -> list[float]:
+    """What a pixel of each scene counts: the scene's weight, over the pixels of all that it is counted with."""
+    pixels = [int(part.sum()) for part in cells.teaching]
+    if by == "pixel":
+        return [scene.weight for scene in scenes]
+    together: dict[object, list[int]] = {}
+    for index, scene in enumerate(scenes):
+        # All drawn scenes are one place: there may be any number of them.
+        key = index if by == "scene" else None if scene.drawn else scene.place
+        together.setdefault(key, []).append(index)
+    weights = [0.0] * len(scenes)
+    for group in together.values():
+        known = sum(pixels[index] for index in group)
+        for index in group:
+            # Times the mean, so that the numbers stay of the order of pixels.
+            weights[index] = scenes[index].weight * sum(pixels) / len(together) / max(1, known)
+    return weights
 
 
 def read_patch(scene: LabelledScene, window: Window, size: int) -> tuple[Pixels, Labels]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.errors import InputError, UsageError, first_line
-from tileseg.nn.backend import keras
+from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.bundle import load_archive
 
 IMAGENET = "imagenet"
@@ -30,7 +30,8 @@ def load_encoder_weights(model: keras.Model, source: str) -> tuple[str, ...]:
     Keras's VGG16 was trained on blue, green, red with ImageNet's mean taken off, in 8-bit values. Its first
     convolution is adapted to what a network of tileseg sees: red, green, blue of mean 0 and deviation 1. For another
     number of bands its kernels are averaged over colour and shared among them, so that the layer's response keeps its
-    size. Batch normalisation, which VGG16 has not, stays as it was made: it changes nothing until it is trained.
+    size. Batch normalisation, which VGG16 has not, is made to change nothing; :func:`settle_norms` then fits it to
+    images.
 
     Args:
         model: The network.
@@ -70,7 +71,41 @@ def load_encoder_weights(model: keras.Model, source: str) -> tuple[str, ...]:
     # Only once everything fits, so that an error leaves the network as it was.
     for layer, arrays in filled.items():
         layer.set_weights(arrays)
+    for layer in encoder.values():
+        if _is_norm(layer) and layer not in filled:
+            one = np.ones(layer.weights[0].shape, np.float32)
+            _set_norm(layer, mean=0 * one, variance=one)
     return tuple(layer.name for layer in filled)
+
+
+def settle_norms(model: keras.Model, images: npt.NDArray[np.float32]) -> None:
+    """Fit the encoder's batch normalisations to images so that, at the start, they normalise and still change nothing.
+
+    Scale and shift become the deviation and mean of what each normalisation is given for these images, so that with
+    them, and on average with any other batch while training, it gives what the network without normalisations would:
+    a pretrained encoder begins as what it was, and its biases count.
+
+    Args:
+        model: A network whose encoder's normalisations change nothing yet, as :func:`load_encoder_weights` leaves it.
+        images: (n, y, x, band), as the network sees them; sides are multiples of its stride.
+    """
+    norms = [layer for layer in model.layers if layer.name.startswith("block") and _is_norm(layer)]
+    if not norms:
+        return
+    before = keras.Model(model.inputs[0], [layer.input for layer in norms])
+    means, squares = [np.zeros(1) for _ in norms], [np.zeros(1) for _ in norms]
+    for image in images:  # one by one: all maps of an encoder together are large
+        for index, given in enumerate(before(image[None], training=False)):
+            values = to_numpy(given).astype(np.float64)
+            means[index] = means[index] + values.mean(axis=(0, 1, 2)) / len(images)
+            squares[index] = squares[index] + np.square(values).mean(axis=(0, 1, 2)) / len(images)
+    for layer, mean, square in zip(norms, means, squares, strict=True):
+        _set_norm(layer, mean.astype(np.float32), np.maximum(square - mean**2, 0).astype(np.float32))
+
+
+def _set_norm(layer: Any, mean: npt.NDArray[np.float32], variance: npt.NDArray[np.float32]) -> None:
+    """Make a normalisation expect these statistics, and give back what it takes away."""
+    layer.set_weights([np.sqrt(variance + np.float32(layer.epsilon)), mean, mean, variance])
 
 
 def _is_norm(layer: Any) -> bool:

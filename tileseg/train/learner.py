@@ -90,7 +90,8 @@ class Learner:
             self._optimizer.build(self.network.trainable_variables)
         self._mean = RunningMean(self.network.weights, spec.ema) if spec.ema else None
         self._released = -1
-        self._trainable = {layer.name for layer in self.network.layers if layer.trainable}
+        frozen = frozen_layers(self.network, spec.freeze)
+        self._learning = {layer.name for layer in self.network.layers if layer.trainable} - frozen
         self.labels_of = compile_labels(self._training)
 
     def step(self, images: npt.NDArray[np.float32], targets: Labels | Lesson, *, step: int, rate: float) -> float:
@@ -111,7 +112,7 @@ class Learner:
         self._released = released
         frozen = BLOCKS[: len(BLOCKS) - released]
         for layer in self.network.layers:
-            layer.trainable = layer.name in self._trainable and part_of(layer.name) not in frozen
+            layer.trainable = layer.name in self._learning and part_of(layer.name) not in frozen
         with self._replicas.scope():
             compile_step(self._training, self._optimizer)
 
@@ -159,6 +160,26 @@ class Learner:
             # What follows a layer's own weights serves training only.
             layer.set_weights(self.model.get_layer(layer.name).get_weights()[: len(layer.weights)])
         return self._plain
+
+
+def frozen_layers(network: keras.Model, count: int) -> frozenset[str]:
+    """Names of the first ``count`` convolutions of an encoder, with the normalisations that belong to them.
+
+    Raises UsageError where it has not so many.
+    """
+    names: list[str] = []
+    left = count
+    for layer in network.layers:
+        if part_of(layer.name) == "decoder" or not layer.weights:
+            continue
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            left -= 1
+        if left < 0:
+            break
+        names.append(layer.name)
+    if left > 0:
+        raise UsageError(f"--freeze {count}: the encoder has {count - left} layers; give that number or fewer")
+    return frozenset(names) if count else frozenset()
 
 
 def _part(variable: Any) -> str:

@@ -60,7 +60,7 @@ class TrainingOutput:
     def _teacher(self) -> dict[str, Any]:
         """What the card says of the model that taught this one."""
         teacher = self.prepared.teacher
-        return {} if teacher is None else {"teacher": {**teacher.facts, **self.prepared.spec.distill.model_dump()}}
+        return {} if teacher is None else {"teacher": {**self.prepared.spec.distill.model_dump(), **teacher.facts}}
 
     def draw_panel(self, path: Path) -> None:
         """Draw examples as image, truth and prediction."""

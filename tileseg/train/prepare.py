@@ -16,7 +16,7 @@ from tileseg.dataset.statistics import DatasetStatistics, statistics
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
-from tileseg.nn.encoder_weights import load_encoder_weights
+from tileseg.nn.encoder_weights import load_encoder_weights, settle_norms
 from tileseg.nn.folder import load_card, resolve_model
 from tileseg.nn.network_file import open_for_int8, open_network_file
 from tileseg.nn.unet import BLOCKS, part_of
@@ -116,13 +116,14 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
         if (doubt := coarser_or_finer(spec, _ground_sample_distance(dataset))) is not None:
             notice(doubt)
     learner = Learner(spec, blueprint, loss, normalisation)
+    sampler = read_labels(spec, dataset, notice)
     return PreparedTraining(
         spec=spec,
         folder=folder,
         dataset=dataset,
         normalisation=normalisation,
-        progress=_start(spec, folder, learner, notice),
-        sampler=read_labels(spec, dataset, notice),
+        progress=_start(spec, folder, learner, sampler, normalisation, notice),
+        sampler=sampler,
         validation=_choose_windows(spec, dataset, blueprint.stride, notice),
         learner=learner,
         teacher=teacher,
@@ -143,6 +144,7 @@ def _blueprint(spec: TrainSpec, dataset: Dataset) -> Blueprint:
     for option, given, known in (
         ("encoder_rate", spec.encoder_rate != 1, parts != {"decoder"}),
         ("unfreeze", spec.unfreeze > 0, not parts.isdisjoint(BLOCKS)),
+        ("freeze", spec.freeze > 0, not parts.isdisjoint(BLOCKS)),
     ):
         if given and not known:
             raise UsageError(
@@ -178,7 +180,14 @@ def _statistics(spec: TrainSpec, dataset: Dataset) -> DatasetStatistics:
         raise InputError(f"{error}; {first}") from error
 
 
-def _start(spec: TrainSpec, folder: TrainingFolder, learner: Learner, notice: Notice) -> Progress:
+def _start(
+    spec: TrainSpec,
+    folder: TrainingFolder,
+    learner: Learner,
+    sampler: PatchSampler,
+    normalisation: Normalisation,
+    notice: Notice,
+) -> Progress:
     """Give the network its first weights: those of the last checkpoint, of another model, or random ones."""
     # Another process may replace the state before the folder is ours; its own would have become the same.
     checkpoint = None if spec.overwrite else folder.store.read(folder.store.last)
@@ -191,6 +200,9 @@ def _start(spec: TrainSpec, folder: TrainingFolder, learner: Learner, notice: No
         _start_from(learner.network, spec, notice)
     elif spec.encoder_weights is not None:
         load_encoder_weights(learner.model, spec.encoder_weights)
+        side = spec.crop  # patches may be larger
+        pixels = sampler.batch(0)[0][:, -side:, -side:]
+        settle_norms(learner.model, (normalisation.to_unit(pixels) - normalisation.mean) / normalisation.std)
     return Progress()
 
 
@@ -241,7 +253,12 @@ def read_labels(spec: TrainSpec, dataset: Dataset, notice: Notice) -> PatchSampl
     # Larger patches than are learnt from, so that what turns or shrinks brings in its real surroundings.
     margin = spec.crop // 8 if spec.augment.moves else 0
     sampler = PatchSampler(
-        dataset.train, size=spec.crop + 2 * margin, batch=spec.batch, seed=spec.seed, balance=spec.balance
+        dataset.train,
+        size=spec.crop + 2 * margin,
+        batch=spec.batch,
+        seed=spec.seed,
+        balance=spec.balance,
+        by=spec.draw_by,
     )
     validated = count_cells(dataset.validate, len(dataset.classes), sampler.cells.side)
     doubts = []

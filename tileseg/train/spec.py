@@ -96,6 +96,8 @@ class DistillSpec(BaseModel):
     """Share of the teacher in the loss, the ordinary one having the rest: at 1 the teacher alone."""
     temperature: float = Field(default=2.0, gt=0)
     """What logits are divided by before they are compared: higher, and what is unlikely counts more."""
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """What the teacher is computed in: by default the fastest that loses nothing to speak of; int8 is quicker still."""
 
 
 class TrainSpec(BaseModel):
@@ -135,6 +137,8 @@ class TrainSpec(BaseModel):
     """Patches per step."""
     balance: float = Field(default=0.5, ge=0, le=1)
     """Share of the patches that are drawn where rare classes are."""
+    draw_by: Literal["pixel", "scene", "place"] = "pixel"
+    """What counts alike, times the weights of scenes, when patches are drawn."""
     scaling: Literal["dataset", "unit"] = "dataset"
     """``dataset``: mean and deviation of the training scenes, per band; ``unit``: all values become -2 to 2."""
     value_window: Annotated[tuple[float, Annotated[float, Field(gt=0)]] | None, BeforeValidator(_split_numbers)] = None
@@ -191,6 +195,8 @@ class TrainSpec(BaseModel):
     """Decay of the running mean of the weights, such as 0.998, which is then validated and saved; 0: none."""
     unfreeze: int = Field(default=0, ge=0)
     """Epochs between two blocks of the encoder that begin to learn, the deepest first; 0: all learn at once."""
+    freeze: int = Field(default=0, ge=0)
+    """Layers of the encoder that stay as they are throughout, from its first: 13 are all of VGG16."""
 
     precision: Precision = "float32"
     """Arithmetic of the layers; weights, loss and logits are float32 always."""

@@ -131,7 +131,8 @@ def open_teacher(spec: TrainSpec, dataset: Dataset, student: Normalisation) -> T
             f"--crop {spec.crop}: --teacher {spec.teacher} takes patches whose sides are multiples of {card.stride}"
         )
     machine, _ = this_machine()
-    choice = choose(_unquantised(card), "auto", "auto", device_of(machine))
+    asked = spec.distill.precision
+    choice = choose(_unquantised(card) if asked == "auto" else card, "auto", asked, device_of(machine))
     network = open_network(folder, card, machine.cpu.cores, engine=choice.engine, form=choice.form.file)
     configure(whole_float32=False)  # a network is opened for runs, which want it whole
     whole = PredictorSpec(
