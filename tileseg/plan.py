@@ -108,7 +108,7 @@ class Plan:
     workers: int
     """Worker processes; 0: everything in one process."""
     threads: int
-    """Blocks in flight in one process."""
+    """Blocks in flight in one process, at most."""
 
     def __post_init__(self) -> None:
         if min(*self.block, *self.tile, *self.step, self.batch) < 1:
@@ -247,7 +247,7 @@ class Plan:
             "driver": _DRIVER_BASE,
             "joining polygons": join_bytes(),
             "other outputs": _OUTPUTS,
-            "a block read again": sum(block.values()),
+            "a block read again": self.memory_in_flight,
         }
         worker = {"libraries": _LIBRARIES.get(self.engine, _SMALL_LIBRARIES), **busy}
         if self.workers == 0:
@@ -255,6 +255,11 @@ class Plan:
             # goes on in a process of its own.
             return MemoryProjection({**driver, **worker}, {}, 0)
         return MemoryProjection(driver, worker, self.workers)
+
+    @property
+    def memory_in_flight(self) -> int:
+        """Bytes of one more block in flight in one process."""
+        return sum(self._block_terms.values())
 
     @property
     def _block_terms(self) -> dict[str, int]:

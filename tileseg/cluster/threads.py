@@ -11,6 +11,9 @@ from typing import Generic
 from tileseg.cluster.failure import ALONE, BlockFailure, J, R, compute_one, next_attempt
 from tileseg.errors import disk_full
 
+_MOST = 256
+"""Threads at most, which begin when they are needed; plans have fewer blocks in flight."""
+
 
 def run_in_threads(
     work: Callable[[J, int], R], job: J, pending: Sequence[int], on_done: Callable[[R], None], stop: threading.Event
@@ -36,7 +39,7 @@ def run_feed_in_threads(
 
     A block that fails is tried again, reported and passed over as on a cluster: see :func:`next_attempt`.
     """
-    with ThreadPoolExecutor(thread_name_prefix="block") as pool:
+    with ThreadPoolExecutor(_MOST, thread_name_prefix="block") as pool:
         blocks = _Blocks(feed)
         running: dict[Future[R], tuple[J, int, int]] = {}
         while True:

@@ -56,8 +56,8 @@ def choose(card: ModelCard, engine: str, precision: Precision | Literal["auto"],
         InputError: If no engine computes any file of the model.
     """
     if engine != "auto":
-        engine_kind(engine)
-    known = list(_candidates(card))
+        _check(engine, device)
+    known = [c for c in _candidates(card, device) if engine == c.engine or not ENGINES[c.engine].only_asked]
     if not known:
         raise InputError(f"model {card.name}, {_files(card)}: {no_engine()}")
     asked = [c for c in known if engine in ("auto", c.engine) and precision in ("auto", c.precision)]
@@ -69,7 +69,7 @@ def choose(card: ModelCard, engine: str, precision: Precision | Literal["auto"],
     taken = [c for c in there if c.exact] or there
     good = [c for c in taken if c.good or precision == "int8"]
     quick = [c for c in good if device.has(c.precision) or precision != "auto"]
-    on_gpu = [c for c in quick if device.gpu and ENGINES[c.engine].gpu]
+    on_gpu = [c for c in quick if c.gpu]
     for better in (good, quick, on_gpu):
         taken = better or taken
     best = max(taken, key=lambda c: c.speed)  # the first of equals
@@ -84,6 +84,8 @@ class _Candidate:
     speed: float
     itself: bool
     """Whether it is the network itself, not a form that was made from it."""
+    gpu: bool
+    """Whether a GPU computes it."""
 
     @property
     def exact(self) -> bool:
@@ -100,13 +102,29 @@ class _Candidate:
         return self.form.loss is not None and self.form.loss.iou <= LEAST_LOSS
 
 
-def _candidates(card: ModelCard) -> Iterator[_Candidate]:
+def _check(engine: str, device: Device) -> None:
+    """Raise UsageError where an engine is not known, or computes nothing here for want of a package or a GPU."""
+    kind = engine_kind(engine)
+    if kind.float32 or kind.int8:
+        return
+    if kind.missing:
+        raise UsageError(how_to_get(engine))
+    if not device.gpu:
+        raise UsageError(
+            f"--engine {engine}: needs an NVIDIA GPU, and tileseg sees none here (tileseg doctor says why); "
+            f"expected auto, {', '.join(name for name, each in ENGINES.items() if each.float32)}"
+        )
+
+
+def _candidates(card: ModelCard, device: Device) -> Iterator[_Candidate]:
     for form in card.forms:
         for name, kind in ENGINES.items():
-            speeds = kind.int8 if form.precision == "int8" else kind.float32
-            if form.suffix in kind.suffixes:
-                for precision, speed in speeds.items():
-                    yield _Candidate(name, form, precision, speed, form == card.forms[0])
+            if form.suffix not in kind.suffixes:
+                continue
+            on_gpu = device.gpu and form.precision != "int8" and kind.on_gpu()
+            speeds = kind.int8 if form.precision == "int8" else kind.gpu if on_gpu else kind.float32
+            for precision, speed in speeds.items():
+                yield _Candidate(name, form, precision, speed, form == card.forms[0], on_gpu)
 
 
 def _why(best: _Candidate, engine: str, precision: str, among: int) -> str:

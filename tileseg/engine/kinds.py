@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tileseg.errors import UsageError, did_you_mean
@@ -31,8 +32,14 @@ class EngineKind:
     """What has to be importable."""
     extra: str = ""
     """Name of the extra that brings the package, where it is not a plain dependency."""
-    gpu: bool = False
-    """Whether it uses a GPU."""
+    gpu: Mapping[Precision, float] = field(default_factory=dict)
+    """The same of a form in float32 on a GPU; empty where it uses none. A form in int8 stays on the processor."""
+    gpu_library: str = ""
+    """Pattern of a file of its package without which it uses no GPU."""
+    only_asked: bool = False
+    """Whether it is taken only if it is asked for by its name."""
+    remedy: str = ""
+    """How its package is had, where neither an extra nor the package's own name says so."""
     below: tuple[str, ...] = ()
     """Distributions that compute for its package."""
 
@@ -43,15 +50,27 @@ class EngineKind:
 
     @property
     def missing(self) -> bool:
-        """Whether its package is not installed here."""
-        return importlib.util.find_spec(self.package) is None
+        """Whether its package is not installed here, or not the part of it without which it computes nothing."""
+        if importlib.util.find_spec(self.package) is None:
+            return True
+        return not self.float32 and not self.int8 and not self.on_gpu()
+
+    def on_gpu(self, precision: Precision = "float32") -> bool:
+        """Whether it would use a GPU in a precision, as far as its package as it is installed here can."""
+        if precision not in self.gpu:
+            return False
+        if not self.gpu_library:
+            return True
+        found = importlib.util.find_spec(self.package)
+        folders = (found and found.submodule_search_locations) or ()
+        return any(any(Path(folder).glob(self.gpu_library)) for folder in folders)
 
 
 ENGINES: dict[str, EngineKind] = {
     "keras": EngineKind(
         "tileseg.engine.keras:open_keras", (".keras",),
-        {"float32": 1.0, "bfloat16": 1.6, "float16": 0.5}, {}, package="keras", gpu=True,
-        below=("tensorflow",),
+        {"float32": 1.0, "bfloat16": 1.6, "float16": 0.5}, {}, package="keras",
+        gpu={"float32": 1.0, "bfloat16": 1.6, "float16": 1.5}, below=("tensorflow",),
     ),
     "openvino": EngineKind(
         "tileseg.engine.openvino:open_openvino", (".onnx",),
@@ -83,5 +102,7 @@ def no_engine() -> str:
 def how_to_get(name: str) -> str:
     """What is said of an engine whose package is missing here."""
     kind = ENGINES[name]
+    if kind.remedy:
+        return f"the engine {name} needs a part of {kind.package} that is not installed: {kind.remedy}"
     remedy = f'pip install "tileseg[{kind.extra}]"' if kind.extra else f"pip install {kind.package}"
     return f"the engine {name} needs {kind.package}, which is not installed: {remedy}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import traceback
 from collections import defaultdict
@@ -27,6 +26,7 @@ from tileseg.mosaic import Mosaic
 from tileseg.plan import Plan
 from tileseg.polygons.fragment import save_fragments
 from tileseg.polygons.trace import trace_block
+from tileseg.run.feeding import Flight
 from tileseg.run.ledger import BlockRecord, Ledger
 from tileseg.source.aoi import Aoi
 from tileseg.source.protocol import PixelSource
@@ -76,7 +76,8 @@ def segment_block(job: Job, index: int) -> BlockRecord:
         return before
     clock = _Clock()
     try:
-        valid, notes = _segment(job, index, clock)
+        with _FLIGHT.block(job.plan.threads):
+            valid, notes = _segment(job, index, clock)
     except Exception as error:
         _clear_frames(error)
         raise
@@ -112,15 +113,15 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
     if count == 0:
         return 0, ()
     with clock("wait"):
-        # While one thread has the device, the others read the next block and write the last.
-        _DEVICE.acquire()
+        # While one thread has the device, the others read the next blocks and write the last.
+        _FLIGHT.take()
     try:
         with clock("load"):
             network = _network_for(job)
         with clock("network"):
             logits, notes = network(InferenceSpec(plan, job.scaling, job.merge), pixels, valid, core)
     finally:
-        _DEVICE.release()
+        _FLIGHT.leave()
     del pixels
     with clock("labels"):
         _check_finite(logits, valid, core)
@@ -186,7 +187,7 @@ class _Clock:
 
 
 # One device per process: one network runs at a time, and one model is kept.
-_DEVICE = threading.Lock()
+_FLIGHT = Flight()
 _loaded: tuple[_Model, TiledNetwork] | None = None
 
 

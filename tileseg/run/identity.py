@@ -218,8 +218,8 @@ def resumed(prepared: PreparedRun, record: Record) -> tuple[PreparedRun, Record]
         raise UsageError(f"{prepared.folder}: {error}; bring it back, or start anew with --overwrite") from None
     prepared = replace(prepared, sizing=prepared.sizing.at(choice))
     now = record.model_copy(update={"identity": _as_json(prepared.identity)})
-    kept = record.sizes.apply(prepared.plan)
     allowed = prepared.spec.max_memory
+    kept = prepared.sizing.fed(record.sizes.apply(prepared.plan), allowed or prepared.max_memory)
     too_much = allowed is not None and kept.memory.total > allowed
     asked = prepared.spec.window, prepared.spec.batch
     other = asked not in ((None, None), (record.sizes.window_asked, record.sizes.batch_asked))

@@ -107,9 +107,8 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
     notices += lines
     machine, lines = this_machine()
     notices += lines
-    choice = choose(
-        card, spec.engine, spec.precision, device_of(machine, gpu=spec.remote is not None and spec.remote.gpu)
-    )
+    device = device_of(machine, gpu=spec.remote is not None and spec.remote.gpu)
+    choice = choose(card, spec.engine, spec.precision, device)
     check_archive(card.using(choice.form.file), model)
     sizing = Sizing(
         spec,
@@ -120,6 +119,7 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
         stitch,
         choice,
         _workers(spec, machine, least_workers),
+        device.gpu,
     )
     plan, max_memory = sizing.choose(machine)
     notices += spec.vector_notices(scene.grid)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from tileseg.cluster import hardware
+from tileseg.engine.kinds import engine_kind
 from tileseg.errors import UsageError
 from tileseg.tiling import Resources, SceneShape, TilingChoice, ViewChoice, make_plan
 from tileseg.tta import View, view_halo
@@ -33,7 +34,7 @@ _SMALL_WINDOW = 1536
 """Pixels on a side, below which much of the network's work is at the edges of its windows, and cropped away."""
 
 _THREADS = 2
-"""Blocks in flight in a process: one on the device, one being read or written."""
+"""Blocks in flight in a process: one on the device, one being read or written. On a GPU, more where memory is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Sizing:
     choice: Choice
     """What computes the network."""
     workers: int
+    gpu: bool = False
+    """Whether this machine has a GPU, which engines may use."""
 
     def plan(self, max_memory: int | None, block: tuple[int, int] | None = None) -> Plan:
         """The plan with the largest windows that ``max_memory`` (bytes, all processes) holds; ``block`` is kept.
@@ -59,7 +62,7 @@ class Sizing:
         Raises UsageError where nothing fits or a size cannot be.
         """
         spec = self.spec
-        return make_plan(
+        plan = make_plan(
             SceneShape(self.scene, len(self.card.bands), self.itemsize),
             self.card,
             ViewChoice(_scales(spec, self.base), self.base, spec.flips),
@@ -81,6 +84,23 @@ class Sizing:
             ),
             keep=spec.keep,
         )
+        return self.fed(plan, max_memory)
+
+    def fed(self, plan: Plan, max_memory: int | None) -> Plan:
+        """The plan with as many blocks in flight as memory is left for, where a GPU could wait for them.
+
+        A run lets in as many of them as it sees that its device wants (:mod:`tileseg.run.feeding`). More than two for
+        each core are none: each of them has work for a core most of the time.
+        """
+        plan = replace(plan, threads=min(plan.threads, _THREADS))
+        if not self.gpu or not engine_kind(plan.engine).on_gpu(plan.precision) or plan.threads < _THREADS:
+            return plan
+        if self.spec.remote is not None or max_memory is None:
+            return plan  # others' workers have two places each
+        processes = max(1, plan.workers)
+        more = (max_memory - plan.memory.total) // (processes * plan.memory_in_flight)
+        most = _THREADS + 2 * hardware.cpu().cores // processes
+        return replace(plan, threads=max(plan.threads, min(plan.threads + more, most)))
 
     def choose(self, machine: hardware.Hardware) -> tuple[Plan, int]:
         """The plan of a new run, and how many bytes of memory it was allowed. Raises UsageError."""
