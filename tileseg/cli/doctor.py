@@ -274,7 +274,7 @@ def check_engines() -> Finding:
     """Which engines can compute networks here, and how the others are had."""
     from tileseg.engine.kinds import ENGINES, how_to_get
 
-    lacking = [how_to_get(name) for name, kind in ENGINES.items() if kind.missing]
+    lacking = [how_to_get(name) for name, kind in ENGINES.items() if kind.missing and not kind.only_asked]
     there = [name for name, kind in ENGINES.items() if not kind.missing]
     return Finding("ok", "; ".join([f"engines: {', '.join(there)}", *lacking]))
 

@@ -78,6 +78,12 @@ ENGINES: dict[str, EngineKind] = {
     ),
     "onnx": EngineKind(
         "tileseg.engine.onnx:open_onnx", (".onnx",), {"float32": 1.05}, {"int8": 2.5}, package="onnxruntime",
+        gpu={"float32": 0.9, "float16": 1.4}, gpu_library="capi/*onnxruntime_providers_cuda.*",
+    ),
+    "tensorrt": EngineKind(
+        "tileseg.engine.onnx_gpu:open_tensorrt", (".onnx",), {}, {}, package="onnxruntime",
+        gpu={"float32": 0.9, "float16": 1.4}, gpu_library="capi/*onnxruntime_providers_tensorrt.*", only_asked=True,
+        remedy="pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
     ),
 }  # fmt: skip
 """Name for ``--engine`` -> engine."""

@@ -1,4 +1,4 @@
-"""The engine of ``.onnx`` models: ONNX Runtime on the processor, in float32 or statically quantised."""
+"""The engine of ``.onnx`` models: ONNX Runtime on the processor, in float32 or statically quantised, or on a GPU."""
 
 from __future__ import annotations
 
@@ -10,19 +10,30 @@ import numpy.typing as npt
 from tileseg.card import ModelCard
 from tileseg.engine.host import HostArrays
 from tileseg.engine.protocol import Engine, WindowSpec
+from tileseg.errors import InputError
 from tileseg.nn.activation import RandomImages
+from tileseg.nn.cuda import device_count
 from tileseg.nn.onnx_bundle import load_graph
 from tileseg.nn.onnx_crop import cropped
 from tileseg.nn.onnx_graph import OnnxGraph, SizedOnnxGraph
-from tileseg.nn.onnx_session import Session, is_out_of_memory
+from tileseg.nn.onnx_session import Session, built_with, is_out_of_memory
 
 ROUNDED_OTHERWISE = 1.0
 """Deviations of the logits, by which rounding to the next of 256 steps here and there may change one."""
 
 
 def open_onnx(folder: Path, card: ModelCard, threads: int) -> OnnxNetwork:
-    """Open a form ``.onnx`` of a model folder. Raises InputError in one line."""
-    return OnnxNetwork(load_graph(folder, card), card, threads)
+    """Open a form ``.onnx`` of a model folder, on a GPU where ONNX Runtime can use one. Raises InputError in one line.
+
+    int8 stays on the processor, whose sums are whole numbers.
+    """
+    graph = load_graph(folder, card)
+    if not graph.quantised and built_with("CUDAExecutionProvider") and device_count():
+        from tileseg.engine.onnx_gpu import OnnxGpuNetwork
+        from tileseg.nn.onnx_device import cuda, memory_limit
+
+        return OnnxGpuNetwork(graph, card, cuda(memory_limit()), threads)
+    return OnnxNetwork(graph, card, threads)
 
 
 class OnnxNetwork:
@@ -48,8 +59,12 @@ class OnnxNetwork:
         """The graph cropped to what the map's core needs, for one image at a time.
 
         It is computed as the graph says: in float32, or in int8 where it is quantised. Raises InputError if the graph
-        does not take such windows.
+        does not take such windows, or if 16 bits are wanted.
         """
+        if window.precision in ("float16", "bfloat16"):
+            raise InputError(
+                f"model {self.card.name}: ONNX Runtime computes {window.precision} on GPUs alone, and sees none here"
+            )
         return Session(cropped(self._graph, window.rows, window.cols, window.crop), self._threads)
 
     def plain(self, images: npt.NDArray[np.float32], /) -> npt.NDArray[np.float32]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.card import Scaling
-from tileseg.engine.protocol import Network, WindowSpec
+from tileseg.engine.protocol import Ends, Engine, Network, TakesPixels, WindowSpec
 from tileseg.errors import UsageError
 from tileseg.plan import Precision
 from tileseg.tta import Flip, View, alignment, back_margin, view_halo, view_margin
@@ -140,7 +140,7 @@ class Predictor:
         rows, cols = (int(side * scale) + 2 * halo for side in core)
         back = back_margin(scale) if halo >= back_margin(scale) else 0
         spare = int(view_margin(halo, scale) * scale) - halo
-        engine = self._network.engine(WindowSpec(rows, cols, halo - back, spec.batch, spec.precision))
+        window = WindowSpec(rows, cols, halo - back, spec.batch, spec.precision)
         offset = np.broadcast_to(np.asarray(spec.scaling.zero, np.float32), bands)
         gain = (1 / np.broadcast_to(np.asarray(spec.scaling.unit, np.float64), bands)).astype(np.float32)
         low, high = np.asarray(spec.scaling.limits, np.float32)
@@ -168,10 +168,28 @@ class Predictor:
             found = self._to_merge(found) if scale == 1 else found
             return self._averaged(found) if plain else found
 
+        last = arrays.compile(result, fused=True)
+        if scale == 1 and isinstance(self._network, TakesPixels):
+            half = plain and spec.output == "float16" and self._network.card.activation == "logits"
+            from_pixels = self._from_pixels(self._network, window, half=half)
+            return lambda pixels: last(from_pixels(pixels))
+        engine = self._network.engine(window)
         first = arrays.compile(normalise, fused=True)
         middle = arrays.compile(infer)
-        last = arrays.compile(result, fused=True)
         return lambda pixels: last(middle(first(pixels)))
+
+    def _from_pixels(self, network: TakesPixels, window: WindowSpec, *, half: bool) -> Callable[[Any], Any]:
+        """Pixels as they are -> maps, by the engine for their type."""
+        made: dict[str, Engine] = {}
+
+        def infer(pixels: Any) -> Any:
+            name = pixels.dtype.name
+            if name not in made:
+                made.clear()  # one at a time, as each holds the network's weights
+                made[name] = network.pixel_engine(window, Ends(name, self._spec.scaling, half))
+            return made[name](pixels)
+
+        return infer
 
     def _to_merge(self, found: Any) -> Any:
         """What the graph gives, as what is summed over views."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from tileseg.card import ModelCard
+from tileseg.card import ModelCard, Scaling
 from tileseg.plan import Precision
 
 if TYPE_CHECKING:
@@ -42,6 +42,18 @@ class Engine(Protocol):
         Both are float32 arrays of the network's array library. The maps are what the card's ``activation`` says.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What stands before and behind a network, and may be computed where the network is, so that less is copied."""
+
+    dtype: str
+    """Type of the scene's pixels, in NumPy's words."""
+    scaling: Scaling
+    """How they become the network's input: with numbers, those of the scene filled in."""
+    half: bool
+    """Whether the maps are wanted in float16, finite where they were finite."""
 
 
 class Arrays(Protocol):
@@ -76,7 +88,7 @@ class Arrays(Protocol):
 
 
 class Network(Protocol):
-    """What a model folder opens as."""
+    """What a model folder opens as. It may take pixels as they are, too: :class:`TakesPixels`."""
 
     @property
     def card(self) -> ModelCard:
@@ -94,4 +106,17 @@ class Network(Protocol):
 
     def is_out_of_memory(self, error: BaseException, /) -> bool:
         """Whether an error of an engine says that its device has no memory left: smaller windows may do."""
+        ...
+
+
+@runtime_checkable
+class TakesPixels(Protocol):
+    """A network whose engines scale pixels on their device: the scene's own bytes go there, and maps come back."""
+
+    def pixel_engine(self, window: WindowSpec, ends: Ends, /) -> Engine:
+        """An engine for windows of one size: pixels (n, rows, columns, bands) in the type that ``ends`` say -> maps.
+
+        The same numbers as of an engine that gets the pixels scaled. Raises InputError if the network does not take
+        such windows.
+        """
         ...

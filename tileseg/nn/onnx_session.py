@@ -50,6 +50,11 @@ class Session:
         return np.concatenate(one_by_one).astype(np.float32, copy=False)
 
 
+def built_with(provider: str) -> bool:
+    """Whether ONNX Runtime, as it is installed, knows an execution provider."""
+    return provider in onnxruntime.get_available_providers()
+
+
 def reason(error: Exception) -> str:
     """The first line of what ONNX Runtime says, in its words for users."""
     return _WHERE.sub("", first_line(error))

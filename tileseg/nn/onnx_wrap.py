@@ -44,11 +44,11 @@ def wrapped(graph: OnnxGraph, wrapping: Wrapping) -> onnx.ModelProto:
     axis = 3 if layout == "nhwc" else 1
     model = tidy(optimised(graph.model) if graph.model.functions else graph.model)
 
-    before = _Chain("outer_image")
+    before = Chain("outer_image")
     before.move_axis(axis, graph.band_axis)
     if wrapping.scaling is not None:
         before.scale(wrapping.scaling, graph.band_axis, graph.bands)
-    after = _Chain("inner_map")
+    after = Chain("inner_map")
     if wrapping.probabilities:
         if sized.channels == 1:
             after.add("Sigmoid")
@@ -75,7 +75,7 @@ def wrapped(graph: OnnxGraph, wrapping: Wrapping) -> onnx.ModelProto:
     return tidy(made if wrapping.size is None else optimised(made))
 
 
-class _Chain:
+class Chain:
     """Operators one after the other."""
 
     def __init__(self, value: str) -> None:
