@@ -63,6 +63,10 @@ class Held:
         """None is known."""
         del window
 
+    def read_disagreement(self, window: Window) -> None:
+        """Nor is this."""
+        del window
+
 
 def polygons_of(source: Held, folder: Path, **options: str) -> tuple[geopandas.GeoDataFrame, float]:
     """The polygons and the seconds of joining, shaping and writing them."""

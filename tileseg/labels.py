@@ -18,6 +18,9 @@ CERTAIN = 65535
 BYTE_STEPS = 250
 """A probability of 1 as a byte: in rasters of bytes, probabilities are counted in units of 1/250, and 255 is nodata."""
 
+SPREAD_STEP = 0.002
+"""Disagreement of views is counted in bytes of this unit, up to BYTE_STEPS (0.5, the most that two classes have)."""
+
 _ROWS = 64
 """Rows worked on at a time, so that the float32 copies stay in the processor's cache."""
 
@@ -110,6 +113,17 @@ def as_bytes(chances: npt.NDArray[np.uint16], valid: npt.NDArray[np.bool_]) -> n
 
 _BYTES = ((np.arange(CERTAIN + 1, dtype=np.uint32) * (2 * BYTE_STEPS) + CERTAIN) // (2 * CERTAIN)).astype(np.uint8)
 """The byte of each probability."""
+
+
+def spread_bytes(spread: Logits, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Standard deviations of probabilities (y, x) in units of SPREAD_STEP; NODATA where not ``valid``.
+
+    More than 0.5, which takes three views that are sure of three classes, counts as 0.5.
+    """
+    units = np.where(valid, spread, np.float16(0)).astype(np.float32)
+    units *= np.float32(1 / SPREAD_STEP)
+    np.minimum(np.rint(units, out=units), BYTE_STEPS, out=units)
+    return np.where(valid, units.astype(np.uint8), np.uint8(NODATA))
 
 
 def _odds(logits: Logits) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""The Zarr group of a run: logits or probabilities, labels, and a pyramid of labels on the scene's grid.
+"""The Zarr group of a run: logits or probabilities, labels and a pyramid of these, disagreement, on the scene's grid.
 
 One block writes whole shards and nobody else writes them, so there are no locks. A shard is written to a
 temporary name and renamed (by Zarr's local store), or is one object that appears whole, so a killed writer leaves an
@@ -25,7 +25,18 @@ from zarr.storage import ObjectStore
 from tileseg.card import ClassInfo
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
-from tileseg.labels import CERTAIN, NODATA, Confidence, Labels, Logits, decide, decide_again, halve, probabilities
+from tileseg.labels import (
+    CERTAIN,
+    NODATA,
+    SPREAD_STEP,
+    Confidence,
+    Labels,
+    Logits,
+    decide,
+    decide_again,
+    halve,
+    probabilities,
+)
 from tileseg.plan import Keep
 from tileseg.storage.patience import patiently_await
 from tileseg.storage.place import Url
@@ -98,6 +109,11 @@ class Mosaic:
         """What it holds besides labels."""
         return self._facts["keep"]  # type: ignore[no-any-return]
 
+    @property
+    def has_disagreement(self) -> bool:
+        """Whether it holds the disagreement of views."""
+        return bool(self._facts.get("disagreement"))
+
     def _array(self, name: str) -> zarr.Array[Any]:
         member = self._group[name]
         assert isinstance(member, zarr.Array)
@@ -135,14 +151,21 @@ class Mosaic:
 
     # --- Writing ----------------------------------------------------------------------------------------------
 
-    def write_block(self, core: Window, logits: Logits | None, labels: Labels) -> None:
-        """Write the whole shards of one block: (class, y, x) logits or None (labels only), (y, x) labels."""
+    def write_block(
+        self, core: Window, logits: Logits | None, labels: Labels, disagreement: npt.NDArray[np.uint8] | None = None
+    ) -> None:
+        """Write the whole shards of one block: (class, y, x) logits or None (labels only), (y, x) labels.
+
+        ``disagreement``: (y, x) in units of SPREAD_STEP, 255 where there are no data.
+        """
         rows, cols = core.slices
         if self.keep == "logits" and logits is not None:
             self._write("logits", (slice(None), rows, cols), logits)
         elif self.keep == "probabilities" and logits is not None:
             self._write("probabilities", (slice(None), rows, cols), probabilities(logits))
         self._write("labels", (rows, cols), labels)
+        if disagreement is not None:
+            self._write("disagreement", (rows, cols), disagreement)
         for level in self._levels_of_blocks:
             labels = halve(labels)
             row, col = core.row_off // level, core.col_off // level
@@ -215,6 +238,12 @@ class Mosaic:
         rows, cols = window.slices
         return self._read("probabilities", (slice(None), rows, cols)).astype(np.uint16, copy=False)
 
+    def read_disagreement(self, window: Window) -> npt.NDArray[np.uint8] | None:
+        """(y, x) disagreement of views in units of SPREAD_STEP; 255 where there are no data; None: not kept."""
+        if not self.has_disagreement:
+            return None
+        return self._read("disagreement", window.slices).astype(np.uint8, copy=False)
+
     def _decide_again(self, window: Window) -> tuple[Labels, Confidence]:
         rows, cols = window.slices
         valid = self._read("labels", (rows, cols)) != NODATA
@@ -228,13 +257,16 @@ def create_mosaic(
     classes: Sequence[ClassInfo],
     keep: Keep,
     provenance: dict[str, Any],
+    *,
+    disagreement: bool = False,
 ) -> Mosaic:
     """Create an empty mosaic, replacing what is there: one shard per block, made of chunks.
 
     Georeferenced twice: CF grid mapping and coordinates for xarray and rioxarray, ``proj:`` and ``spatial:``
     attributes for readers of the Zarr conventions.
     """
-    ask(path, lambda: _create(_store(path), grid, block, classes, keep, provenance))
+    facts = {**provenance, "disagreement": True} if disagreement else provenance
+    ask(path, lambda: _create(_store(path), grid, block, classes, keep, facts))
     return Mosaic(path)
 
 
@@ -300,6 +332,8 @@ def _create(
         )
         _put(group, "class", np.arange(count, dtype=np.uint8), ("class",), meanings)
     _put_labels(group, grid, block, meanings)
+    if provenance.get("disagreement"):
+        _put_spread(group, grid, block)
     for level in levels:
         coarse = grid.overview(level)
         side = (block[0] // level, block[1] // level) if all(b % level == 0 for b in block) else (_CHUNK, _CHUNK)
@@ -341,6 +375,21 @@ def _put_labels(group: zarr.Group, grid: Grid, shard: tuple[int, int], attribute
                 (name,),
                 {**named, **({"units": unit} if unit and grid.crs is not None else {})},
             )
+
+
+def _put_spread(group: zarr.Group, grid: Grid, shard: tuple[int, int]) -> None:
+    group.create_array(
+        "disagreement",
+        shape=(grid.height, grid.width),
+        chunks=_chunk(shard, _LABEL_CHUNK),
+        shards=shard,
+        dtype="uint8",
+        fill_value=NODATA,
+        compressors=[BloscCodec(typesize=1, cname="lz4", clevel=1, shuffle="bitshuffle")],
+        dimension_names=("y", "x"),
+        # By the second, xarray makes NaN of what has no data, and by the first floats of the rest.
+        attributes=_mapped({"scale_factor": SPREAD_STEP, "_FillValue": NODATA}),
+    )
 
 
 def _put(

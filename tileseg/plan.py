@@ -24,6 +24,7 @@ Stitch = str
 """``exact``, or the name of a blend: see :mod:`tileseg.blend`."""
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 Keep = Literal["logits", "probabilities", "labels"]
+"""What a mosaic has of each class besides labels; disagreement of views may come on top."""
 
 MIB = 1 << 20
 
@@ -109,6 +110,8 @@ class Plan:
     """Worker processes; 0: everything in one process."""
     threads: int
     """Blocks in flight in one process, at most."""
+    disagreement: bool = False
+    """Whether the disagreement of views is kept."""
 
     def __post_init__(self) -> None:
         if min(*self.block, *self.tile, *self.step, self.batch) < 1:
@@ -161,6 +164,11 @@ class Plan:
     def blocks(self) -> int:
         """How many."""
         return self.lattice[0] * self.lattice[1]
+
+    @property
+    def maps(self) -> int:
+        """Numbers that a pixel gets from the network: one for each class, and the disagreement of views."""
+        return len(self.card.classes) + self.disagreement
 
     def __getitem__(self, index: int) -> Block:
         """The block at a position."""
@@ -234,7 +242,7 @@ class Plan:
         """Bytes of the mosaic before compression."""
         classes = len(self.card.classes)
         per_pixel = {"logits": 2.0 * classes, "probabilities": 2.0 * classes, "labels": 0.0}[self.keep]
-        return int(math.prod(self.scene) * (per_pixel + 4 / 3))
+        return int(math.prod(self.scene) * (per_pixel + self.disagreement + 4 / 3))
 
     @property
     def memory(self) -> MemoryProjection:
@@ -264,18 +272,18 @@ class Plan:
     @property
     def _block_terms(self) -> dict[str, int]:
         """Bytes of a block in flight."""
-        classes = len(self.card.classes)
+        maps = self.maps
         height, width = (min(b, s) for b, s in zip(self.block, self.scene, strict=True))
         read = (height + 2 * self.margin + self.tile[0]) * (width + 2 * self.margin + self.tile[1])
         if self.stitch == "exact":
             read = math.prod(-(-b // t) * t + 2 * self.margin for b, t in zip((height, width), self.tile, strict=True))
-        blended = 4 * classes if self.stitch != "exact" else 0
+        blended = 4 * maps if self.stitch != "exact" else 0
         # Pixels and their validity, as read and as put together.
         pixels = read * (self.bands * self.itemsize + 1) * 2
         # Logits as float16 and, a band of rows at a time, float32; labels and confidence; the encoded shard.
-        logits = height * width * (2 * classes * 2 + blended + 3 + 12)
+        logits = height * width * (2 * maps * 2 + blended + 3 + 12)
         # Polygons are traced when pixels and logits have gone, and labels and confidence are left.
-        tracing = height * width * 3 + trace_bytes(height, width)
+        tracing = height * width * (3 + self.disagreement) + trace_bytes(height, width)
         return {
             "pixels of a block": int(pixels),
             "logits and labels of a block": int(logits),
@@ -285,7 +293,8 @@ class Plan:
     @property
     def _network_bytes(self) -> int:
         """Bytes of the network on a batch."""
-        classes = len(self.card.classes)
+        # What is summed over views: for disagreement, logits and probabilities of classes, and the latter's squares.
+        summed = 2 * len(self.card.classes) + 1 if self.disagreement else len(self.card.classes)
         network = max(math.prod(self.window_at(s)) for s in self.scales) * self.batch
         activations = network * self.card.activation_bytes_per_pixel
         activations *= MEMORY_SHARE[self.precision]
@@ -294,7 +303,7 @@ class Plan:
         # The tile as float32 on the device, a copy of it with longer edges while it is resampled, before the network
         # has anything; the sum of views, and what is handed back.
         copy = source if any(scale != 1 for scale in self.scales) else 0
-        return int(source + max(copy, activations) + core * 3 * 4 * classes + 12 * self.card.parameters)
+        return int(source + max(copy, activations) + core * 3 * 4 * summed + 12 * self.card.parameters)
 
 
 def align_of(card: ModelCard, scales: tuple[Fraction, ...]) -> int:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -33,7 +33,7 @@ from tileseg.plan import Keep
 from tileseg.polygons.quantity import Quantity
 from tileseg.problems import first_problem, toml_of
 from tileseg.storage.place import Url, fitting, parse_place, stem_of
-from tileseg.tta import Flips, parse_scale
+from tileseg.tta import Flips, parse_scale, views
 
 AskedPrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 PRECISIONS: tuple[AskedPrecision, ...] = get_args(AskedPrecision)
@@ -52,6 +52,9 @@ Place = Annotated[
     Path | InstanceOf[Url], BeforeValidator(parse_place), PlainSerializer(str, return_type=str, when_used="json")
 ]
 """A path or an address: made of text."""
+
+DISAGREEMENT = "disagreement"
+"""What ``--keep`` takes besides one of :data:`tileseg.plan.Keep`."""
 
 FormatName = Annotated[str, AfterValidator(known_format)]
 """A name of :data:`tileseg.formats.FORMATS`."""
@@ -113,6 +116,19 @@ def _text(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value}"
     return value.strip() if isinstance(value, str) else value
+
+
+def _kept(value: Any) -> Any:
+    """One of Keep, and perhaps disagreement, in one order: runs are compared by it."""
+    names = [str(part).strip() for part in (value.split(",") if isinstance(value, str) else value)]
+    extra = [DISAGREEMENT] if DISAGREEMENT in names else []
+    main = [name for name in dict.fromkeys(names) if name != DISAGREEMENT] or ["logits"]
+    if len(main) > 1 or main[0] not in get_args(Keep):
+        raise ValueError(
+            f"{','.join(names)}: expected one of {', '.join(get_args(Keep))}, with {DISAGREEMENT} besides or not"
+            + did_you_mean(main[0], [*get_args(Keep), DISAGREEMENT])
+        )
+    return ",".join([*main, *extra])
 
 
 Scale = Annotated[Fraction, BeforeValidator(_scale), PlainSerializer(str)]
@@ -305,8 +321,10 @@ class RunSpec(VectorOptions):
     """What computes the network: a name of the registry of engines; ``auto``: the fastest for model and machine."""
     precision: AskedPrecision = "auto"
     """The network's arithmetic; ``auto``: the fastest that engine and machine have, at next to no loss."""
-    keep: Keep = "logits"
-    """What the mosaic keeps besides labels; probabilities become a COG for each class but background, too."""
+    keep: Annotated[str, BeforeValidator(_kept)] = "logits"
+    """What the mosaic keeps besides labels: logits, probabilities (also as COGs) or nothing (``labels``), and with
+    ``,disagreement`` the standard deviation of probabilities over the views (also as a COG and of polygons).
+    ``disagreement`` alone is with logits."""
 
     bands: Bands | None = None
     """Bands of the scene in the order that the model expects: numbers from 1, or names such as red or B4."""
@@ -350,6 +368,25 @@ class RunSpec(VectorOptions):
         if self.workers == 0 and (self.cluster or self.performance_report):
             raise ValueError("workers 0: computes in this process, so without --cluster and --performance-report")
         return self
+
+    @model_validator(mode="after")
+    def _several_views(self) -> Self:
+        if self.keeps_disagreement and len(views(self.scales, self.flips)) < 2:
+            raise ValueError(
+                "keep disagreement: there is one view, which has none to disagree with; add --flips h (hv, d4) or more "
+                "--scales"
+            )
+        return self
+
+    @property
+    def kept(self) -> Keep:
+        """What the mosaic has of each class besides labels."""
+        return cast(Keep, self.keep.partition(",")[0])
+
+    @property
+    def keeps_disagreement(self) -> bool:
+        """Whether the disagreement of views is kept."""
+        return self.keep.endswith(DISAGREEMENT)
 
     @property
     def remote(self) -> ClusterSpec | None:

@@ -91,6 +91,7 @@ def make_plan(
     resources: Resources | None = None,
     *,
     keep: Keep = "logits",
+    disagreement: bool = False,
 ) -> Plan:
     """The plan with the largest tile that memory allows. Raises UsageError where nothing fits or a size cannot be."""
     views, tiling, resources = views or ViewChoice(), tiling or TilingChoice(), resources or Resources()
@@ -124,6 +125,7 @@ def make_plan(
             batch=tiling.batch or min(per_block, max(1, 1024**2 // math.prod(each))),
             workers=resources.workers,
             threads=resources.threads,
+            disagreement=disagreement,
         )
         candidates.append(candidate)
         if resources.max_memory is None or candidate.memory.total <= resources.max_memory:

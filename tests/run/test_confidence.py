@@ -1,18 +1,21 @@
-"""What a run says of how sure it is: probabilities as rasters."""
+"""What a run says of how sure it is: probabilities as rasters, and where views disagree."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from fakes import smooth_noise, write_scene
+from rasterio.features import geometry_mask
 
 from tileseg import RunSpec, run
 from tileseg.card import ClassInfo
 from tileseg.errors import UsageError
-from tileseg.labels import CERTAIN, NODATA, probabilities
+from tileseg.labels import CERTAIN, NODATA, SPREAD_STEP, probabilities, spread_bytes
 from tileseg.mosaic import Mosaic
 from tileseg.run.names import MOSAIC, probability_files, written_files
 from tileseg.run.report import RunReport
@@ -102,3 +105,136 @@ def test_probability_files_are_outputs_like_others(scene, model, tmp_path) -> No
     (other / "probability_roof.tif").touch()
     with pytest.raises(UsageError, match=r"probability_roof\.tif is there, but no run of tileseg wrote it"):
         run(spec(scene, model, other, keep="probabilities"))
+
+
+# --- Disagreement of views ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def disagreeing(scene, model, tmp_path_factory: pytest.TempPathFactory) -> RunReport:
+    out = tmp_path_factory.mktemp("out") / "run"
+    return run(spec(scene, model, out, keep="disagreement", flips="hv", scales="1/2,1", formats="geojson,gpkg"))
+
+
+def mirrored(path: Path, flip: tuple[slice, slice], out: Path) -> Path:
+    """A scene with its rows or columns in the other order, on the same grid."""
+    with rasterio.open(path) as raster:
+        pixels = np.moveaxis(raster.read(), 0, -1)
+    return write_scene(out, np.ascontiguousarray(pixels[flip]), nodata=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "merge"), [("model", "logits"), ("model", "probabilities"), ("keras_model", "logits")]
+)
+def test_disagreement_is_the_deviation_over_views_run_alone(request, tmp_path, kind, merge) -> None:
+    """Every view by a run of its own: of a mirrored scene, or at another scale. Sizes fit the network's stride."""
+    model = request.getfixturevalue(kind)
+    height, width = 208, 320
+    scene = write_scene(tmp_path / "scene.tif", smooth_noise(height, width, 3), nodata=0)
+    both = run(spec(scene, model, tmp_path / "both", keep="disagreement", flips="h", scales="1/2,1", merge=merge))
+    mosaic = Mosaic(both.folder / MOSAIC)
+    chances = []
+    for k, flip in enumerate((np.s_[:, :], np.s_[:, ::-1])):
+        one = mirrored(scene, flip, tmp_path / f"{k}.tif")
+        for scale in ("1/2", "1"):
+            alone = Mosaic(run(spec(one, model, tmp_path / f"{k}-{scale[-1]}", scales=scale)).folder / MOSAIC)
+            logits = alone.read_logits(alone.grid.extent)[:, flip[0], flip[1]]
+            chances.append(probabilities(np.ascontiguousarray(logits)) / CERTAIN)
+    expected = np.sqrt(np.var(chances, axis=0).sum(axis=0) / 2)
+    found = mosaic.read_disagreement(mosaic.grid.extent)
+    # Of probabilities that are merged, the half-size view is resampled after the softmax instead of before it.
+    most = 0.002 if merge == "logits" else 0.05
+    assert expected.max() > 0.1
+    assert np.abs(found * SPREAD_STEP - expected).max() < most
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_two_classes_disagree_by_the_deviation_of_either() -> None:
+    spread = np.float16([[0, 0.1, 0.5, 0.7, np.nan]])
+    found = spread_bytes(spread, np.array([[True, True, True, True, False]]))
+    assert found.tolist() == [[0, 50, 250, 250, 255]]
+
+
+def test_disagreement_is_the_same_for_any_block_window_and_workers(disagreeing, scene, model, tmp_path) -> None:
+    views = {"keep": "logits,disagreement", "flips": "hv", "scales": "1/2,1"}
+    for out, options in (("a", {"block": 192, "window": 112}), ("b", {"block": 512}), ("c", {"workers": 2})):
+        other = run(spec(scene, model, tmp_path / out, **views, **options))
+        assert (other.folder / "disagreement.tif").read_bytes() == (
+            disagreeing.folder / "disagreement.tif"
+        ).read_bytes()
+        frames = [
+            geopandas.read_file(report.folder / "polygons.geojson").sort_values(["pixels", "area_m2", "perimeter_m"])
+            for report in (other, disagreeing)
+        ]
+        for name in ("mean_disagreement", "mean_probability"):
+            assert sorted(frames[0][name]) == sorted(frames[1][name])
+
+
+def test_disagreement_lies_in_the_mosaic_as_a_file_and_in_polygons(disagreeing) -> None:
+    folder = disagreeing.folder
+    assert disagreeing.outputs["disagreement"] == folder / "disagreement.tif"
+    with rasterio.open(folder / "labels.tif") as raster:
+        labels = raster.read(1)
+    with rasterio.open(folder / "disagreement.tif") as raster:
+        values = raster.read(1)
+        assert (raster.nodata, raster.scales) == (255, (SPREAD_STEP,))
+        assert raster.descriptions == ("standard deviation of probabilities over views",)
+    assert np.array_equal(values == NODATA, labels == NODATA)
+    array = xr.open_zarr(folder / "mosaic.zarr").disagreement
+    assert array.dims == ("y", "x")
+    np.testing.assert_allclose(array.values, np.where(values == 255, np.nan, values * SPREAD_STEP), rtol=1e-6)
+    frame = geopandas.read_file(folder / "polygons.gpkg")
+    assert list(frame.columns).index("mean_disagreement") == list(frame.columns).index("min_probability") + 1
+    with rasterio.open(folder / "labels.tif") as raster:
+        transform = raster.transform
+    for row in frame.sort_values("pixels").tail(40).itertuples():
+        inside = geometry_mask([row.geometry], labels.shape, transform, invert=True)
+        assert inside.sum() == row.pixels
+        assert row.mean_disagreement == pytest.approx(values[inside].mean() * SPREAD_STEP, abs=5.1e-5)
+
+
+def test_polygons_made_again_have_their_disagreement(disagreeing, scene, model, in_process) -> None:
+    folder = disagreeing.folder
+    before = (folder / "polygons.geojson").read_bytes()
+    views = {"keep": "disagreement", "flips": "hv", "scales": "1/2,1"}
+    again = run(spec(scene, model, folder, **views, min_area="40px"))
+    assert again.only_polygons
+    frame = geopandas.read_file(folder / "polygons.geojson")
+    assert frame.mean_disagreement.between(0, 0.5).all()
+    run(spec(scene, model, folder, **views))
+    assert (folder / "polygons.geojson").read_bytes() == before
+    assert in_process("vectorize", folder, "--out", folder / "again", "--block", 128).returncode == 0
+    assert (folder / "again" / "polygons.geojson").read_bytes() == before
+
+
+def test_a_run_that_keeps_labels_may_keep_disagreement_too(scene, model, tmp_path) -> None:
+    report = run(spec(scene, model, tmp_path / "run", keep="labels,disagreement", flips="h"))
+    assert (report.folder / "disagreement.tif").exists()
+    frame = geopandas.read_file(report.folder / "polygons.geojson")
+    assert {"mean_probability", "mean_disagreement"} <= set(frame.columns)
+    with pytest.raises(UsageError, match="keep was labels,disagreement, is logits,disagreement"):
+        run(spec(scene, model, tmp_path / "run", keep="disagreement", flips="h"))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"keep": "disagreement"}, r"^--keep: there is one view|^--keep disagreement: there is one view.*--flips h"),
+        ({"keep": "logits,labels"}, "expected one of logits, probabilities, labels, with disagreement besides or not"),
+        ({"keep": "disagrement", "flips": "h"}, "did you mean"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_in_one_line(options, problem) -> None:
+    with pytest.raises(UsageError, match=problem) as caught:
+        RunSpec.parse({"scene": "scene.tif", **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_kept_has_one_spelling() -> None:
+    for given in ("disagreement", "disagreement,logits", ["logits", "disagreement"], " logits , disagreement"):
+        assert RunSpec(scene="a.tif", keep=given, flips="h").keep == "logits,disagreement"
+    chosen = RunSpec(scene="a.tif", keep="disagreement,probabilities", scales="1,2")
+    assert (chosen.keep, chosen.kept, chosen.keeps_disagreement) == (
+        "probabilities,disagreement", "probabilities", True,
+    )  # fmt: skip
+    assert RunSpec(scene="a.tif").keeps_disagreement is False

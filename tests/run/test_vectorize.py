@@ -43,6 +43,9 @@ class Labels:
     def read_confidence(self, window: Window) -> npt.NDArray[np.uint16] | None:
         return None
 
+    def read_disagreement(self, window: Window) -> None:
+        return None
+
 
 CARD = (
     ClassInfo(name="ground", color="#000000", background=True),

@@ -206,6 +206,9 @@ class _DataMask:
     def read_confidence(self, window: Window) -> None:
         del window
 
+    def read_disagreement(self, window: Window) -> None:
+        del window
+
 
 def _valid_area(run: FinishedRun, crs: str, count: _Count) -> Any:
     """Where a scene has data."""
@@ -307,6 +310,9 @@ def _joined(frame: GeoDataFrame, tolerance: float) -> tuple[GeoDataFrame, int]:
             weights = np.maximum(part["pixels"].to_numpy(), 1)
             row["mean_probability"] = float(np.average(part["mean_probability"], weights=weights))
             row["min_probability"] = float(part["min_probability"].min())
+        if "mean_disagreement" in part:
+            weights = np.maximum(part["pixels"].to_numpy(), 1)
+            row["mean_disagreement"] = float(np.average(part["mean_disagreement"], weights=weights))
         row["touches_edge"], row["touches_nodata"] = (
             bool(part["touches_edge"].any()),
             bool(part["touches_nodata"].any()),

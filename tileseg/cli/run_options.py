@@ -120,7 +120,12 @@ class RecordOptions:
     ] = None
     keep: Annotated[
         str | None,
-        option(CONTROL, "What the mosaic keeps besides labels.", metavar="logits|probabilities|labels"),
+        option(
+            CONTROL,
+            "What the mosaic keeps besides labels; default logits. Probabilities, and the disagreement of views that "
+            "comes with any of them, become COGs too.",
+            metavar="logits|probabilities|labels[,disagreement]",
+        ),
     ] = None
 
 

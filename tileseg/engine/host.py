@@ -16,8 +16,8 @@ class _Ops:
     """NumPy under the names that :class:`tileseg.engine.protocol.Arrays` asks for."""
 
     clip, concatenate, flip, transpose = np.clip, np.concatenate, np.flip, np.transpose
-    isfinite, log, maximum, minimum, where, zeros_like = (
-        np.isfinite, np.log, np.maximum, np.minimum, np.where, np.zeros_like,
+    isfinite, log, maximum, minimum, sqrt, sum, where, zeros_like = (
+        np.isfinite, np.log, np.maximum, np.minimum, np.sqrt, np.sum, np.where, np.zeros_like,
     )  # fmt: skip
 
     @staticmethod

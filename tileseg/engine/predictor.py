@@ -48,6 +48,8 @@ class PredictorSpec:
     """Context in pixels of each view (a multiple of the stride), or None for what exactness needs."""
     output: Literal["float16", "float32"] = "float16"
     """Type of the logits that are returned."""
+    disagreement: bool = False
+    """Whether the standard deviation of probabilities over views comes with the logits; there must be several views."""
 
 
 class Predictor:
@@ -70,6 +72,8 @@ class Predictor:
                 f"a core of {core[0]}x{core[1]} with {len(views)} view(s) and batches of {spec.batch} cannot be "
                 f"predicted: expected multiples of {align} pixels and at least one view and tile"
             )
+        if spec.disagreement and len(views) == 1:
+            raise UsageError("one view has none to disagree with")
         halo = spec.halo
         if halo is not None and (halo < 0 or halo % card.stride):
             raise UsageError(f"a halo of {halo} is no multiple of the model's stride {card.stride}")
@@ -102,7 +106,9 @@ class Predictor:
 
         Returns:
             Merged logits of the cores, (n, classes, rows, columns). A logit that is not finite stays so; a finite one
-            does not become infinite by the float16. Merged probabilities come as their logarithms.
+            does not become infinite by the float16. Merged probabilities come as their logarithms. With
+            ``disagreement``, a map more at the end: the root of half the sum over classes of the variances of their
+            probabilities over views. Of two classes that is the standard deviation of either.
         """
         count, batch = len(tiles), self._spec.batch
         if tiles.shape[1:] != self.tile_shape or not 1 <= count <= batch:
@@ -166,7 +172,7 @@ class Predictor:
 
         def result(found: Any) -> Any:
             found = self._to_merge(found) if scale == 1 else found
-            return self._averaged(found) if plain else found
+            return self._averaged(found) if plain else self._to_sum(found)
 
         last = arrays.compile(result, fused=True)
         if scale == 1 and isinstance(self._network, TakesPixels):
@@ -197,6 +203,27 @@ class Predictor:
         mean_of_probabilities = self._spec.merge == "probabilities" and not self._alone
         return self._ops.softmax(logits, axis=-1) if mean_of_probabilities else logits
 
+    def _to_sum(self, found: Any) -> Any:
+        """What is merged; for disagreement also the probabilities of classes, and the sum of their squares."""
+        if not self._spec.disagreement:
+            return found
+        ops, parts = self._ops, [found]
+        chances = found
+        if self._spec.merge == "logits":
+            chances = ops.softmax(found, axis=-1)
+            parts.append(chances)
+        return ops.concatenate([*parts, ops.sum(chances * chances, axis=-1, keepdims=True)], axis=-1)
+
+    def _spread(self, mean: Any) -> Any:
+        """The disagreement (n, rows, columns, 1) of the means over views of what :meth:`_to_sum` gives.
+
+        Where all views say the same, differences of rounded numbers leave at most 5e-4.
+        """
+        ops, classes = self._ops, len(self._network.card.classes)
+        chances, squares = mean[..., -1 - classes : -1], mean[..., -1:]
+        variance = (squares - ops.sum(chances * chances, axis=-1, keepdims=True)) * np.float32(0.5)
+        return ops.sqrt(ops.maximum(variance, np.float32(0)))
+
     def as_logits(self, found: Any) -> Any:
         """What the graph gives (n, rows, columns, channels), as one logit per class."""
         ops, card = self._ops, self._network.card
@@ -214,9 +241,11 @@ class Predictor:
         """The mean over views, channels first, in the type that is returned."""
         ops, spec = self._ops, self._spec
         mean = total if self._alone else total * np.float32(1 / len(spec.views))
+        spread = [self._spread(mean)] if spec.disagreement else []
+        mean = mean[..., : len(self._network.card.classes)] if spread else mean
         if spec.merge == "probabilities" and not self._alone:
             mean = ops.log(ops.maximum(mean, SMALLEST_PROBABILITY))
-        mean = ops.transpose(mean, (0, 3, 1, 2))
+        mean = ops.transpose(ops.concatenate([mean, *spread], axis=-1) if spread else mean, (0, 3, 1, 2))
         if spec.output == "float32":
             return mean
         half = ops.cast(ops.clip(mean, -LARGEST_HALF, LARGEST_HALF), "float16")

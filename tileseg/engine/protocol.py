@@ -63,8 +63,9 @@ class Arrays(Protocol):
     def ops(self) -> Any:
         """Functions named as in NumPy that take and give its arrays.
 
-        They are ``clip``, ``concatenate``, ``flip``, ``isfinite``, ``log``, ``maximum``, ``minimum``, ``transpose``,
-        ``where``, ``zeros_like``; and ``cast`` (array, name of a type) and ``softmax`` (array, axis) as in Keras.
+        They are ``clip``, ``concatenate``, ``flip``, ``isfinite``, ``log``, ``maximum``, ``minimum``, ``sqrt``,
+        ``sum``, ``transpose``, ``where``, ``zeros_like``; and ``cast`` (array, name of a type) and ``softmax`` (array,
+        axis) as in Keras.
         """
         ...
 

@@ -38,7 +38,7 @@ class InferenceSpec:
         return PredictorSpec(
             core=plan.tile, margin=plan.margin, views=plan.views, scaling=self.scaling, batch=plan.batch,
             merge=self.merge, precision=plan.precision, halo=plan.halo if exact else 0,
-            output="float16" if exact else "float32",
+            output="float16" if exact else "float32", disagreement=plan.disagreement,
         )  # fmt: skip
 
     @property
@@ -91,6 +91,8 @@ class TiledNetwork:
     ) -> tuple[Logits, tuple[str, ...]]:
         """Logits (class, y, x) of a block, and what was done to make it fit the device's memory.
 
+        Where the plan keeps the disagreement of views, its map (standard deviations) comes after those of the classes.
+
         ``pixels`` (y, x, band) begin at ``inference.plan.read(core)``; ``valid`` (y, x) is that of the core. Tiles
         without a valid pixel are not computed, so that logits have no meaning where ``valid`` is False.
 
@@ -117,7 +119,7 @@ class TiledNetwork:
         plan, predictor = inference.plan, self._predictor(inference.predictor)
         origin = plan.read(core)
         tiles = [tile for tile in plan.tiles(core) if _any_valid(valid, tile, core)]
-        shape = (len(plan.card.classes), core.height, core.width)
+        shape = (plan.maps, core.height, core.width)
         exact = plan.stitch == "exact"
         whole = np.full(shape, np.nan, np.float16) if exact else np.zeros(shape, np.float32)
         weight = None if exact else np.multiply.outer(plan.weights(0), plan.weights(1))

@@ -32,6 +32,7 @@ _EMPTY: dict[str, tuple[type, tuple[int, ...]]] = {
     "pixels": (np.int64, (0,)),
     "confidence_sum": (np.int64, (0,)),
     "confidence_min": (np.int32, (0,)),
+    "disagreement_sum": (np.int64, (0,)),
     "touches_edge": (np.bool_, (0,)),
     "touches_nodata": (np.bool_, (0,)),
     "first_pixel": (np.int64, (0,)),

@@ -18,7 +18,7 @@ from tileseg.storage.local import until_whole
 
 Array = npt.NDArray[Any]
 
-_MAGIC = b"TSFRAG1\n"
+_MAGIC = b"TSFRAG2\n"
 _ALIGN = 64
 
 TOP, BOTTOM, LEFT, RIGHT = 0, 1, 2, 3
@@ -52,6 +52,8 @@ class PolygonBatch:
     """(P,) int64: sum of the pixels' confidence, in units of 1/65535; 0 without confidence."""
     confidence_min: Array
     """(P,) int32: the least of them; 65535 without confidence."""
+    disagreement_sum: Array
+    """(P,) int64: sum of the pixels' disagreement of views, in units of tileseg.labels.SPREAD_STEP; 0 without."""
     touches_edge: Array
     """(P,) bool: has a pixel on the scene's edge."""
     touches_nodata: Array
@@ -76,6 +78,8 @@ class Components:
     """(C,) int64."""
     confidence_min: Array
     """(C,) int32."""
+    disagreement_sum: Array
+    """(C,) int64."""
     touches_edge: Array
     """(C,) bool."""
     touches_nodata: Array
@@ -120,7 +124,9 @@ class Fragment:
     strip_component: Array
     """(S,) int32: component of each run, -1 where the pixels are ignored, -2 where they are nodata."""
     has_confidence: bool
-    """Whether the sums mean anything."""
+    """Whether the sums of confidence mean anything."""
+    has_disagreement: bool
+    """Whether those of disagreement do."""
     row_off: int
     """First row in the scene ..."""
     rows: int
@@ -134,7 +140,7 @@ class Fragment:
         for name, array in arrays.items():
             header.append((name, array.dtype.str, array.shape, position))
             position += -(-array.nbytes // _ALIGN) * _ALIGN
-        facts = {"has_confidence": self.has_confidence, "row_off": self.row_off, "rows": self.rows}
+        facts = {name: getattr(self, name) for name in ("has_confidence", "has_disagreement", "row_off", "rows")}
         text = json.dumps({"arrays": header, "bytes": position, **facts}).encode()
         text += b" " * (-(len(_MAGIC) + 8 + len(text)) % _ALIGN)
         file.write(_MAGIC + len(text).to_bytes(8, "little") + text)
@@ -159,6 +165,7 @@ class Fragment:
             complete=PolygonBatch(**_group(arrays, "complete")),
             components=Components(**_group(arrays, "components")),
             has_confidence=bool(header["has_confidence"]),
+            has_disagreement=bool(header["has_disagreement"]),
             row_off=int(header["row_off"]),
             rows=int(header["rows"]),
             **{name: array for name, array in arrays.items() if "." not in name},

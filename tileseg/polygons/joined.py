@@ -40,7 +40,8 @@ class JoinedPolygons:
         for low, high in scratch.pieces(len(parent)):
             _sum_up(
                 parent, low, high, columns["pixels"], columns["confidence_sum"], columns["confidence_min"],
-                columns["touches_edge"], columns["touches_nodata"], columns["first_pixel"], corners,
+                columns["disagreement_sum"], columns["touches_edge"], columns["touches_nodata"],
+                columns["first_pixel"], corners,
             )  # fmt: skip
             seams.release()
         for low, high in scratch.pieces(len(seams.pinches.filled)):
@@ -139,7 +140,7 @@ def _put(groups: Array, first: int, offsets: Array, order: Array) -> None:
 @compiled
 def _sum_up(
     parent: Array, low: int, high: int, pixels: Array, confidence_sum: Array, confidence_min: Array,
-    touches_edge: Array, touches_nodata: Array, first_pixel: Array, corners: Array,
+    disagreement_sum: Array, touches_edge: Array, touches_nodata: Array, first_pixel: Array, corners: Array,
 ) -> None:  # fmt: skip
     """Add components to the representative of their set, and make that their parent."""
     for i in range(low, high):  # a representative is the smallest of its set, so it comes first
@@ -149,6 +150,7 @@ def _sum_up(
             pixels[root] += pixels[i]
             confidence_sum[root] += confidence_sum[i]
             confidence_min[root] = min(confidence_min[root], confidence_min[i])
+            disagreement_sum[root] += disagreement_sum[i]
             touches_edge[root] |= touches_edge[i]
             touches_nodata[root] |= touches_nodata[i]
             first_pixel[root] = min(first_pixel[root], first_pixel[i])

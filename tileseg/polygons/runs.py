@@ -200,6 +200,25 @@ def measure_components(
 
 
 @compiled
+def add_up(row_runs: Array, starts: Array, in_component: Array, width: int, values: Array, amount: int) -> Array:
+    """Sums (components,) of bytes (rows, columns); of an empty array 0."""
+    total = np.zeros(amount, np.int64)
+    if values.size == 0:
+        return total
+    for y in range(len(row_runs) - 2):
+        low, high = row_runs[y], row_runs[y + 1]
+        for run in range(low, high):
+            component = in_component[run]
+            if component < 0:
+                continue
+            part = wide(0)
+            for x in range(starts[run], starts[run + 1] if run + 1 < high else width):
+                part += values[y, x]
+            total[component] += part
+    return total
+
+
+@compiled
 def mark_beside_nodata(
     row_runs: Array, starts: Array, keys: Array, in_component: Array, width: int, touches: Array
 ) -> None:

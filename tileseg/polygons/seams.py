@@ -85,6 +85,7 @@ class Seams:
             "pixels": np.int64,
             "confidence_sum": np.int64,
             "confidence_min": np.int32,
+            "disagreement_sum": np.int64,
             "touches_edge": np.bool_,
             "touches_nodata": np.bool_,
             "first_pixel": np.int64,

@@ -21,6 +21,7 @@ import shapely
 from affine import Affine
 
 from tileseg.grid import Grid
+from tileseg.labels import SPREAD_STEP
 from tileseg.polygons.batch import concatenate, select
 from tileseg.polygons.cut import beyond_the_plane, cut
 from tileseg.polygons.fragment import PolygonBatch
@@ -95,6 +96,8 @@ class Shapes:
     """(P,) float64: mean probability of the class over the pixels, 4 decimals; None where unknown."""
     min_probability: Array | None
     """(P,) float64: the least of them."""
+    mean_disagreement: Array | None
+    """(P,) float64: mean over the pixels of the disagreement of views, 4 decimals; None where unknown."""
     pixels: Array
     """(P,) int64: labelled pixels (those of filled holes are not among them)."""
     touches_edge: Array
@@ -124,6 +127,7 @@ class Shaper:
         min_area: Quantity | None = None,
         fill_holes: Quantity | None = None,
         has_confidence: bool = True,
+        has_disagreement: bool = False,
         lonlat: bool = True,
         scratch: Scratch | None = None,
     ) -> None:
@@ -138,6 +142,7 @@ class Shaper:
         self.min_area = min_area
         self.fill_holes = fill_holes
         self.has_confidence = has_confidence
+        self.has_disagreement = has_disagreement
         self.lonlat = lonlat and self.is_georeferenced
         self.scratch = Scratch(None, _AT_A_TIME) if scratch is None else scratch
 
@@ -164,6 +169,9 @@ class Shaper:
             perimeter=np.round(_per_polygon(perimeter, start, counts), self._digits),
             mean_probability=np.round(batch.confidence_sum / (batch.pixels * 65535.0), 4) if has else None,
             min_probability=np.round(batch.confidence_min / 65535.0, 4) if has else None,
+            mean_disagreement=(
+                np.round(batch.disagreement_sum * SPREAD_STEP / batch.pixels, 4) if self.has_disagreement else None
+            ),
             pixels=np.asarray(batch.pixels),
             touches_edge=np.asarray(batch.touches_edge),
             touches_nodata=np.asarray(batch.touches_nodata),
@@ -182,6 +190,7 @@ class Shaper:
             self.grid,
             self.pixel_metres,
             has_confidence=self.has_confidence,
+            has_disagreement=self.has_disagreement,
             lonlat=self.lonlat,
             scratch=self.scratch,
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,15 @@ from tileseg.polygons.boundary import group_rings, link_corners, walk_corners
 from tileseg.polygons.fragment import Components, Fragment, PolygonBatch
 from tileseg.polygons.memory import BAND_CHANGES
 from tileseg.polygons.rings import IGNORED, Array, gather_rings
-from tileseg.polygons.runs import band_edges, components_of, mark_beside_nodata, measure_components, runs_of, strips_of
+from tileseg.polygons.runs import (
+    add_up,
+    band_edges,
+    components_of,
+    mark_beside_nodata,
+    measure_components,
+    runs_of,
+    strips_of,
+)
 from tileseg.window import Window
 
 Connectivity = Literal[4, 8]
@@ -38,6 +46,7 @@ def trace_block(
     connectivity: Connectivity = 4,
     ignore: Collection[int] = (),
     nodata: int | None = None,
+    disagreement: Array | None = None,
 ) -> Iterator[Fragment]:
     """Trace the labels of one block of a scene, a band of rows at a time, from the top.
 
@@ -49,6 +58,7 @@ def trace_block(
         connectivity: 4, or 8 where diagonal pixels are neighbours too.
         ignore: labels that are not made into polygons (background, say).
         nodata: the label of pixels without data: not made into polygons, but noted of their neighbours.
+        disagreement: (height, width) uint8: disagreement of views, or None.
 
     Yields:
         A fragment for each band: mostly one. To keep memory bounded, save each before asking for the next
@@ -57,21 +67,38 @@ def trace_block(
     Raises:
         InputError: labels that are no integers or do not fit int32.
     """
-    if labels.shape != (core.height, core.width) or (confidence is not None and confidence.shape != labels.shape):
-        raise ValueError(f"labels {labels.shape} and confidence must have the core's shape: {core}")
+    known = _Measures(confidence, disagreement)
+    if any(array is not None and array.shape != (core.height, core.width) for array in (labels, *known)):
+        raise ValueError(f"labels {labels.shape}, confidence and disagreement must have the core's shape: {core}")
     labels = _narrow(labels)
     skipped = np.array(sorted({*ignore} - {nodata}), np.int64)
     edges, runs = band_edges(labels, BAND_CHANGES)
     for (low, high), amount in zip(itertools.pairwise(edges.tolist()), runs.tolist(), strict=True):
-        weights = None if confidence is None else np.ascontiguousarray(confidence[low:high], np.uint16)
         band = Window(core.row_off + low, core.col_off, high - low, core.width)
-        yield _trace_band(labels[low:high], amount, weights, band, extent, connectivity, skipped, nodata)
+        yield _trace_band(labels[low:high], amount, known.rows(low, high), band, extent, connectivity, skipped, nodata)
+
+
+class _Measures(NamedTuple):
+    """What is known of pixels beside their labels."""
+
+    confidence: Array | None
+    """(rows, columns) uint16."""
+    disagreement: Array | None
+    """(rows, columns) uint8."""
+
+    def rows(self, low: int, high: int) -> _Measures:
+        """Those of some rows."""
+        confidence, disagreement = (None if part is None else part[low:high] for part in self)
+        return _Measures(
+            None if confidence is None else np.ascontiguousarray(confidence, np.uint16),
+            None if disagreement is None else np.ascontiguousarray(disagreement, np.uint8),
+        )
 
 
 def _trace_band(
     labels: Array,
     runs: int,
-    confidence: Array | None,
+    known: _Measures,
     core: Window,
     extent: Window,
     connectivity: Connectivity,
@@ -83,10 +110,12 @@ def _trace_band(
     missing = IGNORED if nodata is None else int(nodata)
     row_runs, starts, keys, any_nodata = runs_of(labels, runs, skipped, missing, nodata is not None)
     in_component, amount = components_of(row_runs, starts, keys, core.width, connectivity == 8)
-    weights = np.empty((0, 0), np.uint16) if confidence is None else confidence
+    weights = np.empty((0, 0), np.uint16) if known.confidence is None else known.confidence
+    spread = np.empty((0, 0), np.uint8) if known.disagreement is None else known.disagreement
     label, first, pixels, total, least, edge, is_open = measure_components(
         row_runs, starts, keys, in_component, core.width, inner, weights, amount
     )
+    disagreement = add_up(row_runs, starts, in_component, core.width, spread, amount)
     beside_nodata = np.zeros(amount, np.bool_)
     if any_nodata:
         mark_beside_nodata(row_runs, starts, keys, in_component, core.width, beside_nodata)
@@ -98,6 +127,7 @@ def _trace_band(
         "pixels": pixels,
         "confidence_sum": total,
         "confidence_min": least,
+        "disagreement_sum": disagreement,
         "touches_edge": edge,
         "touches_nodata": beside_nodata,
         "first_pixel": first,
@@ -130,7 +160,8 @@ def _trace_band(
         strip_offsets=strips[0],
         strip_starts=strips[1],
         strip_component=strips[2],
-        has_confidence=confidence is not None,
+        has_confidence=known.confidence is not None,
+        has_disagreement=known.disagreement is not None,
         row_off=core.row_off,
         rows=core.height,
     )

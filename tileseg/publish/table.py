@@ -29,6 +29,8 @@ class Table:
     """Names of class ids; an id that is missing is its own name."""
     has_confidence: bool
     """Whether there are the columns mean_probability and min_probability."""
+    has_disagreement: bool = False
+    """Whether there is the column mean_disagreement."""
 
     @property
     def is_georeferenced(self) -> bool:
@@ -47,6 +49,7 @@ class Table:
             f"area_{unit[0]}": pa.float64(),
             f"perimeter_{unit[1]}": pa.float64(),
             **(probabilities if self.has_confidence else {}),
+            **({"mean_disagreement": pa.float64()} if self.has_disagreement else {}),
             "pixels": pa.int64(),
             "touches_edge": pa.bool_(),
             "touches_nodata": pa.bool_(),
@@ -59,7 +62,7 @@ class Table:
             digits_of_areas(self.grid),
             [n for n, kind in self.columns.items() if pa.types.is_floating(kind)],
         )
-        return {name: 4 if name.endswith("probability") else digits for name in names}
+        return {name: 4 if name.endswith(("probability", "disagreement")) else digits for name in names}
 
     def name(self, label: int) -> str:
         """Name of a class."""
@@ -77,6 +80,8 @@ class Table:
         ]
         if shapes.mean_probability is not None and shapes.min_probability is not None:
             columns += [shapes.mean_probability, shapes.min_probability]
+        if shapes.mean_disagreement is not None:
+            columns.append(shapes.mean_disagreement)
         return [*columns, shapes.pixels, shapes.touches_edge, shapes.touches_nodata]
 
 

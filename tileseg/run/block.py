@@ -21,7 +21,7 @@ from tileseg.cluster.hardware import COMPUTE_THREADS
 from tileseg.engine.registry import open_network
 from tileseg.engine.tiled import InferenceSpec, TiledNetwork
 from tileseg.errors import TilesegError
-from tileseg.labels import NODATA, Logits, decide
+from tileseg.labels import NODATA, Logits, decide, spread_bytes
 from tileseg.mosaic import Mosaic
 from tileseg.plan import Plan
 from tileseg.polygons.fragment import save_fragments
@@ -124,19 +124,22 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
         _FLIGHT.leave()
     del pixels
     with clock("labels"):
+        classes = len(plan.card.classes)
+        logits, more = logits[:classes], logits[classes:]
         _check_finite(logits, valid, core)
+        spread = spread_bytes(more[0], valid) if plan.disagreement else None
         if count < core.pixels:
             logits[:, ~valid] = np.nan
         labels, confidence = decide(logits, valid)
     with clock("write"):
         job.ledger.check()
-        job.mosaic.write_block(core, None if plan.keep == "labels" else logits, labels)
-    del logits
+        job.mosaic.write_block(core, None if plan.keep == "labels" else logits, labels, spread)
+    del logits, more
 
     def trace(path: Path) -> None:
         fragments = trace_block(
             labels, confidence, core, Window(0, 0, *plan.scene),
-            connectivity=job.connectivity, ignore=job.ignore | {NODATA}, nodata=NODATA,
+            connectivity=job.connectivity, ignore=job.ignore | {NODATA}, nodata=NODATA, disagreement=spread,
         )  # fmt: skip
         save_fragments(path, fragments)
 

@@ -19,7 +19,7 @@ from tileseg.errors import InputError, TilesegError, disk_full
 from tileseg.formats import FORMATS, vector_paths
 from tileseg.run.folder import OpenRun, T, pictured
 from tileseg.run.ledger import Ledger, fragment_name
-from tileseg.run.names import LABELS, MOSAIC, QUICKLOOK, SUMMARY, probability_files
+from tileseg.run.names import DISAGREEMENT, LABELS, MOSAIC, QUICKLOOK, SUMMARY, probability_files
 from tileseg.run.prepare import PreparedRun
 from tileseg.run.report import Listener, RunReport, summary_of
 from tileseg.storage.place import Url
@@ -180,7 +180,7 @@ def _outputs(prepared: PreparedRun, *, quicklook: bool) -> dict[str, Path | Url]
     return {
         "mosaic": folder / MOSAIC,
         "labels": folder / LABELS,
-        **{Path(name).stem: folder / name for name in _measures(prepared).values()},
+        **{Path(name).stem: folder / name for name in _measures(prepared)},
         **({"quicklook": folder / QUICKLOOK} if quicklook else {}),
         **{form: folder / path.name for form, path in vector_paths(Path(), prepared.spec.formats).items()},
         "summary": folder / SUMMARY,
@@ -233,14 +233,16 @@ def _label_cog(prepared: PreparedRun, mosaic: Mosaic, workspace: Path) -> dict[s
     return {info.name: int(counts[i]) for i, info in enumerate(classes)}
 
 
-def _measures(prepared: PreparedRun) -> dict[int, str]:
-    """Class id -> file of its probability, where these are kept."""
-    return probability_files(prepared.card.classes) if prepared.plan.keep == "probabilities" else {}
+def _measures(prepared: PreparedRun) -> dict[str, int | None]:
+    """Files of what is kept of pixels beside their labels -> the class whose probability it is; None: disagreement."""
+    plan = prepared.plan
+    files = probability_files(prepared.card.classes) if plan.keep == "probabilities" else {}
+    return {**{name: i for i, name in files.items()}, **({DISAGREEMENT: None} if plan.disagreement else {})}
 
 
 def _measure_cogs(prepared: PreparedRun, mosaic: Mosaic, workspace: Path) -> None:
-    """Write what is kept of pixels beside their labels as COGs."""
-    from tileseg.labels import BYTE_STEPS, NODATA, as_bytes
+    """Write them as COGs."""
+    from tileseg.labels import BYTE_STEPS, NODATA, SPREAD_STEP, as_bytes
     from tileseg.publish.cog import Bytes, Layer, write_cogs
     from tileseg.publish.measure_cog import Measure
 
@@ -249,13 +251,20 @@ def _measure_cogs(prepared: PreparedRun, mosaic: Mosaic, workspace: Path) -> Non
         return
 
     def read(window: Window) -> list[Bytes]:
-        valid, chances = mosaic.read_labels(window) != NODATA, mosaic.read_probabilities(window)
-        return [as_bytes(chances[i], valid) for i in files]
+        found: list[Bytes] = []
+        if ids := [i for i in files.values() if i is not None]:
+            valid, chances = mosaic.read_labels(window) != NODATA, mosaic.read_probabilities(window)
+            found += [as_bytes(chances[i], valid) for i in ids]
+        if (spread := mosaic.read_disagreement(window)) is not None:
+            found.append(spread)
+        return found
 
-    layers = [
-        Layer(workspace / name, Measure(f"probability of {classes[i].name}", 1 / BYTE_STEPS))
-        for i, name in files.items()
-    ]
+    def meaning(class_id: int | None) -> Measure:
+        if class_id is None:
+            return Measure("standard deviation of probabilities over views", SPREAD_STEP)
+        return Measure(f"probability of {classes[class_id].name}", 1 / BYTE_STEPS)
+
+    layers = [Layer(workspace / name, meaning(i)) for name, i in files.items()]
     cores = (block.core for block in prepared.plan)
     write_cogs(layers, prepared.scene.grid, read, cores, threads=hardware.cpu().cores)
 

@@ -123,7 +123,7 @@ def finished(prepared: PreparedRun) -> RunReport | None:
     files, folders = at(prepared.folder).listed()
     if gone := sorted({path.name for path in report.outputs.values()} - {*files, *folders}):
         # Of labels alone, polygons would have no probabilities.
-        if MOSAIC in gone or prepared.spec.keep == "labels" or Record.read(prepared.folder) is None:
+        if MOSAIC in gone or prepared.plan.keep == "labels" or Record.read(prepared.folder) is None:
             raise OutputsGone(
                 f"{prepared.folder}: was finished, but {', '.join(gone)} is not there any more; put it back, or start "
                 "anew with --overwrite"
@@ -191,6 +191,7 @@ def _start(prepared: PreparedRun, ledger: Ledger, record: Record) -> None:
         prepared.card.classes,
         prepared.plan.keep,
         {"model": prepared.card.name, "model_sha256": prepared.card.sha256, "merge": prepared.spec.merge},
+        disagreement=prepared.plan.disagreement,
     )
     at(ledger.root).make_folder()
     write_atomic(ledger.run_file, record.model_dump_json())
@@ -211,7 +212,7 @@ def _go_on(prepared: PreparedRun, ledger: Ledger, record: Record, now: Record) -
     if not anew and now != record:
         write_atomic(ledger.run_file, now.model_dump_json())
     missing = ledger.without_polygons()
-    if prepared.spec.keep == "labels":
+    if prepared.plan.keep == "labels":
         for block in missing:
             ledger.take_back(block.index)
     elif missing:

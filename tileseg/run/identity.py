@@ -282,7 +282,7 @@ def refuse_other(prepared: PreparedRun, record: Record) -> None:
     Options that decide polygons alone may differ where the mosaic keeps what they are made of.
     """
     names = _differing(prepared, record)
-    if set(names) <= _VECTOR_OPTIONS and (not names or prepared.spec.keep != "labels"):
+    if set(names) <= _VECTOR_OPTIONS and (not names or prepared.plan.keep != "labels"):
         return
     what = "made with other options"
     if names == ["algorithm"]:

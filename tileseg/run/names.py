@@ -33,6 +33,9 @@ LABELS = "labels.tif"
 PROBABILITY = re.compile(r"probability_.+\.tif")
 """The COGs of probabilities, one for each class but background: see :func:`probability_files`."""
 
+DISAGREEMENT = "disagreement.tif"
+"""The COG of the disagreement of views."""
+
 QUICKLOOK = "quicklook.png"
 """Outlines over the scene, the scene, its labels."""
 
@@ -65,5 +68,5 @@ def probability_files(classes: Sequence[ClassInfo]) -> dict[int, str]:
 def written_files(names: Iterable[str]) -> list[str]:
     """Those of the names of a folder's files that are files that a run writes, beside its state and its mosaic."""
     vectors = {path.name for path in vector_paths(Path(), FORMATS).values()}
-    known = {SUMMARY, LABELS, f"{LABELS}.aux.xml", QUICKLOOK, *vectors}
+    known = {SUMMARY, LABELS, f"{LABELS}.aux.xml", DISAGREEMENT, QUICKLOOK, *vectors}
     return [name for name in names if name in known or PROBABILITY.fullmatch(name)]

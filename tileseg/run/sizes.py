@@ -82,7 +82,8 @@ class Sizing:
                 threads=1 if spec.workers == 0 else _THREADS,
                 max_memory=max_memory,
             ),
-            keep=spec.keep,
+            keep=spec.kept,
+            disagreement=spec.keeps_disagreement,
         )
         return self.fed(plan, max_memory)
 

@@ -64,6 +64,9 @@ class LabelSource(Protocol):
     def read_confidence(self, window: Window) -> Array | None:
         """(height, width) uint16: probability of the pixel's class in units of 1/65535; None where unknown."""
 
+    def read_disagreement(self, window: Window) -> Array | None:
+        """(height, width) uint8: disagreement of views, units of tileseg.labels.SPREAD_STEP; None where unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Classes:
@@ -194,7 +197,7 @@ def trace(source: LabelSource, core: Window, classes: Classes, options: VectorOp
         ignore |= {int(label) for label in present} - classes.only
     return trace_block(
         labels, source.read_confidence(core), core, source.grid.extent,
-        connectivity=options.connectivity, ignore=ignore, nodata=nodata,
+        connectivity=options.connectivity, ignore=ignore, nodata=nodata, disagreement=source.read_disagreement(core),
     )  # fmt: skip
 
 
@@ -216,6 +219,7 @@ def write_polygons(
     start = time.perf_counter()
     first = next((f for f in map(load, range(len(cores))) if f is not None), None)
     has_confidence = first is None or first[0].has_confidence
+    has_disagreement = first is not None and first[0].has_disagreement
     folder = next(iter(outputs.values())).parent
     shaper = Shaper(
         grid,
@@ -223,12 +227,13 @@ def write_polygons(
         min_area=options.min_area,
         fill_holes=options.fill_holes,
         has_confidence=has_confidence,
+        has_disagreement=has_disagreement,
         lonlat=any(FORMATS[form].in_degrees for form in outputs),
         scratch=Scratch(folder, _VERTICES),
     )
     batches, shaper = _outlined(join(cores, load, options.connectivity, scratch=folder), shaper, options, class_names)
     shapes = _shapes(batches, shaper)
-    counts = write_vectors(shapes, outputs, Table(grid, class_names, has_confidence))
+    counts = write_vectors(shapes, outputs, Table(grid, class_names, has_confidence, has_disagreement))
     named = {class_names.get(label, str(label)): count for label, count in sorted(counts.items())}
     return VectorReport(named, dict(outputs), {"finish": time.perf_counter() - start})
 

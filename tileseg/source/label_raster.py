@@ -108,6 +108,9 @@ class LabelRaster:
                 f"stands for no data, say so: gdal_translate -a_nodata {outside.max():.0f} {self.path} copy.tif"
             )
 
+    def read_disagreement(self, window: Window) -> None:
+        """Nothing: nobody knows how often the scene was looked at."""
+
     def read_confidence(self, window: Window) -> None:  # noqa: ARG002 - the same call as on a mosaic
         """A label raster knows no probabilities."""
         return
