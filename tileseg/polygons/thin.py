@@ -74,7 +74,13 @@ def to_segment(point: Array, a: Array, b: Array) -> float:
 
 @compiled
 def keeps_near(line: Array, points: Array, closed: bool, tolerance: float) -> bool:
-    """Whether a line and its points (both closed, or both not) are nowhere further apart than a tolerance.
+    """Whether a line and its points (both closed, or both not) are nowhere further apart than a tolerance."""
+    return bool(far_wall(line, points, closed, tolerance) < 0)
+
+
+@compiled
+def far_wall(line: Array, points: Array, closed: bool, tolerance: float) -> int:
+    """Which segment of a line is further from its points than a tolerance, or they from it; -1 where none is.
 
     Each corner of the line is given a point near it, in order. If the points between two of these are near the straight
     line between their corners, then so is all in between, and all of the straight line is near them.
@@ -89,7 +95,7 @@ def keeps_near(line: Array, points: Array, closed: bool, tolerance: float) -> bo
             if distance < nearest:
                 at, nearest = i, distance
         if nearest > tolerance:
-            return False
+            return 0
     start = at
     for c in range(m if closed else m - 1):
         a, b = line[c], line[(c + 1) % m]
@@ -103,13 +109,13 @@ def keeps_near(line: Array, points: Array, closed: bool, tolerance: float) -> bo
                     end, nearest = i, distance
                 i += 1
             if nearest > tolerance:
-                return False
+                return c
         else:
             for i in range(at, end + 1):
                 if to_segment(points[i % n], a, b) > tolerance:
-                    return False
+                    return c
         at = end
-    return True
+    return -1
 
 
 @compiled
