@@ -26,7 +26,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 	"$$python" -c '$(FITS)' >/dev/null 2>&1 && { command -v "$$python"; break; }; done)
 
 # Numba keeps what it compiles: done once here, the first run does not wait for it.
-COMPILE := from tileseg.cluster import warm; from tileseg.run import vectorize; warm.warm_up(); vectorize.warm_up()
+COMPILE := from tileseg.cluster import warm; from tileseg.run import vectorize; warm.warm_up(); vectorize.warm_up(regular=True)
 
 .PHONY: help demo test faults coverage lint format bench clean
 
@@ -88,7 +88,7 @@ $(VENV)/created.stamp:
 $(VENV)/run.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	@echo 'Installing tileseg and what it needs into $(VENV) (TensorFlow is large: a few minutes)'
 	@$(PIP_INSTALL) -e .
-	@echo 'Compiling what traces polygons, once (half a minute)'
+	@echo 'Compiling what makes polygons, once (a minute)'
 	@$(BIN)/python -c '$(COMPILE)'
 	@touch $@
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import rasterio
 import rasterio.features
 import shapely
 from affine import Affine
+from fakes import write_scene
 from pyproj import CRS
 
 from tileseg.card import ClassInfo
@@ -256,3 +259,41 @@ def test_scenes_of_other_bodies_become_polygons_in_every_format(
     (notice,) = VectorOptions().vector_notices(grid)
     assert "not of the Earth" in notice
     assert VectorOptions(formats=("gpkg",)).vector_notices(grid) == []
+
+
+_WARM = """
+import sys
+from pathlib import Path
+import numpy as np
+from affine import Affine
+from numba.core.dispatcher import Dispatcher
+from pyproj import CRS
+from tileseg.grid import Grid
+from tileseg.run.vectorize import Classes, vectorize, warm_up
+from tileseg.source.label_raster import open_labels
+from tileseg.spec import VectorOptions
+
+def compiled():
+    modules = [module for name, module in sys.modules.items() if name.startswith("tileseg.")]
+    found = {id(f): f for module in modules for f in vars(module).values() if isinstance(f, Dispatcher)}
+    return {f.py_func.__qualname__ + " of " + f.py_func.__module__: len(f.signatures) for f in found.values()}
+
+warm_up(regular=True)
+before = compiled()
+options = VectorOptions(regularize=("all",))
+vectorize(open_labels(Path(sys.argv[1])), {"geojson": Path(sys.argv[2])}, Classes.of_raster({}), options, block=64)
+print({name: count for name, count in compiled().items() if count != before.get(name, 0)})
+"""
+
+
+def test_regular_outlines_are_compiled_where_the_rest_is(tmp_path: Path) -> None:
+    """Without waiting in the first run: what ``warm_up`` compiled is all that is called."""
+    raster = write_scene(tmp_path / "labels.tif", source(8).array[..., None])
+    told = subprocess.run(
+        [sys.executable, "-c", _WARM, raster, tmp_path / "polygons.geojson"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stdout == "{}\n"

@@ -190,7 +190,12 @@ def _start(prepared: PreparedRun, ledger: Ledger, record: Record) -> None:
         prepared.plan.block,
         prepared.card.classes,
         prepared.plan.keep,
-        {"model": prepared.card.name, "model_sha256": prepared.card.sha256, "merge": prepared.spec.merge},
+        {
+            "model": prepared.card.name,
+            "model_sha256": prepared.card.sha256,
+            "merge": prepared.spec.merge,
+            **({"hands_over": usual} if (usual := prepared.card.hands_over.given) else {}),
+        },
         disagreement=prepared.plan.disagreement,
     )
     at(ledger.root).make_folder()
@@ -330,7 +335,7 @@ def _get_ready(prepared: PreparedRun) -> npt.NDArray[np.uint8]:
     from tileseg.run.vectorize import warm_up
     from tileseg.source.picture import overview_rgb
 
-    warm_up()
+    warm_up(regular=prepared.spec.regularize is not None)
     return overview_rgb(prepared.scene, _QUICKLOOK_PIXELS, pictured(prepared))
 
 

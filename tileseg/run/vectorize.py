@@ -238,22 +238,30 @@ def write_polygons(
     return VectorReport(named, dict(outputs), {"finish": time.perf_counter() - start})
 
 
-def warm_up() -> None:
-    """Compile tracing, joining, shaping and GeoJSON, or load them from Numba's cache; writes nothing."""
+def warm_up(*, regular: bool = False) -> None:
+    """Compile tracing, joining, shaping and GeoJSON, or load them from Numba's cache; writes nothing.
+
+    ``regular``: what makes outlines regular, too.
+    """
     from pyproj import CRS
 
     warm_up_trace()
-    extent = Window(0, 0, 2, 4)
-    cores = tile(extent, 2, 2)
-    labels = np.array([[0, 1, 1, 2], [1, 0, 2, 1]], np.uint8)
+    extent = Window(0, 0, 12, 16)
+    cores = tile(extent, 6, 8)
+    labels = np.zeros((12, 16), np.uint8)
+    labels[2:10, 3:8], labels[2:9, 8:13] = 1, 2
+    labels[5, 0] = labels[6, 1] = 1  # meet in a corner on a seam
     parts = [tuple(trace_block(labels[core.slices], None, core, extent)) for core in cores]
-    grid = Grid(2, 4, Affine(1e4, 0, 5e5, 0, -1e4, 0), CRS.from_epsg(32633).to_wkt())
+    grid = Grid(12, 16, Affine(1e4, 0, 5e5, 0, -1e4, 0), CRS.from_epsg(32633).to_wkt())
     shaper = Shaper(grid, min_area=Quantity(1, in_pixels=True), fill_holes=Quantity(1))
     table = Table(grid, {}, shaper.has_confidence)
-    for batch in join(cores, parts.__getitem__, 4):
-        shapes = shaper.shape(batch)
-        for _ in geojson_features(shapes, table.values(shapes, 1), table, b"\n"):
-            pass
+    outlines = [VectorOptions(), VectorOptions(regularize=("all",))]
+    for options in outlines[: 1 + regular]:
+        batches, final = _outlined(join(cores, parts.__getitem__, 4), shaper, options, {})
+        for batch in batches:
+            shapes = final.shape(batch)
+            for _ in geojson_features(shapes, table.values(shapes, 1), table, b"\n"):
+                pass
 
 
 def _outlined(
