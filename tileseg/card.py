@@ -6,7 +6,10 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from tileseg.errors import UsageError
+from tileseg.polygons.quantity import Quantity
 
 _COLORS = (
     "#d9544d", "#3f7fbf", "#4f9a4d", "#e0a030", "#8a63b0", "#4fb5b0", "#b5651d", "#d77fb0", "#6b6b76", "#9aa63c",
@@ -94,6 +97,48 @@ class Scaling(_Strict):
         return tuple((high - low) * std for std in self.std)
 
 
+class HandedOver(_Strict):
+    """Which polygons the users of a model hand over: options of a run or of ``vectorize`` that give none themselves.
+
+    All as on the command line.
+    """
+
+    min_area: str | None = None
+    """Smaller polygons are dropped: ``4`` (square metres) or ``50px``."""
+    fill_holes: str | None = None
+    """Smaller holes are filled."""
+    regularize: tuple[str, ...] = ()
+    """Names of the classes whose outlines get straight walls and right angles, or ``all``."""
+    tolerance: str | None = None
+    """How far such outlines may lie from the raw ones: ``1`` (metres) or ``3px``."""
+
+    @field_validator("min_area", "fill_holes", "tolerance")
+    @classmethod
+    def _a_size(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else str(Quantity.parse(value))
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> HandedOver:
+        if self.tolerance is not None and not self.regularize:
+            raise ValueError("tolerance is that of regularize, which names no class")
+        return self
+
+    @property
+    def given(self) -> dict[str, JsonValue]:
+        """The options that are given: none where polygons are handed over as the pixels have them."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @property
+    def told(self) -> str:
+        """As they would be given on the command line."""
+        sizes = {"min-area": self.min_area, "fill-holes": self.fill_holes, "tolerance": self.tolerance}
+        texts = {**sizes, "regularize": ",".join(self.regularize) or None}
+        return " ".join(f"--{name} {text}" for name, text in texts.items() if text is not None)
+
+
 EXACT_BY = "exact_by"
 """Of an int8 form's calibration: the engines that give the same in windows of any size."""
 
@@ -169,6 +214,8 @@ class ModelCard(_Strict):
     activation_bytes_per_pixel: float = Field(gt=0)
     """Peak of the live float32 activations per input pixel: the memory of a window, to be scaled by precision."""
     parameters: int = Field(ge=0)
+    hands_over: HandedOver = HandedOver()
+    """Which polygons its users hand over."""
     credits: tuple[str, ...] = ()
     """Who made the training data, and under which licence."""
     training: dict[str, JsonValue] = {}
@@ -188,6 +235,9 @@ class ModelCard(_Strict):
             raise ValueError(f"{self.output_channels} output channels cannot give {len(self.classes)} classes")
         if self.activation == "sigmoid" and not binary:
             raise ValueError("a sigmoid is understood for one channel and two classes only")
+        known = {info.name for info in self.classes} if self.hands_over.regularize != ("all",) else {"all"}
+        if strange := set(self.hands_over.regularize) - known:
+            raise ValueError(f"hands_over.regularize: {', '.join(sorted(strange))}: not among the classes")
         if self.activation == "softmax" and self.output_channels == 1:
             raise ValueError("softmax of one channel is always 1: expected the activation sigmoid or logits")
         return self

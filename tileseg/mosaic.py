@@ -22,7 +22,7 @@ from affine import Affine
 from zarr.codecs import BloscCodec
 from zarr.storage import ObjectStore
 
-from tileseg.card import ClassInfo
+from tileseg.card import ClassInfo, HandedOver
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.labels import (
@@ -91,6 +91,11 @@ class Mosaic:
     def classes(self) -> tuple[ClassInfo, ...]:
         """Names and colours by class id."""
         return tuple(ClassInfo.model_validate(c) for c in self._facts["classes"])
+
+    @cached_property
+    def hands_over(self) -> HandedOver:
+        """Which polygons the users of its model hand over."""
+        return HandedOver.model_validate(self._facts.get("hands_over", {}))
 
     @cached_property
     def block(self) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from tileseg.blend import EXACT, stitches
+from tileseg.card import HandedOver
 from tileseg.errors import InputError, UsageError, did_you_mean
 from tileseg.formats import DEFAULT, FORMATS, known_format
 from tileseg.globe import globe_of
@@ -39,12 +40,12 @@ AskedPrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 PRECISIONS: tuple[AskedPrecision, ...] = get_args(AskedPrecision)
 """What ``--precision`` takes."""
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Raised when the same options would give other pixels or polygons than before: old folders are then not resumed."""
 
 _ELSEWHERE = {
     "scene", "out", "workers", "scheduler", "scheduler_file", "cluster", "max_memory", "performance_report",
-    "overwrite", "trust_vrt",
+    "overwrite", "trust_vrt", "raw",
 }  # fmt: skip
 """Options that do not decide what comes out."""
 
@@ -235,6 +236,9 @@ class VectorOptions(BaseModel):
     tolerance: Size | None = None
     """How far such outlines may lie from the raw ones: metres (``1``) or pixels (``3px``). By default 1 m, or 2.5
     pixels where that is more; 3 pixels where nothing says how large they are."""
+    raw: bool = False
+    """Without what the model's card says its users hand over: polygons as GDAL would give them, but for other options
+    that are given."""
     connectivity: Literal[4, 8] = 4
     """Whether pixels that touch at a corner are one polygon (8)."""
     pixel_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -255,6 +259,23 @@ class VectorOptions(BaseModel):
             return cls.model_validate(dict(options))
         except ValidationError as error:
             raise UsageError(option_problem(error, cls)) from error
+
+    def handing_over(self, usual: HandedOver) -> tuple[Self, HandedOver]:
+        """The options with those that the model's users usually take, unless given or ``raw``; and which were taken.
+
+        Outlines are made regular only where nothing is said of them.
+        """
+        taken = {} if self.raw else {name: v for name, v in usual.given.items() if getattr(self, name) is None}
+        if self.simplify is not None or self.regularize is not None:
+            for name in ("regularize", "tolerance"):
+                taken.pop(name, None)
+        options = self.model_validate({name: getattr(self, name) for name in self.model_fields_set} | taken)
+        return options, HandedOver.model_validate(taken)
+
+    @property
+    def shapes(self) -> bool:
+        """Whether polygons are wanted otherwise than the pixels have them."""
+        return any(size is not None for size in (self.min_area, self.fill_holes, self.simplify, self.regularize))
 
     def pixel_metres(self, grid: Grid) -> tuple[float, float] | None:
         """Metres from a pixel to the next along a row and along a column: the grid's own, or as the user says."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFAULTS: dict[str, str | float | None] = {
     "classes": None, "bands": "red,green,blue", "name": None, "background": None, "scaling": "fixed", "center": None,
     "width": None, "divisor": 1.0, "mean": "0", "std": "1", "output": None, "activation": "logits", "gsd": None,
-    "dtypes": "uint8",
+    "dtypes": "uint8", "min_area": None, "fill_holes": None, "regularize": None, "tolerance": None,
 }  # fmt: skip
 """Facts of a network, and what they are where nobody says."""
 
@@ -32,6 +32,7 @@ def describe(facts: Mapping[str, Any], name: str) -> Description:
     """
     from pydantic import ValidationError
 
+    from tileseg.card import HandedOver
     from tileseg.nn.description import Description
     from tileseg.problems import first_problem
 
@@ -44,6 +45,12 @@ def describe(facts: Mapping[str, Any], name: str) -> Description:
             dtypes=_names(facts["dtypes"]),
             ground_sample_distance=_number("gsd", facts["gsd"]),
             activation=one_of("--activation", facts["activation"], ("logits", "softmax", "sigmoid")),
+            hands_over=HandedOver(
+                min_area=facts["min_area"],
+                fill_holes=facts["fill_holes"],
+                regularize=_names(facts["regularize"] or ""),
+                tolerance=facts["tolerance"],
+            ),
         )
     except ValidationError as error:
         raise UsageError(first_problem(error)) from error

@@ -13,7 +13,7 @@ import typer
 from tileseg.cli import export, quantize
 from tileseg.cli.facts import describe
 from tileseg.cli.option import expand, one_of
-from tileseg.cli.pack_options import MeaningOptions, OutputOptions, ValueOptions
+from tileseg.cli.pack_options import HandingOptions, MeaningOptions, OutputOptions, ValueOptions
 from tileseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -123,13 +123,14 @@ def pack(
     meaning: MeaningOptions,
     values: ValueOptions,
     output: OutputOptions,
+    handing: HandingOptions,
     verbose: _Verbose = False,
 ) -> None:
     """Make a model folder from a .keras or .onnx file: the card is derived from its graph and what you say here."""
     del verbose
     from tileseg.nn.packing import pack as pack_model
 
-    facts = asdict(meaning) | asdict(values) | asdict(output)
+    facts = asdict(meaning) | asdict(values) | asdict(output) | asdict(handing)
     card = pack_model(archive, folder, describe(facts, folder.resolve().name), output.output)
     _print(_facts(card))
     typer.echo(f"{folder}: packed; prove it with: tileseg model check {folder}")
@@ -151,6 +152,7 @@ def _facts(card: ModelCard) -> dict[str, str]:
         "stride": f"{card.stride} px",
         "halo": f"{card.halo} px (radius {card.radius})" if card.local else "none: tiles are blended",
         "not local": ", ".join(card.nonlocal_layers),
+        "hands over": card.hands_over.told,
         "cost": f"{card.flops_per_pixel / 1e3:,.0f} kFLOP and {card.activation_bytes_per_pixel:,.0f} bytes per pixel",
         "parameters": f"{card.parameters:,}",
         **_rows_of(card.training),

@@ -54,3 +54,26 @@ class OutputOptions:
     activation: Annotated[str, typer.Option(metavar="logits|softmax|sigmoid", help="What the graph gives.")] = "logits"
     gsd: Annotated[float | None, typer.Option(help="Metres per pixel in training.", show_default=False)] = None
     dtypes: Annotated[str, typer.Option(metavar="TYPE,...", help="Pixel types that the scaling is for.")] = "uint8"
+
+
+@dataclass(frozen=True, slots=True)
+class HandingOptions:
+    """Which polygons the model's users hand over, where a run says nothing else."""
+
+    min_area: Annotated[
+        str | None,
+        typer.Option(metavar="AREA", help="Runs drop smaller polygons: 4 (square metres) or 50px.", show_default=False),
+    ] = None
+    fill_holes: Annotated[
+        str | None, typer.Option(metavar="AREA", help="Runs fill smaller holes; as above.", show_default=False)
+    ] = None
+    regularize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...|all", help="Runs give these classes straight walls and right angles.", show_default=False
+        ),
+    ] = None
+    tolerance: Annotated[
+        str | None,
+        typer.Option(metavar="LENGTH", help="How far that may move outlines: 1 (metres) or 3px.", show_default=False),
+    ] = None

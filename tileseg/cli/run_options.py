@@ -178,6 +178,9 @@ class PolygonOptions:
         str | None,
         option(VECTORS, "How far --regularize may move outlines: 1 (metres, default) or 3px.", metavar="LENGTH"),
     ] = None
+    raw: Annotated[
+        bool | None, option(VECTORS, "Not as the model's card says that its users hand over polygons.", "--raw")
+    ] = None
     connectivity: Annotated[
         int | None, option(VECTORS, "4 (default) or 8: whether corners connect.", metavar="4|8")
     ] = None

@@ -14,6 +14,7 @@ from tileseg.cli.option import chosen, expand
 from tileseg.formats import DEFAULT, FORMATS, vector_paths
 
 if TYPE_CHECKING:
+    from tileseg.card import HandedOver
     from tileseg.run.vectorize import Classes, LabelSource
     from tileseg.storage.place import Url
 
@@ -72,6 +73,9 @@ class PolygonOptions:
             show_default=False,
         ),
     ] = None
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Not as the card of the run's model says that its users hand over.")
+    ] = False
     connectivity: Annotated[int, typer.Option(help="4 or 8: whether corners connect.", metavar="4|8")] = 4
     pixel_size: Annotated[
         float | None,
@@ -137,8 +141,11 @@ def command(
     if sizes.block < 1 or (sizes.workers is not None and sizes.workers < 1):
         raise UsageError("--block and --workers: expected at least 1")
     place = parse_place(labels)
-    source, meaning = _source(place, polygons.threshold or [], options.classes, trust_vrt=control.trust_vrt)
+    source, meaning, usual = _source(place, polygons.threshold or [], options.classes, trust_vrt=control.trust_vrt)
+    options, usual = options.handing_over(usual)
     notices = options.vector_notices(source.grid)
+    if usual.given:
+        notices.append(f"as the model's users hand over: {usual.told} (--raw: as the pixels have them)")
     if _is_unfinished(place.parent):
         notices.append(f"{place.parent}: the run is not finished: what it has not computed counts as nodata")
     for notice in notices:
@@ -215,8 +222,9 @@ def _listed(counts: Mapping[str, int], names: Container[str]) -> str:
 
 def _source(
     path: Path | Url, thresholds: list[str], wanted: tuple[str, ...] | None, *, trust_vrt: bool
-) -> tuple[LabelSource, Classes]:
-    """What is read, and what its labels mean."""
+) -> tuple[LabelSource, Classes, HandedOver]:
+    """What is read, what its labels mean, and which polygons the users of the model hand over that made them."""
+    from tileseg.card import HandedOver
     from tileseg.errors import TilesegError, UsageError
     from tileseg.run.names import MOSAIC
     from tileseg.run.vectorize import Classes
@@ -231,13 +239,13 @@ def _source(
         from tileseg.mosaic import Mosaic
 
         mosaic = Mosaic(folder)
-        return mosaic.with_thresholds(thresholds), Classes.of_card(mosaic.classes, wanted)
+        return mosaic.with_thresholds(thresholds), Classes.of_card(mosaic.classes, wanted), mosaic.hands_over
     if thresholds:
         raise UsageError(f"--threshold: {path} has no probabilities; expected a mosaic of tileseg")
     from tileseg.source.label_raster import open_labels
 
     raster = open_labels(path, trust_vrt=trust_vrt)
-    return raster, Classes.of_raster(raster.names, wanted, raster.background)
+    return raster, Classes.of_raster(raster.names, wanted, raster.background), HandedOver()
 
 
 def _is_unfinished(run: Path | Url) -> bool:

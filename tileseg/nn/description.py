@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from tileseg.card import Activation, ClassInfo, Form, ModelCard, Scaling, Weights
+from tileseg.card import Activation, ClassInfo, Form, HandedOver, ModelCard, Scaling, Weights
 from tileseg.errors import InputError
 from tileseg.nn.activation import Ending, contradiction
 from tileseg.nn.folder import save_card
@@ -30,6 +30,7 @@ class Description:
     dtypes: tuple[str, ...] = ("uint8",)
     ground_sample_distance: float | None = None
     activation: Activation = "logits"
+    hands_over: HandedOver = field(default_factory=HandedOver)
     credits: tuple[str, ...] = ()
     training: Mapping[str, JsonValue] = field(default_factory=dict)
 

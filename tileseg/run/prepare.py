@@ -90,6 +90,7 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
 
     model = resolve_model(spec.model)
     card = load_card(model)
+    spec, usual = spec.handing_over(card.hands_over)
     scene = open_scene(
         spec.scene,
         bands=spec.bands,
@@ -123,6 +124,8 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
     )
     plan, max_memory = sizing.choose(machine)
     notices += spec.vector_notices(scene.grid)
+    if usual.given:
+        notices.append(f"polygons as the model's users hand them over: {usual.told} (--raw: as the pixels have them)")
     if spec.regularize is not None:
         regular_classes({i: info.name for i, info in enumerate(card.classes)}, spec.regularize, known=True)
     return PreparedRun(
