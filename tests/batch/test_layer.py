@@ -233,3 +233,44 @@ def test_scenes_that_count_longitudes_differently_are_joined(
     assert row.pixels == 2 * 40 * WIDTH
     assert shapely.area(row.geometry) == pytest.approx(2 * width * 0.4, rel=1e-2)
     assert np.abs(row.geometry.bounds[::2]).max() <= 180
+
+
+def test_a_layer_has_the_sizes_and_outlines_that_are_wanted(tmp_path, in_process) -> None:
+    for i, window in enumerate(TILES["overlapping"]):
+        make_run(tmp_path / f"runs/{i}.tileseg", picture(), window)
+    write_layer(tmp_path / "runs", tmp_path / "raw.parquet")
+    wanted = ("--min-area", "20", "--fill-holes", "8px", "--regularize", "roof,water", "--tolerance", "3px")
+    told = in_process("merge", tmp_path / "runs", "--out", tmp_path / "all.parquet", "--json", *wanted)
+    assert told.returncode == 0, told.stderr
+    raw, merged = (geopandas.read_parquet(tmp_path / name) for name in ("raw.parquet", "all.parquet"))
+    large = raw[(raw.area_m2 >= 20) | raw.geometry.map(lambda shape: shapely.Polygon(shape.exterior).area >= 20)]
+    assert json.loads(told.stdout)["polygons"] == len(merged)
+    assert (raw.area_m2 >= 20).sum() <= len(merged) <= len(large) < len(raw)
+    assert list(merged.id) == list(range(1, len(merged) + 1))
+    assert shapely.is_valid(merged.geometry).all()
+    shapes = merged.geometry.to_numpy()
+    a, b = shapely.STRtree(shapes).query(shapes, predicate="overlaps")
+    assert shapely.area(shapely.intersection(shapes[a], shapes[b])).max(initial=0) < 1e-3
+    assert shapely.get_num_coordinates(shapes).sum() < 0.5 * shapely.get_num_coordinates(large.geometry).sum()
+    np.testing.assert_allclose(merged.area_m2, merged.area, rtol=2e-3)
+    together = shapely.union_all(large.geometry).symmetric_difference(shapely.union_all(shapes))
+    assert together.area < 0.1 * merged.area.sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (
+            ("--regularize", "barn"),
+            "--regularize barn: no such class; expected some of ground (0), roof (1), water (2)",
+        ),
+        (("--regularize", "all", "--simplify", "1"), "give only one of them"),
+        (("--tolerance", "1"), "--tolerance: is that of --regularize"),
+        (("--min-area", "some"), "'some' is no area or length"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(tmp_path, in_process, options, what) -> None:
+    make_run(tmp_path / "runs/one.tileseg", picture(), Window(0, 0, 40, 50))
+    told = in_process("merge", tmp_path / "runs", "--out", tmp_path / "all.gpkg", *options)
+    assert (told.returncode, (tmp_path / "all.gpkg").exists()) == (2, False)
+    assert what in told.stderr

@@ -27,7 +27,7 @@ from tileseg.mosaic import Mosaic
 from tileseg.polygons.cut import within_180
 from tileseg.publish.table import Table
 from tileseg.run.names import SUMMARY
-from tileseg.run.vectorize import Classes, vectorize
+from tileseg.run.vectorize import Classes, regular_classes, vectorize
 from tileseg.spec import VectorOptions
 from tileseg.window import Window
 
@@ -63,6 +63,8 @@ class _PlacedScene:
     area: Any
     """Ground that it has data of (a polygon or several)."""
     centre: npt.NDArray[np.float64]
+    pixel: float
+    """Side of a pixel, in units of the system."""
     tolerance: float
 
     def yields_to(self, other: _PlacedScene, first: bool) -> Any:
@@ -82,11 +84,12 @@ class _PlacedScene:
         )
 
 
-def write_layer(folder: Path, out: Path, crs: str | None = None) -> LayerReport:
+def write_layer(folder: Path, out: Path, crs: str | None = None, options: VectorOptions | None = None) -> LayerReport:
     """Write the polygons of all finished runs below a folder as one layer.
 
-    ``crs``: of the result; by default that of the scenes where all share it, else WGS 84. Raises UsageError for an
-    unknown ending or system, InputError where a scene has no coordinate reference system or no polygons.
+    ``crs``: of the result; by default that of the scenes where all share it, else WGS 84. ``options``: the least area,
+    holes and outlines of the layer's polygons; they come on top of those of the runs. Raises UsageError for an unknown
+    ending, system or class, InputError where a scene has no coordinate reference system or no polygons.
     """
     import geopandas
     import pandas as pd
@@ -98,6 +101,8 @@ def write_layer(folder: Path, out: Path, crs: str | None = None) -> LayerReport:
         raise UsageError(f"{folder}: no finished runs there (expected folders with {SUMMARY})")
     target = _target(runs, crs)
     count = _count_of_longitudes(runs, target)
+    options = options or VectorOptions()
+    named = None if options.regularize is None else _named(runs, options.regularize)
     placed = [_place(run, target.to_wkt(), count) for run in runs]
     frames, cut = [], 0
     tree = shapely.STRtree([scene.area for scene in placed])
@@ -112,7 +117,7 @@ def write_layer(folder: Path, out: Path, crs: str | None = None) -> LayerReport:
     frames = [frame for frame in frames if len(frame)] or frames[:1]
     frame = geopandas.GeoDataFrame(pd.concat(frames, ignore_index=True), crs=target)
     frame, joined = _joined(frame, max(scene.tolerance for scene in placed))
-    _measure(frame, target)
+    frame = _shaped(frame, target, options, named, max(scene.pixel for scene in placed))
     if count is _from_0_to_360:
         frame["geometry"] = [within_180(shape) for shape in frame.geometry]
     frame["id"] = np.arange(1, len(frame) + 1)
@@ -183,7 +188,7 @@ def _place(run: FinishedRun, crs: str, count: _Count) -> _PlacedScene:
     full = sum(run.summary["report"]["pixels"].values()) == run.grid.height * run.grid.width
     area = outline if full else _valid_area(run, crs, count)
     centre = np.array([outline.centroid.x, outline.centroid.y])
-    return _PlacedScene(run, area, centre, pixel * (_ROUNDED if rounded else _EXACT))
+    return _PlacedScene(run, area, centre, pixel, pixel * (_ROUNDED if rounded else _EXACT))
 
 
 @dataclass(frozen=True)
@@ -323,6 +328,54 @@ def _joined(frame: GeoDataFrame, tolerance: float) -> tuple[GeoDataFrame, int]:
     if made:
         alone = pd.concat([alone, geopandas.GeoDataFrame(made, crs=frame.crs)], ignore_index=True)
     return geopandas.GeoDataFrame(alone.astype(frame.dtypes.drop("geometry").to_dict()), crs=frame.crs), len(made)
+
+
+def _named(runs: Sequence[FinishedRun], wanted: Sequence[str]) -> frozenset[str] | None:
+    """Names of the classes of ``--regularize``, which may be ids of a run; None: all. Raises UsageError."""
+    found: set[str] = set()
+    for run in runs:
+        names = {i: info.name for i, info in enumerate(run.mosaic.classes)}
+        ids = regular_classes(names, wanted, known=True)
+        if ids is None:
+            return None
+        found |= {names[i] for i in ids}
+    return frozenset(found)
+
+
+def _shaped(
+    frame: GeoDataFrame, crs: CRS, options: VectorOptions, named: frozenset[str] | None, pixel: float
+) -> GeoDataFrame:
+    """The polygons measured, those that are large enough, with the outlines that are wanted.
+
+    ``named``: classes whose outlines are made regular, None: all; ``pixel``: side of the largest pixel in units of the
+    system.
+    """
+    from tileseg.batch.outlines import Ground, outlined, without_small
+
+    _measure(frame, crs)
+    if not len(frame) or not options.shapes:
+        return frame
+    frame = frame.explode(index_parts=False, ignore_index=True)  # a polygon each, as outlines know them
+    geod = crs.get_geod()
+    assert geod is not None
+
+    def area(shapes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        import geopandas
+
+        degrees = geopandas.GeoSeries(shapes, crs=crs).to_crs(crs.geodetic_crs)
+        return np.array([abs(geod.geometry_area_perimeter(shape)[0]) for shape in degrees], np.float64)
+
+    pixels = frame["area_m2"].sum() / max(1, frame["pixels"].sum())
+    shapes, large = without_small(frame.geometry.to_numpy(), options, float(pixels), area)
+    frame["geometry"] = shapes
+    frame = frame[large].reset_index(drop=True)
+    if len(frame) and (options.regularize is not None or options.simplify is not None):
+        wanted = np.ones(len(frame), np.bool_) if named is None else frame["class_name"].isin(named).to_numpy()
+        ground = Ground.of(crs, frame.total_bounds, pixel)
+        frame["geometry"] = outlined(frame.geometry.to_numpy(), options, wanted, ground)
+    frame["_changed"] = True
+    _measure(frame, crs)
+    return frame
 
 
 def _measure(frame: GeoDataFrame, crs: CRS) -> None:

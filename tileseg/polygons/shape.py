@@ -233,10 +233,7 @@ class Shaper:
         filtered before, and wait in files meanwhile.
         """
         sides = tuple(float(f"{side:.4g}") for side in self.pixel_metres or (1.0, 1.0))
-        if tolerance is None:
-            most = max(_MOVED, _MOVED_PIXELS * max(sides)) if self.pixel_metres else _MOVED_UNKNOWN
-        else:
-            most = tolerance.value * (min(sides) if tolerance.in_pixels else 1.0)
+        most = usual_tolerance(tolerance, (sides[0], sides[1]) if self.pixel_metres else None)
         rules = Rules((sides[0], sides[1]), most, wanted, (self.grid.height, self.grid.width))
         return regularize(map(self.filter, batches), rules, self.scratch)
 
@@ -402,6 +399,13 @@ class Shaper:
     @cached_property
     def _ground(self) -> Ground:
         return Ground(self.grid)
+
+
+def usual_tolerance(tolerance: Quantity | None, sides: tuple[float, float] | None) -> float:
+    """How far regular outlines may move: metres, or pixels where ``sides``, the metres of a pixel, are not known."""
+    if tolerance is None:
+        return max(_MOVED, _MOVED_PIXELS * max(sides)) if sides else _MOVED_UNKNOWN
+    return tolerance.value * (min(sides) if sides and tolerance.in_pixels else 1.0)
 
 
 def _per_polygon(rings: Array, first: Array, polygons: int) -> Array:
