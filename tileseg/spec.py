@@ -269,7 +269,10 @@ class VectorOptions(BaseModel):
         if self.simplify is not None or self.regularize is not None:
             for name in ("regularize", "tolerance"):
                 taken.pop(name, None)
-        options = self.model_validate({name: getattr(self, name) for name in self.model_fields_set} | taken)
+        if not taken:
+            return self, HandedOver()
+        parsed = VectorOptions.parse(taken)
+        options = self.model_copy(update={name: getattr(parsed, name) for name in taken})
         return options, HandedOver.model_validate(taken)
 
     @property
