@@ -271,7 +271,7 @@ def _lines_of(
     points: Array, offsets: Array, closed: Array, wanted: Array,
     width: float, height: float, tolerance: float, scale: int,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Of each arc itself, a line with fewer corners and a regular one, as far as there are such.
+    """Of each arc itself, a line with fewer corners and the cheapest walls, as far as there are such.
 
     Returns (points (n, 2) int32 in parts of a pixel, points of each line, arc of each line).
     """
