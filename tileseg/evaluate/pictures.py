@@ -74,7 +74,8 @@ def panels(part: Part, classes: Sequence[ClassInfo], colors: Rgb) -> tuple[Rgb, 
 def data_uri(picture: Rgb) -> str:
     """A picture in the text of a page."""
     text = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(text, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)
+    # Without optimize: for it, Pillow takes a buffer of a byte a pixel, which noise in full colour does not fit.
+    Image.fromarray(np.ascontiguousarray(picture)).save(text, "JPEG", quality=_QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(text.getvalue()).decode()
 
 
