@@ -163,6 +163,31 @@ class Loss(_Strict):
         return f"loses {100 * self.iou:.2f} points of IoU" if self.iou > 0 else "loses no IoU"
 
 
+class PlaceCalibration(_Strict):
+    """How far probabilities are off in one place, see :mod:`tileseg.evaluate.calibration`."""
+
+    place: str
+    count: int = Field(ge=1)
+    """How many pixels were looked at."""
+    ece_before: float = Field(ge=0, le=1)
+    """Expected calibration error of the network's own probabilities."""
+    ece_after: float = Field(ge=0, le=1)
+    """The same with the temperature of the other places, or with that of this one where it is the only one."""
+
+
+class Temperature(_Strict):
+    """What logits are divided by before they become probabilities, so that these mean what they say.
+
+    Labels do not depend on it. Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+
+    value: float = Field(gt=0, allow_inf_nan=False)
+    """Above 1, the network is surer of itself than it is right."""
+    data: str
+    """What it was found on."""
+    places: tuple[PlaceCalibration, ...] = ()
+
+
 class Form(_Strict):
     """One file of a network: the same graph and weights in a format and precision of its own."""
 
@@ -216,6 +241,8 @@ class ModelCard(_Strict):
     parameters: int = Field(ge=0)
     hands_over: HandedOver = HandedOver()
     """Which polygons its users hand over."""
+    temperature: Temperature | None = None
+    """None: nobody has measured whether probabilities are off, and they are given out as they are."""
     credits: tuple[str, ...] = ()
     """Who made the training data, and under which licence."""
     training: dict[str, JsonValue] = {}
@@ -248,6 +275,11 @@ class ModelCard(_Strict):
         return -(-self.radius // self.stride) * self.stride
 
     @property
+    def divisor(self) -> float:
+        """What logits are divided by before they become probabilities: the temperature, or 1."""
+        return 1.0 if self.temperature is None else self.temperature.value
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of the network itself: of its first form's file."""
         return self.forms[0].sha256
@@ -266,7 +298,8 @@ class ModelCard(_Strict):
 
         The ground sample distance decides by the scale that a run derives from it; sizes and costs decide nothing.
         """
-        return self.model_dump(mode="json", include=set(_DECIDES))
+        decided = self.model_dump(mode="json", include=set(_DECIDES))
+        return decided if self.temperature is None else {**decided, "temperature": self.temperature.value}
 
     @property
     def digest(self) -> str:

@@ -29,22 +29,26 @@ Labels = npt.NDArray[np.uint8]
 Confidence = npt.NDArray[np.uint16]
 
 
-def probabilities(logits: Logits) -> npt.NDArray[np.uint16]:
-    """Softmax over classes of (class, y, x) logits, in units of 1/65535, same shape; 0 where they are NaN."""
+def probabilities(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.uint16]:
+    """Softmax over classes of (class, y, x) logits, in units of 1/65535, same shape; 0 where they are NaN.
+
+    ``temperature``: what logits are divided by before, see :class:`tileseg.card.Temperature`.
+    """
     out = np.empty(logits.shape, np.uint16)
     for start in range(0, logits.shape[1], _ROWS):
         rows = slice(start, start + _ROWS)
-        odds, total = _odds(logits[:, rows])
+        odds, total = _odds(logits[:, rows], temperature)
         np.multiply(odds, CERTAIN / total, out=odds)
         out[:, rows] = np.rint(np.nan_to_num(odds, copy=False))
     return out
 
 
-def decide(logits: Logits, valid: npt.NDArray[np.bool_]) -> tuple[Labels, Confidence]:
+def decide(logits: Logits, valid: npt.NDArray[np.bool_], temperature: float = 1.0) -> tuple[Labels, Confidence]:
     """The most probable class of each pixel and its probability; NODATA and 0 where not ``valid``.
 
     ``logits`` (class, y, x); ties go to the lower id. The probability is the softmax of the logits as stored
-    (float16), so that polygons made from a mosaic again have the same attributes.
+    (float16), so that polygons made from a mosaic again have the same attributes. ``temperature`` divides logits before
+    that, and changes no label.
     """
     shape = logits.shape[1:]
     labels, confidence = np.empty(shape, np.uint8), np.empty(shape, np.uint16)
@@ -53,7 +57,7 @@ def decide(logits: Logits, valid: npt.NDArray[np.bool_]) -> tuple[Labels, Confid
         part = logits[:, rows].astype(np.float32)
         if len(part) == 2:
             second = part[1] > part[0]
-            gap = np.abs(part[1] - part[0])
+            gap = _cooled(np.abs(part[1] - part[0]), temperature)
             labels[rows] = second
             total = np.exp(-gap)
             total += 1
@@ -67,8 +71,8 @@ def decide(logits: Logits, valid: npt.NDArray[np.bool_]) -> tuple[Labels, Confid
             labels[rows] = label
             total = np.zeros_like(best)
             for k in range(len(part)):
-                np.subtract(part[k], best, out=part[k])
-                total += np.exp(part[k], out=part[k])
+                gap = _cooled(np.subtract(part[k], best, out=part[k]), temperature)
+                total += np.exp(gap, out=gap)
         np.divide(CERTAIN, total, out=total)
         with np.errstate(invalid="ignore"):  # NaN is where there is no data, and overwritten below
             confidence[rows] = np.rint(total, out=total)
@@ -126,9 +130,15 @@ def spread_bytes(spread: Logits, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np
     return np.where(valid, units.astype(np.uint8), np.uint8(NODATA))
 
 
-def _odds(logits: Logits) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _cooled(gap: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
+    """Differences of logits, divided in place: as they are at temperature 1, bit for bit."""
+    return gap if temperature == 1 else np.divide(gap, np.float32(temperature), out=gap)
+
+
+def _odds(logits: Logits, temperature: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     part = logits.astype(np.float32)
     part -= part.max(axis=0)
+    _cooled(part, temperature)
     np.exp(part, out=part)
     return part, part.sum(axis=0)
 

@@ -115,6 +115,11 @@ class Mosaic:
         return self._facts["keep"]  # type: ignore[no-any-return]
 
     @property
+    def temperature(self) -> float:
+        """What its logits are divided by before they become probabilities; probabilities that it holds were so."""
+        return float(self._facts.get("temperature", 1.0))
+
+    @property
     def has_disagreement(self) -> bool:
         """Whether it holds the disagreement of views."""
         return bool(self._facts.get("disagreement"))
@@ -167,7 +172,7 @@ class Mosaic:
         if self.keep == "logits" and logits is not None:
             self._write("logits", (slice(None), rows, cols), logits)
         elif self.keep == "probabilities" and logits is not None:
-            self._write("probabilities", (slice(None), rows, cols), probabilities(logits))
+            self._write("probabilities", (slice(None), rows, cols), probabilities(logits, self.temperature))
         self._write("labels", (rows, cols), labels)
         if disagreement is not None:
             self._write("disagreement", (rows, cols), disagreement)
@@ -224,7 +229,7 @@ class Mosaic:
         rows, cols = window.slices
         valid = self.read_labels(window) != NODATA
         if self.keep == "logits":
-            return decide(self.read_logits(window), valid)[1]
+            return decide(self.read_logits(window), valid, self.temperature)[1]
         chances = self._read("probabilities", (slice(None), rows, cols))
         return np.where(valid, chances.max(axis=0), np.uint16(0))
 
@@ -239,7 +244,7 @@ class Mosaic:
         There are none with ``keep == "labels"``.
         """
         if self.keep == "logits":
-            return probabilities(self.read_logits(window))
+            return probabilities(self.read_logits(window), self.temperature)
         rows, cols = window.slices
         return self._read("probabilities", (slice(None), rows, cols)).astype(np.uint16, copy=False)
 

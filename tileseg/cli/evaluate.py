@@ -8,17 +8,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from tileseg.cli.evaluate_options import ClassOptions, Control, MeasureOptions, RunOptions, SubjectOptions
 from tileseg.cli.facts import packed
-from tileseg.cli.option import chosen, expand
+from tileseg.cli.option import chosen, expand, one_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from tileseg.card import Temperature
     from tileseg.evaluate.evaluate import EvaluateSpec, ModelSpec
     from tileseg.evaluate.results import Evaluation
     from tileseg.run.prepare import PreparedRun
@@ -43,7 +45,7 @@ def command(
 ) -> None:
     """Score a model on a DATASET, or existing labels: overlap, borders, calibration, polygons; a table and a page."""
     from tileseg.errors import UsageError
-    from tileseg.evaluate.evaluate import SPLITS, EvaluateSpec, ModelSpec
+    from tileseg.evaluate.evaluate import SPLITS, Calibrates, EvaluateSpec, ModelSpec
 
     if [subject.model, subject.labels, subject.pairs].count(None) != 2:
         raise UsageError(
@@ -70,8 +72,10 @@ def command(
     given, quiet = chosen(run), control.quiet or control.as_json
     if subject.model is None:
         option = "--labels" if subject.pairs is None else "--pairs"
-        if dataset is not None or given or subject.places:
-            raise UsageError(f"{option} compares files: DATASET, --places and the options of a run are for --model")
+        if dataset is not None or given or subject.places or subject.calibrate:
+            raise UsageError(
+                f"{option} compares files: DATASET, --places, --calibrate and the options of a run are for --model"
+            )
         if subject.pairs is not None and (subject.image or subject.pixel):
             raise UsageError("--image and --pixel are for one pair: --labels PRED TRUTH")
         found = _files(subject, spec, quiet=quiet, verbose=control.verbose)
@@ -79,8 +83,12 @@ def command(
         if dataset is None:
             raise UsageError("--model: on which scenes? tileseg evaluate --model M DATASET.toml")
         _refuse(spec)
+        if subject.calibrate and run.facts:
+            raise UsageError("--calibrate writes into a model's card; pack the network first: tileseg model pack")
         given = packed(given | {"model": subject.model})
-        model = ModelSpec(given.pop("model"), dataset, scenes, _listed(subject.places), given)
+        asked = subject.calibrate
+        wanted = None if asked is None else one_of("--calibrate", asked, get_args(Calibrates))
+        model = ModelSpec(given.pop("model"), dataset, scenes, _listed(subject.places), wanted, given)
         found = _model(model, spec, quiet=quiet, verbose=control.verbose)
     if control.as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
@@ -210,6 +218,22 @@ def _places_table(found: Evaluation) -> Table:
     return table
 
 
+def _print_temperature(found: Temperature, console: Console) -> None:
+    """The temperature that was found, and what it does in each place."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    table.add_column("place", overflow="fold")
+    for heading in ("pixels", "ECE before", "ECE after"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found.places:
+        table.add_row(Text(one.place), f"{one.count:,}", f"{one.ece_before:.4f}", f"{one.ece_after:.4f}")
+    console.print(table)
+    how = "of the other places" if len(found.places) > 1 else "found in this one place, which proves little"
+    console.print(f"temperature {found.value:g}, now in the model's card (ECE after: with the temperature {how})")
+
+
 def _fact(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
@@ -249,6 +273,8 @@ def _print(found: Evaluation, spec: EvaluateSpec) -> None:
         console.print(_places_table(found))
     if facts["calibration"] is not None:
         console.print(f"calibration error (ECE): {facts['calibration']['expected_calibration_error']:.4f}")
+    if found.temperature is not None:
+        _print_temperature(found.temperature, console)
     for notice in found.notices:
         console.print(Text(f"note: {notice}", style="yellow"))
     for name in (REPORT, METRICS):

@@ -31,6 +31,14 @@ class SubjectOptions:
     places: Annotated[
         str | None, option(_WHAT, "Scenes of these places of DATASET instead of a split.", metavar="PLACE,...")
     ] = None
+    calibrate: Annotated[
+        str | None,
+        option(
+            _WHAT,
+            "Put into the model's card the temperature that makes probabilities mean what they say in these scenes.",
+            metavar="probabilities",
+        ),
+    ] = None
     image: Annotated[
         Path | None, option(_WHAT, "With --labels: image shown in the report; gives polygons their pixels.")
     ] = None

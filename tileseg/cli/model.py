@@ -156,10 +156,23 @@ def _facts(card: ModelCard) -> dict[str, str]:
         "cost": f"{card.flops_per_pixel / 1e3:,.0f} kFLOP and {card.activation_bytes_per_pixel:,.0f} bytes per pixel",
         "parameters": f"{card.parameters:,}",
         **_rows_of(card.training),
+        "temperature": _temperature(card),
         "credits": "; ".join(card.credits),
         **{form.file: _form(form) for form in card.forms},
     }
     return {name: value for name, value in shown.items() if value}
+
+
+def _temperature(card: ModelCard) -> str:
+    """What logits are divided by, and how far probabilities are off without and with it."""
+    found = card.temperature
+    if found is None:
+        return ""
+    before, after = (
+        sum(getattr(place, name) for place in found.places) / max(1, len(found.places))
+        for name in ("ece_before", "ece_after")
+    )
+    return f"{found.value:g} (calibration error {before:.3f} without, {after:.3f} with; {found.data})"
 
 
 def _form(form: Form) -> str:

@@ -25,6 +25,7 @@ from tileseg.evaluate.report import write_report
 from tileseg.evaluate.results import Evaluation
 from tileseg.evaluate.scores import Comparison, Options
 from tileseg.evaluate.sides import describe_model, describe_side
+from tileseg.evaluate.temperature import check_calibration, set_temperature
 from tileseg.nn.folder import load_card, resolve_model
 from tileseg.polygons.quantity import Quantity
 from tileseg.spec import RunSpec
@@ -39,6 +40,8 @@ _RUNS = "runs"
 Split = Literal["train", "validate", "all"]
 SPLITS: dict[str, Split] = {"validate": "validate", "train": "train", "all": "all"}
 """What the user writes -> split."""
+Calibrates = Literal["probabilities"]
+"""What ``--calibrate`` takes."""
 Progress = Callable[[str, int, int], None]
 """Gets (scene, blocks done, blocks)."""
 
@@ -101,6 +104,8 @@ class ModelSpec:
     split: Split = "validate"
     places: tuple[str, ...] = ()
     """Scenes of these places instead, whatever their split."""
+    calibrate: Calibrates | None = None
+    """What the card gets, found in these scenes: the temperature with which probabilities mean most what they say."""
     run: Mapping[str, Any] = field(default_factory=dict)
     """Options of :class:`tileseg.spec.RunSpec`, such as ``scales`` and ``flips``."""
 
@@ -191,9 +196,12 @@ def evaluate_model(
             f"labels in {which}; choose other --places" if model.places else f"scene to {which}; choose another --split"
         )
         raise InputError(f"{model.dataset}: has no {what}")
-    card = load_card(resolve_model(model.model))
+    folder = resolve_model(model.model)
+    card = load_card(folder)
     # Before anything is run, which may take hours.
     meaning = match_classes(dataset.classes, describe_model(model.model, card.classes), spec.map_prediction)
+    if model.calibrate:
+        check_calibration(folder, card, meaning, model.model)
     spec.check_out()
     pairs: list[Comparison] = []
     scored = []
@@ -219,6 +227,7 @@ def evaluate_model(
         tuple(scored),
         (*meaning.notices, *notices, *_sizes_in_pixels(options, pairs)),
         spec.distances,
+        set_temperature(folder, pairs) if model.calibrate else None,
     )
     return _written(found, pairs, spec)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tileseg.card import ClassInfo
+from tileseg.card import ClassInfo, Temperature
 from tileseg.evaluate import confusion as pixels
 from tileseg.evaluate.calibration import Calibration
 from tileseg.evaluate.confusion import Matrix, Scores
@@ -45,6 +45,8 @@ class Evaluation:
     notices: tuple[str, ...] = ()
     distances: bool = True
     """Whether distances were measured."""
+    temperature: Temperature | None = None
+    """That which the model's card has got; the scores are those from before."""
 
     @functools.cached_property
     def total(self) -> SceneScores:
@@ -111,6 +113,7 @@ class Evaluation:
                 **self._scores(total),
                 "confusion": {"rows": "truth", "columns": "prediction", "pixels": total.matrix.tolist()},
                 "calibration": None if total.calibration is None else self._calibration(total.calibration),
+                "temperature": None if self.temperature is None else self.temperature.model_dump(mode="json"),
                 "mean_over_places": {kind: self._mean_over(places) for kind, places in self.places_by_kind.items()},
                 "places": [
                     {
@@ -157,6 +160,9 @@ class Evaluation:
                 "without_prediction": scores.missing,
             },
             "accuracy": pixels.accuracy(scores.matrix),
+            "expected_calibration_error": (
+                None if scores.calibration is None else float(scores.calibration.expected_error[0])
+            ),
             "mean": self.means(scores),
             "mean_without_background": self.means(scores, background=False),
             "by_class": {

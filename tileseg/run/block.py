@@ -130,7 +130,7 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
         spread = spread_bytes(more[0], valid) if plan.disagreement else None
         if count < core.pixels:
             logits[:, ~valid] = np.nan
-        labels, confidence = decide(logits, valid)
+        labels, confidence = decide(logits, valid, plan.card.divisor)
     with clock("write"):
         job.ledger.check()
         job.mosaic.write_block(core, None if plan.keep == "labels" else logits, labels, spread)

@@ -331,8 +331,8 @@ def _card_differences(was: Any, now: dict[str, Any]) -> list[str]:
         return ["the model's card was another"]
     return [
         f"the card's {place} was {_short(before)}, is {_short(after)}"
-        for name in now
-        for place, before, after in _changes(name, was.get(name), now[name])
+        for name in {**was, **now}
+        for place, before, after in _changes(name, was.get(name), now.get(name))
     ]
 
 

@@ -104,7 +104,12 @@ def summary_of(prepared: PreparedRun, record: Record, report: RunReport) -> dict
         "fingerprint": prepared.fingerprint,
         "spec": prepared.spec.model_dump(mode="json"),
         "scene": {"path": str(prepared.spec.scene), "height": plan.scene[0], "width": plan.scene[1]},
-        "model": {"name": prepared.card.name, "sha256": prepared.card.sha256, "credits": prepared.card.credits},
+        "model": {
+            "name": prepared.card.name,
+            "sha256": prepared.card.sha256,
+            "credits": prepared.card.credits,
+            "temperature": None if prepared.card.temperature is None else prepared.card.divisor,
+        },
         "engine": {
             "name": plan.engine,
             "form": plan.card.form(plan.form).model_dump(mode="json"),
