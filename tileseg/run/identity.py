@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
 _SIZES_ASKED = ("window", "batch")
 """Options that decide sizes only: they are compared where sizes decide what comes out."""
-_VECTOR_OPTIONS = frozenset(VectorOptions.model_fields) - {"pixel_size"}
-"""Options that decide the polygons and nothing else: a finished run makes them anew from its mosaic."""
+_VECTOR_OPTIONS = frozenset(VectorOptions.model_fields) - {"pixel_size", "raw"}
+"""Options that decide the polygons and nothing else: a finished run makes them anew from its mosaic. The others hold
+what ``raw`` decides."""
 
 
 def identity_of(spec: RunSpec, card: ModelCard, scene: str, base: Fraction) -> dict[str, Any]:
