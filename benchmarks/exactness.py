@@ -177,7 +177,6 @@ def unrounded(shape: tuple[int, int, int]) -> Iterator[Array]:
     """
     from tileseg.engine import predictor, tiled
     from tileseg.run import block as segment
-    from tileseg.window import Window
 
     kept = np.full(shape, np.nan, np.float32)
     handed: list[Array] = []
@@ -192,11 +191,11 @@ def unrounded(shape: tuple[int, int, int]) -> Iterator[Array]:
             return found
 
     class Keeping(tiled.TiledNetwork):
-        def _logits(self, inference: tiled.InferenceSpec, pixels: Any, valid: Any, core: Window) -> Any:
+        def _compute(self, cut: tiled.Cut, notes: tuple[str, ...]) -> tiled.Pieces:
             handed.clear()
-            rounded = super()._logits(inference, pixels, valid, core)
-            for tile, logits in zip(inference.plan.tiles(core), handed, strict=True):
-                inside = tile.intersection(core)
+            rounded = super()._compute(cut, notes)
+            for tile, logits in zip(cut.inference.plan.tiles(cut.core), handed, strict=True):
+                inside = tile.intersection(cut.core)
                 assert inside is not None
                 source, target = inside.relative_to(tile).slices, inside.slices
                 kept[(slice(None), *target)] = logits[(slice(None), *source)]

@@ -105,6 +105,7 @@ def test_what_is_finite_stays_finite_in_float16_and_nothing_else() -> None:
     model = with_pixels(scaled_by([1e6, -np.inf, np.nan, 1.0]), Scaling(), "float32", largest_half=6e4)
     found = DeviceSession(model, CPU)(np.full((1, 1, 4, 1), 2.0003, np.float32))
     assert found.dtype == np.float16
+    assert found.shape == (1, 1, 1, 4)
     np.testing.assert_array_equal(found.ravel(), np.array([6e4, -np.inf, np.nan, 2.0003], np.float16))
 
 
@@ -119,7 +120,7 @@ def test_bytes_go_in_and_halves_come_back(network, monkeypatch) -> None:
     spec = PredictorSpec((64, 96), 8, (View(),), SCALINGS[0], halo=8)
     Predictor(network, spec)(smooth_noise(80, 112, 3)[None])
     assert [(one.dtype.name, one.shape) for one in made] == [
-        ("uint8", (1, 80, 112, 3)), ("float16", (1, 64, 96, 3)),
+        ("uint8", (1, 80, 112, 3)), ("float16", (1, 3, 64, 96)),
     ]  # fmt: skip
 
 

@@ -117,6 +117,31 @@ def test_a_finished_block_is_not_computed_again(tmp_path, scene, model, monkeypa
     assert segment_block(made, 3) == first
 
 
+@pytest.mark.parametrize("block", [64, 128])
+def test_the_device_is_not_held_while_pixels_are_cut_and_logits_placed(
+    tmp_path, scene, model, monkeypatch, block
+) -> None:
+    """The first window is ready when a block gets the device, and the last one's logits wait until it is left."""
+    seen: list[str] = []
+
+    def told(name: str, function: Callable) -> Callable:
+        def call(*given: object) -> object:
+            seen.append(name)
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(tiled, "_cut", told("cut", tiled._cut))
+    monkeypatch.setattr(tiled.Pieces, "place", told("placed", tiled.Pieces.place))
+    for name in ("take", "leave"):
+        monkeypatch.setattr(segment._FLIGHT, name, told(name, getattr(segment._FLIGHT, name)))
+    made = job(tmp_path, scene, model, block=block, batch=1)
+    segment_block(made, 0)
+    windows = len(made.plan.tiles(made.plan[0].core))
+    assert windows == block // 64
+    assert seen == ["cut", "take", *["cut", "placed"] * (windows - 1), "leave", "placed"]
+
+
 class Starved:
     """A network on a device that holds no more than some pixels, and says so as its engine does."""
 

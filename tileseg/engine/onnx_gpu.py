@@ -47,7 +47,7 @@ class OnnxGpuNetwork(OnnxNetwork):
 
     def pixel_engine(self, window: WindowSpec, ends: Ends, /) -> Engine:
         """The same from pixels that are scaled on the device. Raises as :meth:`engine`."""
-        largest = LARGEST_HALF if ends.half else None
+        largest = LARGEST_HALF if ends.kept else None
         model = with_pixels(self._graph_for(window), ends.scaling, ends.dtype, largest_half=largest)
         return DeviceSession(model, self._provider)
 

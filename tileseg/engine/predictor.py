@@ -176,23 +176,24 @@ class Predictor:
 
         last = arrays.compile(result, fused=True)
         if scale == 1 and isinstance(self._network, TakesPixels):
-            half = plain and spec.output == "float16" and self._network.card.activation == "logits"
-            from_pixels = self._from_pixels(self._network, window, half=half)
-            return lambda pixels: last(from_pixels(pixels))
+            card = self._network.card
+            kept = plain and spec.output == "float16" and card.activation == "logits" and card.output_channels > 1
+            from_pixels = self._from_pixels(self._network, window, kept=kept)
+            return from_pixels if kept else lambda pixels: last(from_pixels(pixels))
         engine = self._network.engine(window)
         first = arrays.compile(normalise, fused=True)
         middle = arrays.compile(infer)
         return lambda pixels: last(middle(first(pixels)))
 
-    def _from_pixels(self, network: TakesPixels, window: WindowSpec, *, half: bool) -> Callable[[Any], Any]:
-        """Pixels as they are -> maps, by the engine for their type."""
+    def _from_pixels(self, network: TakesPixels, window: WindowSpec, *, kept: bool) -> Callable[[Any], Any]:
+        """Pixels as they are -> maps, or what is kept of a single view, by the engine for the pixels' type."""
         made: dict[str, Engine] = {}
 
         def infer(pixels: Any) -> Any:
             name = pixels.dtype.name
             if name not in made:
                 made.clear()  # one at a time, as each holds the network's weights
-                made[name] = network.pixel_engine(window, Ends(name, self._spec.scaling, half))
+                made[name] = network.pixel_engine(window, Ends(name, self._spec.scaling, kept))
             return made[name](pixels)
 
         return infer

@@ -39,7 +39,8 @@ class Engine(Protocol):
     def __call__(self, images: Any, /) -> Any:
         """Images (n, rows, columns, bands), float32 and scaled -> maps (n, rows - 2 crop, columns - 2 crop, channels).
 
-        Both are float32 arrays of the network's array library. The maps are what the card's ``activation`` says.
+        Both are float32 arrays of the network's array library, the maps a new one each time. They are what the card's
+        ``activation`` says.
         """
         ...
 
@@ -52,8 +53,9 @@ class Ends:
     """Type of the scene's pixels, in NumPy's words."""
     scaling: Scaling
     """How they become the network's input: with numbers, those of the scene filled in."""
-    half: bool
-    """Whether the maps are wanted in float16, finite where they were finite."""
+    kept: bool
+    """Whether the maps are wanted as a run keeps them: (n, channels, rows, columns) in float16, finite where they were
+    finite."""
 
 
 class Arrays(Protocol):

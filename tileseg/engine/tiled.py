@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,6 +74,87 @@ class InferenceSpec:
         return replace(self, plan=replace(self.plan, **sizes))
 
 
+class Cut:
+    """One block as batches of tiles. The first is put together when this is made: no device is needed for that."""
+
+    def __init__(
+        self,
+        inference: InferenceSpec,
+        pixels: npt.NDArray[np.generic],
+        valid: npt.NDArray[np.bool_],
+        core: Window,
+    ) -> None:
+        """``pixels`` (y, x, band) begin at ``inference.plan.read(core)``; ``valid`` (y, x) is that of the core.
+
+        Tiles without a valid pixel are left out.
+        """
+        self.inference, self.core = inference, core
+        self._pixels, self._valid = pixels, valid
+        self._tiles = [tile for tile in inference.plan.tiles(core) if _any_valid(valid, tile, core)]
+        self._first: npt.NDArray[np.generic] | None = self._batch(self._tiles[: inference.plan.batch])
+
+    def batches(self) -> Iterator[tuple[list[Window], npt.NDArray[np.generic]]]:
+        """Cores of tiles and their pixels (n, y, x, band), as many as the plan's batch at most."""
+        size = self.inference.plan.batch
+        for start in range(0, len(self._tiles), size):
+            part = self._tiles[start : start + size]
+            batch = self._batch(part) if start or self._first is None else self._first
+            self._first = None
+            yield part, batch
+
+    def sized_as(self, inference: InferenceSpec) -> Cut:
+        """The same block in tiles of other sizes."""
+        return self if inference == self.inference else Cut(inference, self._pixels, self._valid, self.core)
+
+    def _batch(self, tiles: Sequence[Window]) -> npt.NDArray[np.generic]:
+        plan = self.inference.plan
+        origin = plan.read(self.core)
+        return np.stack([_cut(self._pixels, tile.buffer(plan.margin).relative_to(origin)) for tile in tiles])
+
+
+class Pieces:
+    """The logits of a block's tiles. The last ones are put in their places when the whole is asked for."""
+
+    def __init__(self, inference: InferenceSpec, core: Window, notes: tuple[str, ...]) -> None:
+        """None yet. ``notes``: what was done to make the block fit the device's memory."""
+        self._plan, self._core = inference.plan, core
+        self._whole: npt.NDArray[np.floating[Any]] | None = None
+        self._last: tuple[list[Window], npt.NDArray[np.floating[Any]]] | None = None
+        self.notes = notes
+
+    def place(self) -> npt.NDArray[np.floating[Any]]:
+        """Put those that were added in their places."""
+        plan, exact = self._plan, self._plan.stitch == "exact"
+        if self._whole is None:
+            shape = (plan.maps, self._core.height, self._core.width)
+            self._whole = np.full(shape, np.nan, np.float16) if exact else np.zeros(shape, np.float32)
+        tiles, found = self._last or ([], np.empty(0, np.float16))
+        self._last = None
+        weight = None if exact else np.multiply.outer(plan.weights(0), plan.weights(1))
+        for tile, logits in zip(tiles, found, strict=True):
+            overlap = tile.intersection(self._core)
+            assert overlap is not None
+            source, target = overlap.relative_to(tile).slices, overlap.relative_to(self._core).slices
+            if weight is None:
+                self._whole[(slice(None), *target)] = logits[(slice(None), *source)]
+            else:
+                self._whole[(slice(None), *target)] += logits[(slice(None), *source)] * weight[source]
+        return self._whole
+
+    def add(self, tiles: list[Window], logits: npt.NDArray[np.floating[Any]]) -> None:
+        """Some more, (n, class, y, x). Those before are put in their places."""
+        if self._last is not None:
+            self.place()
+        self._last = (tiles, logits)
+
+    def whole(self) -> Logits:
+        """Logits (class, y, x) of the block; they have no meaning in tiles without a valid pixel.
+
+        Where the plan keeps the disagreement of views, its map (standard deviations) comes after those of the classes.
+        """
+        return self.place().astype(np.float16, copy=False)
+
+
 class TiledNetwork:
     """Gives the logits of blocks, and keeps for the next what is compiled and how small it must be to fit.
 
@@ -86,55 +168,33 @@ class TiledNetwork:
         """Key of what was asked for -> what the device's memory holds of it, where that is less."""
         self._kept: tuple[PredictorSpec, Predictor] | None = None
 
-    def __call__(
-        self, inference: InferenceSpec, pixels: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], core: Window
-    ) -> tuple[Logits, tuple[str, ...]]:
-        """Logits (class, y, x) of a block, and what was done to make it fit the device's memory.
-
-        Where the plan keeps the disagreement of views, its map (standard deviations) comes after those of the classes.
-
-        ``pixels`` (y, x, band) begin at ``inference.plan.read(core)``; ``valid`` (y, x) is that of the core. Tiles
-        without a valid pixel are not computed, so that logits have no meaning where ``valid`` is False.
+    def __call__(self, cut: Cut) -> Pieces:
+        """The logits of a block, by the device. What is left is to put them together.
 
         Raises:
             DeviceMemory: If not even the smallest window fits.
             InputError: If the network does not take such windows.
         """
         notes: list[str] = []
+        inference = cut.inference
         key = inference.key
         fitting = inference.sized_as(self._fitting[key]) if key in self._fitting else inference
         while True:
             try:
-                return self._logits(fitting, pixels, valid, core), tuple(notes)
+                return self._compute(cut.sized_as(fitting), tuple(notes))
             except Exception as error:
                 if not self._network.is_out_of_memory(error):
                     raise
-                fitting, done = fitting.smaller(core)
+                fitting, done = fitting.smaller(cut.core)
             self._fitting[key] = fitting
             notes.append(f"device out of memory: {done}")
 
-    def _logits(
-        self, inference: InferenceSpec, pixels: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], core: Window
-    ) -> Logits:
-        plan, predictor = inference.plan, self._predictor(inference.predictor)
-        origin = plan.read(core)
-        tiles = [tile for tile in plan.tiles(core) if _any_valid(valid, tile, core)]
-        shape = (plan.maps, core.height, core.width)
-        exact = plan.stitch == "exact"
-        whole = np.full(shape, np.nan, np.float16) if exact else np.zeros(shape, np.float32)
-        weight = None if exact else np.multiply.outer(plan.weights(0), plan.weights(1))
-        for start in range(0, len(tiles), plan.batch):
-            part = tiles[start : start + plan.batch]
-            batch = np.stack([_cut(pixels, tile.buffer(plan.margin).relative_to(origin)) for tile in part])
-            for tile, logits in zip(part, predictor(batch), strict=True):
-                overlap = tile.intersection(core)
-                assert overlap is not None
-                source, target = overlap.relative_to(tile).slices, overlap.relative_to(core).slices
-                if weight is None:
-                    whole[(slice(None), *target)] = logits[(slice(None), *source)]
-                else:
-                    whole[(slice(None), *target)] += logits[(slice(None), *source)] * weight[source]
-        return whole.astype(np.float16, copy=False)
+    def _compute(self, cut: Cut, notes: tuple[str, ...]) -> Pieces:
+        predictor = self._predictor(cut.inference.predictor)
+        pieces = Pieces(cut.inference, cut.core, notes)
+        for tiles, batch in cut.batches():
+            pieces.add(tiles, predictor(batch))
+        return pieces
 
     def _predictor(self, spec: PredictorSpec) -> Predictor:
         """The one for these sizes: one at a time, as each holds the network's weights in its precision."""

@@ -133,7 +133,7 @@ class DeviceSession:
         self._binding.bind_ortvalue_output(found.name, onnxruntime.OrtValue.ortvalue_from_numpy(self._maps, "cpu", 0))
 
     def __call__(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Images (n, rows, columns, bands) -> maps (n, rows, columns, channels): one window at a time fills a GPU."""
+        """Images (n, ...) as the graph takes them -> its maps (n, ...), one at a time: a window fills a GPU."""
         maps = np.empty((len(images), *self._maps.shape[1:]), self._maps.dtype)
         for one, made in zip(images, maps, strict=True):
             np.copyto(self._pixels[0], one)

@@ -24,7 +24,8 @@ def with_pixels(
         scaling: Of pixel values, with numbers; in float32 and in this order, as
             :class:`tileseg.engine.predictor.Predictor` does it.
         dtype: NumPy's name of the pixels' type.
-        largest_half: Where given, maps come back in float16, and finite numbers become no larger than this.
+        largest_half: Where given, maps come back as (1, channels, rows, columns) in float16, and finite numbers become
+            no larger than this.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -51,8 +52,8 @@ def with_pixels(
 
 def _halved(largest: float) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Operators and constants that make the map float16: what is finite stays so, and what is not, too."""
-    names = [f"{HALF}_{part}" for part in ("low", "high", "infinite", "size", "finite", "clipped", "kept")]
-    low, high, infinite, size, finite, clipped, kept = names
+    names = [f"{HALF}_{part}" for part in ("low", "high", "infinite", "size", "finite", "clipped", "kept", "half")]
+    low, high, infinite, size, finite, clipped, kept, half = names
     constants = [
         numpy_helper.from_array(np.array(value, np.float32), name)
         for value, name in ((-largest, low), (largest, high), (np.inf, infinite))
@@ -63,6 +64,7 @@ def _halved(largest: float) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto
         make("Less", [size, infinite], [finite]),  # false of what is not a number
         make("Clip", [MAP, low, high], [clipped]),
         make("Where", [finite, clipped, MAP], [kept]),
-        make("Cast", [kept], [HALF], to=onnx.TensorProto.FLOAT16),
+        make("Cast", [kept], [half], to=onnx.TensorProto.FLOAT16),
+        make("Transpose", [half], [HALF], perm=[0, 3, 1, 2]),
     ]
     return nodes, constants

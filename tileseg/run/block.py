@@ -19,7 +19,7 @@ from tileseg.card import ModelCard, Scaling
 from tileseg.cluster import hardware
 from tileseg.cluster.hardware import COMPUTE_THREADS
 from tileseg.engine.registry import open_network
-from tileseg.engine.tiled import InferenceSpec, TiledNetwork
+from tileseg.engine.tiled import Cut, InferenceSpec, TiledNetwork
 from tileseg.errors import TilesegError
 from tileseg.labels import NODATA, Logits, decide, spread_bytes
 from tileseg.mosaic import Mosaic
@@ -109,9 +109,10 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
         valid = data[rows, cols]
         if job.aoi is not None:
             valid = valid & job.aoi.mask(core)
-    count = int(np.count_nonzero(valid))
-    if count == 0:
-        return 0, ()
+        count = int(np.count_nonzero(valid))
+        if count == 0:
+            return 0, ()
+        cut = Cut(InferenceSpec(plan, job.scaling, job.merge), pixels, valid, core)
     with clock("wait"):
         # While one thread has the device, the others read the next blocks and write the last.
         _FLIGHT.take()
@@ -119,11 +120,13 @@ def _segment(job: Job, index: int, clock: _Clock) -> tuple[int, tuple[str, ...]]
         with clock("load"):
             network = _network_for(job)
         with clock("network"):
-            logits, notes = network(InferenceSpec(plan, job.scaling, job.merge), pixels, valid, core)
+            pieces = network(cut)
     finally:
         _FLIGHT.leave()
-    del pixels
+    del pixels, cut
     with clock("labels"):
+        logits, notes = pieces.whole(), pieces.notes
+        del pieces
         classes = len(plan.card.classes)
         logits, more = logits[:classes], logits[classes:]
         _check_finite(logits, valid, core)
