@@ -20,12 +20,12 @@ from shapely.geometry import shape
 
 @pytest.fixture(scope="module")
 def outputs(sample_rasters, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tileseg run` on the settlement with the embedded model, at the defaults but for all formats."""
+    """`tileseg run` on the settlement with the embedded model, at the defaults but for formats and raw polygons."""
     folder = tmp_path_factory.mktemp("out") / "settlement.tileseg"
     subprocess.run(
         [
             sys.executable, "-m", "tileseg", "run", str(sample_rasters / "settlement.tif"), "--out", str(folder),
-            "--format", "geojson,geojsonseq,gpkg,parquet,fgb", "-q",
+            "--format", "geojson,geojsonseq,gpkg,parquet,fgb", "--raw", "-q",
         ],
         check=True,
     )  # fmt: skip
@@ -87,6 +87,16 @@ def test_all_formats_hold_the_same_polygons(outputs, scene) -> None:
     wanted = (values != 255) & (values != 0)
     whole = [shape(geometry) for geometry, _ in rasterio.features.shapes(values, mask=wanted, transform=grid)]
     assert sorted(g.normalize().wkb for g in whole) == sorted(g.normalize().wkb for g in first.geometry)
+
+
+def test_what_is_handed_over_without_a_word_is_clean(outputs, tmp_path) -> None:
+    command = [sys.executable, "-m", "tileseg", "vectorize", str(outputs), "--out", str(tmp_path / "clean.gpkg"), "-q"]
+    subprocess.run(command, check=True)
+    clean, raw = geopandas.read_file(tmp_path / "clean.gpkg"), geopandas.read_file(outputs / "polygons.gpkg")
+    assert clean.geometry.is_valid.all()
+    assert clean.area.min() > 2  # of 4 square metres as the pixels have them, before walls were straightened
+    assert raw.area.min() < 1
+    assert clean.geometry.count_coordinates().median() < 0.5 * raw.geometry.count_coordinates().median()
 
 
 def test_gdal_tools_open_everything(outputs) -> None:

@@ -199,7 +199,7 @@ def test_the_embedded_model_is_small_and_sound() -> None:
     folder = resolve_model("embedded")
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 16_000_000, "in all its forms"
     model, card = load_bundle(folder)
-    assert (card.stride, card.halo, card.local) == (16, 144, True)
+    assert (card.stride, card.halo, card.local) == (16, 128, True)
     assert [c.name for c in card.classes] == ["other", "building"]
     assert [info.background for info in card.classes][:2] == [True, False]
     assert prove(KerasNetwork(model, card)).holds
