@@ -26,7 +26,7 @@ from tileseg.polygons.fragment import load_fragments, save_fragments
 from tileseg.polygons.join import join
 from tileseg.polygons.memory import MIB, join_bytes, trace_bytes
 from tileseg.polygons.trace import trace_block
-from tileseg.run.vectorize import warm_up, write_polygons
+from tileseg.run.vectorize import Classes, warm_up, write_polygons
 from tileseg.spec import VectorOptions
 from tileseg.window import Window, tile
 
@@ -98,7 +98,9 @@ def main() -> None:
             outputs = vector_paths(folder, [form])
 
             def write(outputs: dict[str, Path] = outputs) -> None:
-                write_polygons(cores, lambda i: load_fragments(folder / str(i)), grid, {}, VectorOptions(), outputs)
+                write_polygons(
+                    cores, lambda i: load_fragments(folder / str(i)), grid, Classes({}), VectorOptions(), outputs
+                )
 
             taken, seconds = peak(write)
             print(f"| {scene} | join, write {form} | {taken / MIB:.0f} | | {seconds:.1f} |", flush=True)

@@ -5,7 +5,7 @@ No library is imported for it, so that the command line knows the formats withou
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +29,13 @@ class Format:
     :class:`tileseg.publish.table.Writer` that is a context manager."""
     reader: str | None = None
     """``module:callable`` that reads a file as a GeoDataFrame; None where nothing does."""
+    qgis: int | None = None
+    """How well QGIS opens it: of several, its project shows the one with the least number, and a style lies beside each
+    (``.qml``). None: QGIS knows no polygons in it."""
+    styler: str | None = None
+    """``module:callable`` that puts styles into a finished file: (path, name -> style); the first is the default."""
+    layer: str | None = None
+    """Name of the polygons' layer, where a file has other tables, too."""
     in_degrees: bool = False
     """Whether coordinates are longitude and latitude, rounded; else they are those of the scene's own CRS."""
 
@@ -36,10 +43,15 @@ class Format:
         """A writer (see ``writer``) of a :class:`tileseg.publish.table.Table`."""
         return _named(self.writer)(path, table)
 
+    def add_styles(self, path: Path, styles: Mapping[str, str]) -> None:
+        """Put QGIS's styles into a finished file, if the format has a place for them."""
+        if self.styler is not None:
+            _named(self.styler)(path, styles)
+
     def read(self, path: Path) -> Any:
         """A file as a GeoDataFrame."""
         assert self.reader is not None
-        return _named(self.reader)(path)
+        return _named(self.reader)(path, **({} if self.layer is None else {"layer": self.layer}))
 
 
 FORMATS = {
@@ -47,28 +59,32 @@ FORMATS = {
     for form in (
         Format(
             "geojson", ".geojson", "application/geo+json", "tileseg.publish.geojson:collection",
-            "pyogrio:read_dataframe", in_degrees=True,
+            "pyogrio:read_dataframe", qgis=3, in_degrees=True,
         ),
         Format(
             "geojsonseq", ".geojsonl", "application/geo+json-seq", "tileseg.publish.geojson:lines",
-            "pyogrio:read_dataframe", in_degrees=True,
+            "pyogrio:read_dataframe", qgis=4, in_degrees=True,
         ),
         Format(
             "gpkg", ".gpkg", "application/geopackage+sqlite3", "tileseg.publish.ogr:geopackage",
-            "pyogrio:read_dataframe",
+            "pyogrio:read_dataframe", qgis=1, styler="tileseg.publish.ogr:add_styles", layer="polygons",
         ),
         Format(
             "parquet", ".parquet", "application/vnd.apache.parquet", "tileseg.publish.parquet:Parquet",
-            "geopandas:read_parquet",
+            "geopandas:read_parquet", qgis=5,
         ),
         Format(
             "fgb", ".fgb", "application/vnd.flatgeobuf", "tileseg.publish.ogr:flatgeobuf", "pyogrio:read_dataframe",
+            qgis=2,
         ),
     )
 }  # fmt: skip
 """Name -> format."""
 
 DEFAULT = "geojson"
+
+STYLE = ".qml"
+"""Ending of the style that QGIS looks for beside a file: ``polygons.qml`` beside ``polygons.gpkg``."""
 
 
 def known_format(name: str) -> str:
@@ -81,6 +97,15 @@ def known_format(name: str) -> str:
 def vector_paths(folder: Path, formats: Iterable[str], stem: str = "polygons") -> dict[str, Path]:
     """The usual file of each format: ``folder/polygons.geojson`` ..."""
     return {name: folder / f"{stem}{FORMATS[name].suffix}" for name in formats}
+
+
+def style_paths(outputs: Mapping[str, Path]) -> dict[str, Path]:
+    """The styles beside files of some formats: files of one name have one, ``polygons.qml``. By the name of an output.
+
+    QGIS looks for them there.
+    """
+    styles = {path.with_suffix(STYLE) for form, path in outputs.items() if FORMATS[form].qgis is not None}
+    return {f"{path.stem}_style": path for path in sorted(styles)}
 
 
 def _named(entry: str) -> Any:

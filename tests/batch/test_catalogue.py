@@ -181,7 +181,10 @@ def test_links_lead_from_the_collection_to_the_files_and_back(archive) -> None:
     assert [item.id for item in items] == ["a", "b"]
     for item in items:
         assert item.get_parent().id == collection.id
-        assert set(item.assets) == {"mosaic", "labels", "geojson", "quicklook", "summary"}  # gpkg is not there
+        assert set(item.assets) == {  # gpkg is not there
+            "mosaic", "labels", "labels_style", "polygons_style", "geojson", "quicklook", "summary",
+        }  # fmt: skip
+        assert item.assets["polygons_style"].media_type == "application/xml"
         assert all(Path(asset.get_absolute_href()).exists() for asset in item.assets.values())
 
 

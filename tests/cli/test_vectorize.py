@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from fakes import smooth_noise, write_scene
 
+from tileseg.formats import FORMATS
+
 
 @pytest.fixture(scope="module")
 def finished(model, tmp_path_factory) -> Path:
@@ -23,7 +25,7 @@ def test_polygons_of_a_run_go_into_its_folder(in_process, finished, tmp_path, gi
     name = f"again{len(given)}"
     told = in_process("vectorize", finished / given, "--name", name, "--format", "gpkg,geojson", "--json", cwd=tmp_path)
     assert told.returncode == 0, told.stderr
-    assert [Path(path).parent for path in json.loads(told.stdout)["outputs"].values()] == [finished] * 2
+    assert [Path(path).parent for path in json.loads(told.stdout)["outputs"].values()] == [finished] * 3
     assert (finished / f"{name}.geojson").read_bytes() == (finished / "polygons.geojson").read_bytes()
     assert list(tmp_path.iterdir()) == []
 
@@ -51,7 +53,8 @@ def test_a_file_is_a_file(in_process, finished, tmp_path, name) -> None:
     assert told.returncode == 0, told.stderr
     file = tmp_path / "new" / name
     assert file.is_file()
-    read = geopandas.read_parquet if name == "t.parquet" else geopandas.read_file
+    assert (tmp_path / "new" / f"{name[0]}.qml").is_file()
+    read = next(form.read for form in FORMATS.values() if form.suffix == file.suffix.lower())
     assert len(read(file)) == len(geopandas.read_file(finished / "polygons.geojson"))
 
 

@@ -68,7 +68,7 @@ def refused(told: subprocess.CompletedProcess[str]) -> str:
 def polygons(in_process, labels: Path, out: Path) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
     """Those of a label raster as GeoJSON and as GeoPackage."""
     done(in_process("vectorize", labels, "--out", out, "--format", "geojson,gpkg"))
-    json_, package = (geopandas.read_file(out / f"polygons.{end}") for end in ("geojson", "gpkg"))
+    json_, package = (geopandas.read_file(out / f"polygons.{end}", layer="polygons") for end in ("geojson", "gpkg"))
     assert json_.is_valid.all()
     assert len(json_) == len(package)
     return json_, package
@@ -141,7 +141,7 @@ def test_10_an_exclamation_mark_in_a_path(in_process, cases, model, tmp_path) ->
     folder = made(cases, "10") / "!top"
     out = folder / "out"
     done(in_process("vectorize", folder / "lab.tif", "--out", out, "--format", "geojson,gpkg,fgb,parquet"))
-    assert sorted(path.suffix for path in out.iterdir()) == [".fgb", ".geojson", ".gpkg", ".parquet"]
+    assert sorted(path.suffix for path in out.iterdir()) == [".fgb", ".geojson", ".gpkg", ".parquet", ".qml"]
     run = ("run", folder / "scene.tif", "--model", model, "--workers", 0, "--format", "gpkg")
     done(in_process(*run, "--aoi", folder / "aoi.gpkg", "--out", folder / "run"))
     with rasterio.open(folder / "run/labels.tif") as labels:

@@ -71,7 +71,7 @@ def test_all_formats_hold_the_same_polygons(outputs, scene) -> None:
     frames = {
         suffix: geopandas.read_parquet(outputs / f"polygons.{suffix}")
         if suffix == "parquet"
-        else geopandas.read_file(outputs / f"polygons.{suffix}")
+        else geopandas.read_file(outputs / f"polygons.{suffix}", layer="polygons" if suffix == "gpkg" else None)
         for suffix in ("geojson", "geojsonl", "gpkg", "parquet", "fgb")
     }
     first = frames["gpkg"].sort_values("id").reset_index(drop=True)

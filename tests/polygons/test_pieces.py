@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import numpy as np
 import numpy.typing as npt
-import pyogrio
 import pytest
 import shapely
 from affine import Affine
@@ -85,8 +83,7 @@ def test_pieces_give_the_same_files(
     assert [f["geometry"] for f in found] == [f["geometry"] for f in expected]
     assert [json.loads(line) for line in pieces["geojsonseq"].read_text().splitlines()] == found
     for form in ("parquet", "gpkg", "fgb"):
-        read = geopandas.read_parquet if form == "parquet" else pyogrio.read_dataframe
-        mine, theirs = (read(paths[form]).sort_values("id") for paths in (pieces, whole))
+        mine, theirs = (FORMATS[form].read(paths[form]).sort_values("id") for paths in (pieces, whole))
         assert mine.geometry.to_wkb().tolist() == theirs.geometry.to_wkb().tolist()
         assert mine.geometry.is_valid.all()
         _same(mine.drop(columns="geometry").to_dict("records"), theirs.drop(columns="geometry").to_dict("records"))

@@ -68,7 +68,7 @@ def test_it_is_valid_and_holds_the_labels(tmp_path: Path, height: int, width: in
         expected = halve(expected)
         with rasterio.open(path, overview_level=i) as overview:
             assert np.array_equal(overview.read(1), expected)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.tif", "labels.tif.aux.xml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.qml", "labels.tif", "labels.tif.aux.xml"]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_an_old_result_stays_until_the_new_one_is_complete(tmp_path: Path) -> No
     with pytest.raises(TilesegError, match="stop"):
         write_label_cog(path, grid_of(labels), CLASSES, broken, tile(grid_of(labels).extent, 256, 256))
     assert path.read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.tif", "labels.tif.aux.xml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.qml", "labels.tif", "labels.tif.aux.xml"]
 
 
 def test_left_overs_of_a_killed_run_are_no_obstacle(tmp_path: Path) -> None:

@@ -49,13 +49,14 @@ def shapes_of(grid: Grid, labels: npt.NDArray[np.uint8], *, confidence: bool = T
 
 
 def read(path: Path) -> geopandas.GeoDataFrame:
-    return geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+    layer = "polygons" if path.suffix == ".gpkg" else None
+    return geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path, layer=layer)
 
 
 def write(folder: Path, grid: Grid, shapes: list[Shapes], *formats: str, confidence: bool = True) -> dict[str, Path]:
     outputs = {form: folder / f"polygons{KNOWN[form].suffix}" for form in formats}
     write_vectors(shapes, outputs, Table(grid, NAMES, confidence))
-    assert sorted(folder.iterdir()) == sorted(outputs.values())
+    assert sorted(folder.iterdir()) == sorted([*outputs.values(), folder / "polygons.qml"])
     return outputs
 
 

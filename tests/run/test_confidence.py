@@ -183,7 +183,7 @@ def test_disagreement_lies_in_the_mosaic_as_a_file_and_in_polygons(disagreeing) 
     array = xr.open_zarr(folder / "mosaic.zarr").disagreement
     assert array.dims == ("y", "x")
     np.testing.assert_allclose(array.values, np.where(values == 255, np.nan, values * SPREAD_STEP), rtol=1e-6)
-    frame = geopandas.read_file(folder / "polygons.gpkg")
+    frame = geopandas.read_file(folder / "polygons.gpkg", layer="polygons")
     assert list(frame.columns).index("mean_disagreement") == list(frame.columns).index("min_probability") + 1
     with rasterio.open(folder / "labels.tif") as raster:
         transform = raster.transform

@@ -72,14 +72,14 @@ def test_result_does_not_depend_on_blocks_and_threads(tmp_path: Path) -> None:
     for i, (block, threads) in enumerate([(256, 1), (50, 1), (50, 4), (17, 3)]):
         outputs = vector_paths(tmp_path / str(i), ["gpkg"])
         report = vectorize(labels, outputs, Classes.of_card(CARD), block=block, threads=threads)
-        frame = geopandas.read_file(outputs["gpkg"])
+        frame = geopandas.read_file(outputs["gpkg"], layer="polygons")
         assert report.counts == frame["class_name"].value_counts().to_dict()
         assert set(report.seconds) == {"trace", "finish"}
         frames.append(frame.drop(columns="id").assign(at=shapely.to_wkb(frame.geometry.values)).sort_values("at"))
     for frame in frames[1:]:
         assert frame.reset_index(drop=True).equals(frames[0].reset_index(drop=True))
     assert (tmp_path / "1" / "polygons.gpkg").read_bytes() == (tmp_path / "2" / "polygons.gpkg").read_bytes()
-    assert sorted(p.name for p in (tmp_path / "3").iterdir()) == ["polygons.gpkg"]
+    assert sorted(p.name for p in (tmp_path / "3").iterdir()) == ["polygons.gpkg", "polygons.qml"]
     assert set(frames[0]["class_name"]) == {"Building", "road"}
 
 
@@ -141,7 +141,7 @@ def test_filters_and_simplification_reach_the_file(tmp_path: Path) -> None:
     few = vector_paths(tmp_path, ["gpkg"], "few")
     options = VectorOptions.parse({"min_area": "5", "fill_holes": "2", "simplify": "1"})
     vectorize(labels, few, Classes.of_raster({}), options, block=64)
-    before, after = (geopandas.read_file(p["gpkg"]) for p in (everything, few))
+    before, after = (geopandas.read_file(p["gpkg"], layer="polygons") for p in (everything, few))
     assert after["area_m2"].min() > 2  # filtered first, simplified then
     assert 0 < len(after) <= (before["area_m2"] >= 5).sum()
     assert after.geometry.count_coordinates().sum() < 0.5 * before.geometry.count_coordinates().sum()
@@ -154,13 +154,13 @@ def test_regular_outlines_reach_the_file_and_do_not_depend_on_blocks(tmp_path: P
         outputs = vector_paths(tmp_path, ["gpkg"], f"regular{block}")
         options = VectorOptions.parse({"regularize": "road,2,1", "tolerance": "2px", "min_area": "5"})
         vectorize(labels, outputs, Classes.of_raster({1: "road"}), options, block=block)
-        frame = geopandas.read_file(outputs["gpkg"]).drop(columns="id")
+        frame = geopandas.read_file(outputs["gpkg"], layer="polygons").drop(columns="id")
         frames.append(frame.assign(at=shapely.to_wkb(frame.geometry.values)).sort_values("at", ignore_index=True))
     assert frames[0].equals(frames[1])
     assert frames[0].is_valid.all()
     plain = vector_paths(tmp_path, ["gpkg"], "plain")
     vectorize(labels, plain, Classes.of_raster({}), VectorOptions.parse({"min_area": "5"}), block=64)
-    raw = geopandas.read_file(plain["gpkg"])
+    raw = geopandas.read_file(plain["gpkg"], layer="polygons")
     assert len(raw) == len(frames[0])
     assert frames[0].geometry.count_coordinates().sum() < raw.geometry.count_coordinates().sum()
     np.testing.assert_allclose(frames[0]["area_m2"], frames[0].geometry.area, rtol=2e-3)
@@ -190,12 +190,12 @@ def test_finish_serves_blocks_that_were_traced_elsewhere(tmp_path: Path) -> None
         fragments = trace_block(part, confidence, core, labels.grid.extent, ignore={0}, nodata=255)
         save_fragments(tmp_path / f"{i}.fragment", fragments)
     outputs = vector_paths(tmp_path / "out", ["geojson", "gpkg"])
-    names = {i: info.name for i, info in enumerate(CARD)}
+    classes = Classes.of_card(CARD)
     report = write_polygons(
-        cores, lambda i: load_fragments(tmp_path / f"{i}.fragment"), labels.grid, names, VectorOptions(), outputs
+        cores, lambda i: load_fragments(tmp_path / f"{i}.fragment"), labels.grid, classes, VectorOptions(), outputs
     )
-    assert report.paths == outputs
-    frames = [geopandas.read_file(path) for path in outputs.values()]
+    assert report.paths == {**outputs, "polygons_style": tmp_path / "out" / "polygons.qml"}
+    frames = [FORMATS[form].read(path) for form, path in outputs.items()]
     one, other = (pd.DataFrame(frame.drop(columns="geometry")) for frame in frames)
     pd.testing.assert_frame_equal(one, other, check_dtype=False)
     assert (frames[0]["mean_probability"] == 0.5).all()
@@ -209,7 +209,7 @@ def test_scene_of_nodata_gives_an_empty_layer(tmp_path: Path) -> None:
     outputs = vector_paths(tmp_path, ["gpkg", "geojson"])
     report = vectorize(labels, outputs, Classes.of_card(CARD), block=16)
     assert report.counts == {}
-    assert len(geopandas.read_file(outputs["gpkg"])) == 0
+    assert len(geopandas.read_file(outputs["gpkg"], layer="polygons")) == 0
 
 
 def test_progress_counts_blocks(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_real_mask_to_geopackage(real_data: Path, tmp_path: Path) -> None:
         grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs.to_wkt())[window]
     outputs = vector_paths(tmp_path, ["gpkg"])
     vectorize(Labels(part, grid, nodata=0), outputs, Classes.of_raster({}))
-    frame = geopandas.read_file(outputs["gpkg"])
+    frame = geopandas.read_file(outputs["gpkg"], layer="polygons")
     # Web Mercator's planar areas are too large by 1 / cos(latitude)^2, about 1.7 here.
     assert frame["area_m2"].sum() == pytest.approx(frame.to_crs(5070).area.sum(), rel=2e-3)
     assert frame["pixels"].sum() == (part != 0).sum()
@@ -249,7 +249,7 @@ def test_scenes_of_other_bodies_become_polygons_in_every_format(
     core = grid.extent
     fragments = list(trace_block(labels, None, core, core, nodata=0))
     outputs = vector_paths(tmp_path, FORMATS)
-    write_polygons([core], lambda _: fragments, grid, {}, VectorOptions(), outputs)
+    write_polygons([core], lambda _: fragments, grid, Classes({}), VectorOptions(), outputs)
     assert "Not of the Earth" in json.loads(outputs["geojson"].read_text())["description"]
     expected = shapely.box(*(grid.transform @ (6, 9)), *(grid.transform @ (24, 4)))
     for name in ("gpkg", "parquet", "fgb"):

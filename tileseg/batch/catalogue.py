@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tileseg.batch.outputs import FinishedRun, finished_in, write_frame
 from tileseg.batch.table import moment
 from tileseg.errors import InputError, UsageError
-from tileseg.formats import FORMATS
+from tileseg.formats import FORMATS, STYLE
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
 
@@ -121,11 +121,18 @@ def make_item(run: FinishedRun, outline: shapely.Polygon | None) -> pystac.Item:
         for i, info in enumerate(run.mosaic.classes)
     ]
     for key, path in run.outputs.items():
-        # Those of single classes carry their names.
-        media, title, roles = _KINDS.get(key) or (_GEOTIFF, key.replace("_", " ").capitalize(), ["data"])
+        media, title, roles = _KINDS.get(key) or _kind_of(key, path.suffix)
         more = {"classification:classes": classes} if key == "labels" else {}
         item.add_asset(key, pystac.Asset(f"./{path.name}", title, media_type=media, roles=roles, extra_fields=more))
     return item
+
+
+def _kind_of(key: str, ending: str) -> tuple[str, str, list[str]]:
+    """Media type, title and roles of what is there for each class, or beside other files: these carry names."""
+    title = key.replace("_", " ").capitalize()
+    if ending == STYLE:
+        return "application/xml", f"{title} for QGIS", ["metadata"]
+    return _GEOTIFF, title, ["data"]
 
 
 def _write_collection(folder: Path | Url, runs: Sequence[FinishedRun], items: Sequence[pystac.Item]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -245,7 +245,8 @@ def _source(
     from tileseg.source.label_raster import open_labels
 
     raster = open_labels(path, trust_vrt=trust_vrt)
-    return raster, Classes.of_raster(raster.names, wanted, raster.background), HandedOver()
+    classes = Classes.of_raster(raster.names, wanted, raster.background)
+    return raster, replace(classes, colors=raster.colors), HandedOver()
 
 
 def _is_unfinished(run: Path | Url) -> bool:

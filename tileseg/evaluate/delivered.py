@@ -65,7 +65,7 @@ class DeliveredObjects:
     def batches(self) -> Iterator[Objects]:
         """Some thousands at a time. Raises InputError where the file cannot be read."""
         path = self.delivered.path
-        for batch in _read(path):
+        for batch in _read(path, FORMATS[self.delivered.form].layer):
             shapes = shapely.from_wkb(batch.column(1).to_numpy(zero_copy_only=False))
             ids = batch.column(0).to_numpy(zero_copy_only=False)
             strange = next((str(i) for i in np.unique(ids) if str(i) not in self.meaning), None)
@@ -77,7 +77,7 @@ class DeliveredObjects:
             yield Objects(placed[known], labels[known])
 
 
-def _read(path: Path) -> Iterator[pa.RecordBatch]:
+def _read(path: Path, layer: str | None) -> Iterator[pa.RecordBatch]:
     """Batches of two columns: class ids, and polygons as WKB."""
     if path.suffix == FORMATS["parquet"].suffix:
         from pyarrow import ArrowInvalid, parquet
@@ -94,8 +94,9 @@ def _read(path: Path) -> Iterator[pa.RecordBatch]:
     try:
         with (
             name_to_read(path) as name,
-            pyogrio.open_arrow(name, columns=[_CLASS], batch_size=_BATCH, use_pyarrow=True) as (meta, reader),
+            pyogrio.open_arrow(name, layer=layer, columns=[_CLASS], batch_size=_BATCH, use_pyarrow=True) as opened,
         ):
+            meta, reader = opened
             shape = meta["geometry_name"] or "wkb_geometry"
             yield from (batch.select([_CLASS, shape]) for batch in reader)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, KeyError, ValueError) as error:

@@ -23,6 +23,7 @@ from rasterio.windows import Window as Frame
 from tileseg.errors import TilesegError, first_line, root_of
 from tileseg.grid import Grid
 from tileseg.labels import NODATA
+from tileseg.publish.qgis import write_style
 from tileseg.window import Window, tile
 
 _TILE = 512
@@ -48,6 +49,9 @@ class Meaning(Protocol):
     def finish(self, file: Path) -> None:
         """Put beside the finished file what GDAL does not."""
 
+    def style(self) -> str:
+        """How QGIS is to show it: what it looks for beside the file (``.qml``)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -68,9 +72,9 @@ def write_cogs(
     """Write layers on one grid as Cloud-Optimised GeoTIFFs of bytes, a file each.
 
     ``read`` is asked for the bytes (y, x) of all layers for each of ``blocks`` once, in their order; pixels in none of
-    them are nodata (255). A file, and what GDAL puts beside it (``.aux.xml``), appears under its name when it is
-    complete, and the same bytes give the same file. Memory does not depend on the size; on disk, the layers lie there
-    twice while it works. ``threads``: how many compress. Raises TilesegError if one cannot be written.
+    them are nodata (255). A file, and what GDAL and QGIS look for beside it (``.aux.xml``, ``.qml``), appears under its
+    name when it is complete, and the same bytes give the same file. Memory does not depend on the size; on disk, the
+    layers lie there twice while it works. ``threads``: how many compress. Raises TilesegError if one cannot be written.
     """
     # Absolute: GDAL reads a colon in a relative path as its own notation for a part of a file.
     scratches = [layer.path.absolute().with_name(f".{layer.path.name}.partial") for layer in layers]
@@ -129,6 +133,7 @@ def _finish(layer: Layer, scratch: Path, grid: Grid, threads: int) -> None:
     )
     _check(done, grid)
     layer.meaning.finish(done)
+    write_style(layer.path, layer.meaning.style())
     for suffix in (".aux.xml", ""):
         if (written := Path(f"{done}{suffix}")).exists():
             written.replace(f"{layer.path}{suffix}")

@@ -11,6 +11,7 @@ from tileseg.card import ClassInfo
 from tileseg.grid import Grid
 from tileseg.labels import Labels, halve
 from tileseg.publish.cog import Layer, write_cogs
+from tileseg.publish.qgis import looks_of, palette, style
 from tileseg.source.label_raster import BACKGROUND
 from tileseg.window import Window
 
@@ -69,6 +70,10 @@ class _ClassIds:
         ET.SubElement(band, "ColorInterp").text = "Palette"
         band.append(self._color_table())
         tree.write(sidecar, encoding="utf-8")
+
+    def style(self) -> str:
+        """Colours and names of the classes."""
+        return style(palette(looks_of(self.classes)))
 
     def _color_table(self) -> ET.Element:
         table = ET.Element("ColorTable")

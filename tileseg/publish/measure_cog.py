@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from tileseg.labels import halve_mean
+from tileseg.labels import BYTE_STEPS, halve_mean
 from tileseg.publish.cog import Bytes
+from tileseg.publish.qgis import ramp, style
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,7 @@ class Measure:
 
     def finish(self, file: Path) -> None:
         """Nothing: TIFF keeps all of it."""
+
+    def style(self) -> str:
+        """From dark to light, from 0 to the highest value that bytes have."""
+        return style(ramp(BYTE_STEPS * self.scale))

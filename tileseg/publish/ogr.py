@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import queue
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
@@ -93,6 +95,41 @@ class Ogr:
                 )
         except failures as error:
             self._problem = error
+
+
+_TABLE = """
+CREATE TABLE layer_styles (
+  id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), f_table_schema TEXT(256),
+  f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,
+  useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
+  update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now'))
+)
+"""
+"""The table that QGIS keeps styles in, and looks into when it opens a GeoPackage."""
+
+_CONTENT = """
+INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change, srs_id)
+VALUES ('layer_styles', 'attributes', 'layer_styles', '', :date, 0)
+"""
+
+_STYLE = """
+INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, styleQML,
+  styleSLD, useAsDefault, description, owner, update_time)
+SELECT '', '', table_name, column_name, :name, :style, '', :default, '', '', :date FROM gpkg_geometry_columns
+"""
+
+
+def add_styles(path: Path, styles: Mapping[str, str]) -> None:
+    """Put styles of QGIS (name -> ``.qml``) into a GeoPackage that is whole; the first is the default."""
+    date = _FIXED_DATE["OGR_CURRENT_DATE"]
+    try:
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute(_TABLE)
+            database.execute(_CONTENT, {"date": date})
+            for i, (name, style) in enumerate(styles.items()):
+                database.execute(_STYLE, {"name": name, "style": style, "default": i == 0, "date": date})
+    except sqlite3.Error as error:
+        raise OSError(str(error)) from error
 
 
 def geopackage(path: Path, table: Table) -> Ogr:

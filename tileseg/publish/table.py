@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import shapely
 
+from tileseg.card import default_color
 from tileseg.grid import Grid
 from tileseg.polygons.ground import digits_of_areas
 from tileseg.polygons.rings import Array
 from tileseg.polygons.shape import Shapes
+from tileseg.publish.qgis import Look, by_class, by_probability, style
 from tileseg.publish.wkb import large_polygon
 
 LAYER = "polygons"
@@ -31,6 +33,10 @@ class Table:
     """Whether there are the columns mean_probability and min_probability."""
     has_disagreement: bool = False
     """Whether there is the column mean_disagreement."""
+    colors: Mapping[int, str] = field(default_factory=dict)
+    """Colours (``#rrggbb``) of class ids; an id that is missing has one by its number."""
+    wanted: frozenset[int] = frozenset()
+    """Ids that a style names whether they occur or not."""
 
     @property
     def is_georeferenced(self) -> bool:
@@ -67,6 +73,16 @@ class Table:
     def name(self, label: int) -> str:
         """Name of a class."""
         return self.class_names.get(label, str(label))
+
+    def looks(self, found: Iterable[int]) -> list[Look]:
+        """How the classes are shown that are wanted or found, by their ids."""
+        ids = sorted({*self.wanted, *found})
+        return [Look(i, self.name(i), self.colors.get(i) or default_color(i, background=False)) for i in ids]
+
+    def styles(self, found: Iterable[int]) -> dict[str, str]:
+        """QGIS's styles of the polygons by their names, the first of which is the usual one."""
+        named = {"class": style(by_class(self.looks(found)))}
+        return {**named, "probability": style(by_probability())} if self.has_confidence else named
 
     def values(self, shapes: Shapes, first_id: int) -> list[Array]:
         """Columns of a batch, in order; the names of classes as an array of str."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from tileseg.cluster import hardware
 from tileseg.errors import InputError, TilesegError, disk_full
-from tileseg.formats import FORMATS, vector_paths
+from tileseg.formats import FORMATS, STYLE, style_paths, vector_paths
 from tileseg.run.folder import OpenRun, T, pictured
 from tileseg.run.ledger import Ledger, fragment_name
 from tileseg.run.names import DISAGREEMENT, LABELS, MOSAIC, QUICKLOOK, SUMMARY, probability_files
@@ -181,16 +181,23 @@ def _outputs(prepared: PreparedRun, *, quicklook: bool) -> dict[str, Path | Url]
         "mosaic": folder / MOSAIC,
         "labels": folder / LABELS,
         **{Path(name).stem: folder / name for name in _measures(prepared)},
+        **{f"{path.stem}_style": folder / path.name for path in _styles(prepared)},
         **({"quicklook": folder / QUICKLOOK} if quicklook else {}),
         **{form: folder / path.name for form, path in vector_paths(Path(), prepared.spec.formats).items()},
         "summary": folder / SUMMARY,
     }
 
 
+def _styles(prepared: PreparedRun) -> list[Path]:
+    """Names of the styles that QGIS looks for beside what a run writes."""
+    rasters = [Path(name).with_suffix(STYLE) for name in (LABELS, *_measures(prepared))]
+    return [*rasters, *style_paths(vector_paths(Path(), prepared.spec.formats)).values()]
+
+
 def _vectors(prepared: PreparedRun, ledger: Ledger, workspace: Path, empty: Container[int]) -> dict[str, int]:
     """Polygons of all blocks, joined and written; how many of each class. ``empty``: blocks without any."""
     from tileseg.polygons.fragment import Fragment, load_fragments
-    from tileseg.run.vectorize import write_polygons
+    from tileseg.run.vectorize import Classes, write_polygons
 
     with at(ledger.fragments).copied() as fragments:
 
@@ -201,7 +208,7 @@ def _vectors(prepared: PreparedRun, ledger: Ledger, workspace: Path, empty: Cont
             [block.core for block in prepared.plan],
             load,
             prepared.scene.grid,
-            {i: info.name for i, info in enumerate(prepared.card.classes)},
+            Classes.of_card(prepared.card.classes, prepared.spec.classes),
             prepared.spec,
             vector_paths(workspace, prepared.spec.formats),
         ).counts

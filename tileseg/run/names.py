@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tileseg.card import ClassInfo
-from tileseg.formats import FORMATS, vector_paths
+from tileseg.formats import FORMATS, STYLE, style_paths, vector_paths
 
 STATE = ".state"
 """Folder, inside a run's, of what makes it resumable."""
@@ -30,8 +30,8 @@ MOSAIC = "mosaic.zarr"
 LABELS = "labels.tif"
 """The label COG."""
 
-PROBABILITY = re.compile(r"probability_.+\.tif")
-"""The COGs of probabilities, one for each class but background: see :func:`probability_files`."""
+PROBABILITY = re.compile(r"probability_.+\.(tif|qml)")
+"""The COGs of probabilities, one for each class but background: see :func:`probability_files`. And their styles."""
 
 DISAGREEMENT = "disagreement.tif"
 """The COG of the disagreement of views."""
@@ -67,6 +67,8 @@ def probability_files(classes: Sequence[ClassInfo]) -> dict[int, str]:
 
 def written_files(names: Iterable[str]) -> list[str]:
     """Those of the names of a folder's files that are files that a run writes, beside its state and its mosaic."""
-    vectors = {path.name for path in vector_paths(Path(), FORMATS).values()}
-    known = {SUMMARY, LABELS, f"{LABELS}.aux.xml", DISAGREEMENT, QUICKLOOK, *vectors}
+    vectors = vector_paths(Path(), FORMATS)
+    styles = {Path(name).with_suffix(STYLE) for name in (LABELS, DISAGREEMENT)} | {*style_paths(vectors).values()}
+    known = {path.name for path in (*vectors.values(), *styles)}
+    known |= {SUMMARY, LABELS, f"{LABELS}.aux.xml", DISAGREEMENT, QUICKLOOK}
     return [name for name in names if name in known or PROBABILITY.fullmatch(name)]

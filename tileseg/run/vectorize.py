@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from tileseg.ahead import computed_ahead
 from tileseg.card import ClassInfo
 from tileseg.cluster import hardware
 from tileseg.errors import UsageError, did_you_mean, disk_full, not_writable
-from tileseg.formats import FORMATS
+from tileseg.formats import FORMATS, style_paths
 from tileseg.grid import Grid
 from tileseg.polygons.batch import split
 from tileseg.polygons.fragment import Array, Fragment, PolygonBatch, load_fragments, save_fragments
@@ -78,14 +78,24 @@ class Classes:
     """Ids that do not become polygons."""
     only: frozenset[int] | None = None
     """If given, no other id does."""
+    colors: Mapping[int, str] = field(default_factory=dict)
+    """Colours (``#rrggbb``) of ids; an id without one gets one by its number."""
+
+    @property
+    def wanted(self) -> frozenset[int]:
+        """Ids that are known to become polygons where they occur."""
+        return frozenset(self.names) - self.ignore if self.only is None else self.only
 
     @staticmethod
     def of_card(classes: Sequence[ClassInfo], wanted: Sequence[str] | None = None) -> Classes:
         """The classes of a model: all but background, or those wanted by name or id. Raises UsageError."""
         names = {i: info.name for i, info in enumerate(classes)}
+        colors = {i: info.color for i, info in enumerate(classes)}
         if wanted is None:
-            return Classes(names, frozenset(i for i, info in enumerate(classes) if info.background))
-        return Classes(names, frozenset(names) - _ids(names, wanted, known=True))
+            ignore = frozenset(i for i, info in enumerate(classes) if info.background)
+        else:
+            ignore = frozenset(names) - _ids(names, wanted, known=True)
+        return Classes(names, ignore, colors=colors)
 
     @staticmethod
     def of_raster(
@@ -129,6 +139,7 @@ class VectorReport:
     counts: dict[str, int]
     """Class name -> polygons, by class id."""
     paths: dict[str, Path]
+    """Format -> file, and the styles beside them."""
     seconds: dict[str, float]
     """``trace`` (reading included), ``finish``."""
 
@@ -181,7 +192,7 @@ def vectorize(
         def load(index: int) -> tuple[Fragment, ...] | None:
             return load_fragments(_fragment(folder, index)) if there[index] else None
 
-        report = write_polygons(cores, load, source.grid, classes.names, options, outputs)
+        report = write_polygons(cores, load, source.grid, classes, options, outputs)
     return VectorReport(report.counts, report.paths, {"trace": traced, **report.seconds})
 
 
@@ -205,7 +216,7 @@ def write_polygons(
     cores: Sequence[Window],
     load: Load,
     grid: Grid,
-    class_names: Mapping[int, str],
+    classes: Classes,
     options: VectorOptions,
     outputs: Mapping[str, Path],
 ) -> VectorReport:
@@ -231,11 +242,13 @@ def write_polygons(
         lonlat=any(FORMATS[form].in_degrees for form in outputs),
         scratch=Scratch(folder, _VERTICES),
     )
-    batches, shaper = _outlined(join(cores, load, options.connectivity, scratch=folder), shaper, options, class_names)
+    names = classes.names
+    batches, shaper = _outlined(join(cores, load, options.connectivity, scratch=folder), shaper, options, names)
     shapes = _shapes(batches, shaper)
-    counts = write_vectors(shapes, outputs, Table(grid, class_names, has_confidence, has_disagreement))
-    named = {class_names.get(label, str(label)): count for label, count in sorted(counts.items())}
-    return VectorReport(named, dict(outputs), {"finish": time.perf_counter() - start})
+    table = Table(grid, names, has_confidence, has_disagreement, classes.colors, classes.wanted)
+    counts = write_vectors(shapes, outputs, table)
+    named = {names.get(label, str(label)): count for label, count in sorted(counts.items())}
+    return VectorReport(named, {**outputs, **style_paths(outputs)}, {"finish": time.perf_counter() - start})
 
 
 def warm_up(*, regular: bool = False) -> None:
