@@ -32,6 +32,9 @@ from tileseg.run.ledger import BlockRecord, Ledger
 SIZES = [(90, 140), (150, 70), (90, 140), (64, 200)]
 OPTIONS = {"block": 64, "workers": 0, "precision": "float32"}
 
+TOLD = ("summary.json", "scene.qgz")
+"""What says when and from where: not the same in another folder."""
+
 
 def archive(folder: Path, sizes=SIZES) -> Path:
     folder.mkdir(parents=True)
@@ -49,7 +52,7 @@ def statuses(report: BatchReport) -> list[str]:
 
 
 def delivered(folder: Path) -> dict[str, str]:
-    files = [p for p in folder.rglob("*") if p.is_file() and ".state" not in p.parts and p.name != "summary.json"]
+    files = [p for p in folder.rglob("*") if p.is_file() and ".state" not in p.parts and p.name not in TOLD]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

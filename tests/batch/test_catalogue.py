@@ -182,7 +182,7 @@ def test_links_lead_from_the_collection_to_the_files_and_back(archive) -> None:
     for item in items:
         assert item.get_parent().id == collection.id
         assert set(item.assets) == {  # gpkg is not there
-            "mosaic", "labels", "labels_style", "polygons_style", "geojson", "quicklook", "summary",
+            "mosaic", "labels", "labels_style", "polygons_style", "geojson", "quicklook", "project", "summary",
         }  # fmt: skip
         assert item.assets["polygons_style"].media_type == "application/xml"
         assert all(Path(asset.get_absolute_href()).exists() for asset in item.assets.values())

@@ -36,6 +36,8 @@ FEW = -(-TIMES // 2)
 SLOTS = 2
 """Blocks in flight in a worker."""
 _TILESEG = ("-m", "tileseg")
+_TOLD = ("summary.json", "item.json", "scene.qgz")
+"""What says when and from where: not the same in another folder."""
 _AFFLICT = Path(__file__).with_name("afflict.py")
 
 
@@ -259,11 +261,15 @@ def digest(folder: Path | InBucket) -> dict[str, str]:
     """SHA-256 of every file that a run delivers, by relative path; of the summary, that it is there."""
     if isinstance(folder, InBucket):
         contents = folder.bucket.contents(f"{folder.key}/")
-        kept = {name: data for name, data in contents.items() if not name.startswith((".state/", "summary.json"))}
+        kept = {
+            name: data
+            for name, data in contents.items()
+            if not name.startswith((".state/", "summary.json", "scene.qgz"))
+        }
         there = {"summary.json": str("summary.json" in contents)}
         return {name: hashlib.sha256(data).hexdigest() for name, data in kept.items()} | there
     files = [p for p in (folder / "mosaic.zarr").rglob("*") if p.is_file()]
-    files += [p for p in folder.iterdir() if p.is_file() and p.name not in ("summary.json", "item.json")]
+    files += [p for p in folder.iterdir() if p.is_file() and p.name not in _TOLD]
     found = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
     return {**found, "summary.json": str((folder / "summary.json").exists())}
 

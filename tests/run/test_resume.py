@@ -22,6 +22,9 @@ from tileseg.storage import lease
 
 HEIGHT, WIDTH = 190, 262
 
+TOLD = ("summary.json", "scene.qgz")
+"""What says when and from where: not the same in another folder."""
+
 
 class StopsAfter(Silent):
     """Asks a run to stop after some blocks, and keeps what it was told."""
@@ -56,7 +59,7 @@ def stopped(wish: RunSpec, blocks: int = 2) -> None:
 
 def delivered(folder: Path) -> dict[str, str]:
     """Digest of every delivered file but those that tell the time."""
-    files = [p for p in folder.rglob("*") if p.is_file() and ".state" not in p.parts and p.name != "summary.json"]
+    files = [p for p in folder.rglob("*") if p.is_file() and ".state" not in p.parts and p.name not in TOLD]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -23,8 +23,8 @@ from tileseg.run.report import Silent
 from tileseg.storage.place import Url
 
 BLOCKS = 12
-NOT_COMPARED = ("summary.json", ".state")
-"""The one tells the time; the other is not delivered."""
+NOT_COMPARED = ("summary.json", "scene.qgz", ".state")
+"""The first tells the time, the second where the scene lies as seen from there; the last is not delivered."""
 
 
 def spec(scene, model: Path, out, **options) -> RunSpec:

@@ -32,6 +32,7 @@ _KINDS = {
     "mosaic": ("application/vnd.zarr; version=3", "Logits and labels", ["data"]),
     "labels": (_GEOTIFF, "Labels", ["data", "classification"]),
     "quicklook": ("image/png", "Quicklook", ["thumbnail"]),
+    "project": ("application/zip", "Project of QGIS", ["metadata"]),
     "summary": ("application/json", "Summary of the run", ["metadata"]),
     **{form.name: (form.media_type, "Polygons", ["data"]) for form in FORMATS.values()},
 }

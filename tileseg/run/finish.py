@@ -19,8 +19,9 @@ from tileseg.errors import InputError, TilesegError, disk_full
 from tileseg.formats import FORMATS, STYLE, style_paths, vector_paths
 from tileseg.run.folder import OpenRun, T, pictured
 from tileseg.run.ledger import Ledger, fragment_name
-from tileseg.run.names import DISAGREEMENT, LABELS, MOSAIC, QUICKLOOK, SUMMARY, probability_files
+from tileseg.run.names import DISAGREEMENT, LABELS, MOSAIC, PROJECT, QUICKLOOK, SUMMARY, probability_files
 from tileseg.run.prepare import PreparedRun
+from tileseg.run.project import write_run_project
 from tileseg.run.report import Listener, RunReport, summary_of
 from tileseg.storage.place import Url
 from tileseg.storage.store import at, write_atomic
@@ -100,6 +101,7 @@ def _write_all(
             if (problem := picture.result()) is not None:
                 notices.append(problem)
                 listener.notice(problem)
+        write_run_project(prepared, workspace, _measures(prepared))
         _publish_outputs(opened)
     clock.lap("finish")
     wall = time.perf_counter() - clock.start
@@ -132,6 +134,7 @@ def _write_polygons_anew(
     empty = {record.index for record in ledger.records() if record.valid == 0}
     with at(prepared.folder).workspace() as workspace:
         polygons = _timed(stages, "polygons", partial(_vectors, prepared, ledger, workspace, empty))
+        write_run_project(prepared, workspace, _measures(prepared))
         _publish_outputs(opened)
     outputs = _outputs(prepared, quicklook="quicklook" in before.outputs)
     for name, place in before.outputs.items():
@@ -183,6 +186,7 @@ def _outputs(prepared: PreparedRun, *, quicklook: bool) -> dict[str, Path | Url]
         **{Path(name).stem: folder / name for name in _measures(prepared)},
         **{f"{path.stem}_style": folder / path.name for path in _styles(prepared)},
         **({"quicklook": folder / QUICKLOOK} if quicklook else {}),
+        "project": folder / PROJECT,
         **{form: folder / path.name for form, path in vector_paths(Path(), prepared.spec.formats).items()},
         "summary": folder / SUMMARY,
     }

@@ -39,6 +39,9 @@ DISAGREEMENT = "disagreement.tif"
 QUICKLOOK = "quicklook.png"
 """Outlines over the scene, the scene, its labels."""
 
+PROJECT = "scene.qgz"
+"""Project of QGIS: scene, labels, polygons."""
+
 SUMMARY = "summary.json"
 """File, inside a run's folder, whose presence means done."""
 
@@ -70,5 +73,5 @@ def written_files(names: Iterable[str]) -> list[str]:
     vectors = vector_paths(Path(), FORMATS)
     styles = {Path(name).with_suffix(STYLE) for name in (LABELS, DISAGREEMENT)} | {*style_paths(vectors).values()}
     known = {path.name for path in (*vectors.values(), *styles)}
-    known |= {SUMMARY, LABELS, f"{LABELS}.aux.xml", DISAGREEMENT, QUICKLOOK}
+    known |= {SUMMARY, PROJECT, LABELS, f"{LABELS}.aux.xml", DISAGREEMENT, QUICKLOOK}
     return [name for name in names if name in known or PROBABILITY.fullmatch(name)]
