@@ -8,8 +8,8 @@ labels are a threshold on green. What reading, labels, writing and tracing took 
 arithmetic with these times and the rule that lets blocks in (`tileseg/run/feeding.py`): how busy the device is beside
 so many cores. Last, the same run with as many blocks in flight as it wants, on the cores that there are.
 
-Take a machine that has nothing else to do. What the device's turn costs beyond the device itself (cutting the window,
-copying pixels and maps) counts as time in which it idles.
+Take a machine that has nothing else to do: beside other work every stage takes as much longer. What a block's turn on
+the device costs beyond the device itself counts as time in which it idles.
 """
 
 from __future__ import annotations

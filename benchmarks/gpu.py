@@ -19,6 +19,7 @@ and said. Without a GPU it measures the processor, on small sizes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import importlib.metadata
 import importlib.util
@@ -216,7 +217,7 @@ def in_process(code: str, arguments: Sequence[Any], seconds: float) -> dict[str,
 
 
 def told(command: Sequence[str], seconds: float, folder: Path) -> dict[str, Any] | str:
-    """The JSON on the last line that a command prints, or why there is none."""
+    """The JSON that a command prints, or why there is none."""
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
     try:
         done = subprocess.run(
@@ -227,11 +228,12 @@ def told(command: Sequence[str], seconds: float, folder: Path) -> dict[str, Any]
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         return lines[-1] if lines else f"ended with code {done.returncode}"
-    try:
-        result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        return f"printed no result: {done.stdout[-200:]!r}"
-    return result
+    printed = done.stdout.strip()
+    for text in (printed, printed.rpartition("\n")[2]):  # a report in many lines, or one line after others' words
+        with contextlib.suppress(ValueError):
+            result: dict[str, Any] = json.loads(text)
+            return result
+    return f"printed no result: {printed[-100:]!r}"
 
 
 def run_of(scene: Path, out: Path, model: str, chosen: Chosen, seconds: float) -> dict[str, Any] | str:
@@ -244,9 +246,15 @@ def run_of(scene: Path, out: Path, model: str, chosen: Chosen, seconds: float) -
     report = told(command, seconds, ROOT)
     if isinstance(report, dict):
         report["whole"] = time.perf_counter() - begun
-        terms = json.loads((out / "summary.json").read_text(encoding="utf-8"))["plan"]["memory_terms"]["worker"]
+        terms = json.loads((out / "summary.json").read_text(encoding="utf-8"))["plan"]["memory_terms"]
         report["in_flight"] = max(
-            (int(name.rpartition(", ")[2].split()[0]) for name in terms if "in flight" in name), default=0
+            (
+                int(name.rpartition(", ")[2].split()[0])
+                for part in terms.values()
+                for name in part
+                if "in flight" in name
+            ),
+            default=0,
         )
     return report
 
