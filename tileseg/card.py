@@ -168,11 +168,11 @@ class PlaceCalibration(_Strict):
 
     place: str
     count: int = Field(ge=1)
-    """How many pixels were looked at."""
+    """How many pixels, or objects, were looked at."""
     ece_before: float = Field(ge=0, le=1)
-    """Expected calibration error of the network's own probabilities."""
+    """Expected calibration error of the network's own probabilities (of objects: of their means)."""
     ece_after: float = Field(ge=0, le=1)
-    """The same with the temperature of the other places, or with that of this one where it is the only one."""
+    """The same with what was found in the other places, or in this one where it is the only one."""
 
 
 class Temperature(_Strict):
@@ -183,6 +183,20 @@ class Temperature(_Strict):
 
     value: float = Field(gt=0, allow_inf_nan=False)
     """Above 1, the network is surer of itself than it is right."""
+    data: str
+    """What it was found on."""
+    places: tuple[PlaceCalibration, ...] = ()
+
+
+class MatchChance(_Strict):
+    """How likely a polygon of a class is that of a real object: that their IoU is 0.5 or more.
+
+    A logistic regression; :mod:`tileseg.polygons.chance` has the formula.
+    """
+
+    weights: tuple[float, float, float, float, float]
+    """Of 1, the logarithm of the area in square metres, its square, the logit of the mean probability, and whether the
+    polygon touches the scene's edge."""
     data: str
     """What it was found on."""
     places: tuple[PlaceCalibration, ...] = ()
@@ -243,6 +257,8 @@ class ModelCard(_Strict):
     """Which polygons its users hand over."""
     temperature: Temperature | None = None
     """None: nobody has measured whether probabilities are off, and they are given out as they are."""
+    objects: dict[str, MatchChance] = {}
+    """Name of a class -> how likely its polygons are real objects, where that was measured."""
     credits: tuple[str, ...] = ()
     """Who made the training data, and under which licence."""
     training: dict[str, JsonValue] = {}
@@ -299,7 +315,11 @@ class ModelCard(_Strict):
         The ground sample distance decides by the scale that a run derives from it; sizes and costs decide nothing.
         """
         decided = self.model_dump(mode="json", include=set(_DECIDES))
-        return decided if self.temperature is None else {**decided, "temperature": self.temperature.value}
+        if self.temperature is not None:
+            decided["temperature"] = self.temperature.value
+        if self.objects:
+            decided["objects"] = {name: list(chance.weights) for name, chance in self.objects.items()}
+        return decided
 
     @property
     def digest(self) -> str:

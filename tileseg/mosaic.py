@@ -120,6 +120,11 @@ class Mosaic:
         return float(self._facts.get("temperature", 1.0))
 
     @property
+    def chances(self) -> Mapping[str, Sequence[float]]:
+        """Class name -> weights of the chance that its polygons are real objects; none where labels are other ones."""
+        return {} if self.thresholds else self._facts.get("objects", {})
+
+    @property
     def has_disagreement(self) -> bool:
         """Whether it holds the disagreement of views."""
         return bool(self._facts.get("disagreement"))

@@ -315,9 +315,9 @@ def _joined(frame: GeoDataFrame, tolerance: float) -> tuple[GeoDataFrame, int]:
             weights = np.maximum(part["pixels"].to_numpy(), 1)
             row["mean_probability"] = float(np.average(part["mean_probability"], weights=weights))
             row["min_probability"] = float(part["min_probability"].min())
-        if "mean_disagreement" in part:
+        for name in {"mean_disagreement", "confidence"} & set(part):
             weights = np.maximum(part["pixels"].to_numpy(), 1)
-            row["mean_disagreement"] = float(np.average(part["mean_disagreement"], weights=weights))
+            row[name] = float(np.average(part[name], weights=weights))
         row["touches_edge"], row["touches_nodata"] = (
             bool(part["touches_edge"].any()),
             bool(part["touches_nodata"].any()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from tileseg.card import Temperature
+    from tileseg.card import PlaceCalibration
     from tileseg.evaluate.evaluate import EvaluateSpec, ModelSpec
     from tileseg.evaluate.results import Evaluation
     from tileseg.run.prepare import PreparedRun
@@ -218,20 +218,21 @@ def _places_table(found: Evaluation) -> Table:
     return table
 
 
-def _print_temperature(found: Temperature, console: Console) -> None:
-    """The temperature that was found, and what it does in each place."""
+_HOW = "with what was found in the other places, if there are any"
+
+
+def _print_places(places: Sequence[PlaceCalibration], what: str, console: Console) -> None:
+    """What was found does in each place."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table()
     table.add_column("place", overflow="fold")
-    for heading in ("pixels", "ECE before", "ECE after"):
+    for heading in (what, "ECE before", "ECE after"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in found.places:
+    for one in places:
         table.add_row(Text(one.place), f"{one.count:,}", f"{one.ece_before:.4f}", f"{one.ece_after:.4f}")
     console.print(table)
-    how = "of the other places" if len(found.places) > 1 else "found in this one place, which proves little"
-    console.print(f"temperature {found.value:g}, now in the model's card (ECE after: with the temperature {how})")
 
 
 def _fact(value: float | None, form: str) -> str:
@@ -274,7 +275,11 @@ def _print(found: Evaluation, spec: EvaluateSpec) -> None:
     if facts["calibration"] is not None:
         console.print(f"calibration error (ECE): {facts['calibration']['expected_calibration_error']:.4f}")
     if found.temperature is not None:
-        _print_temperature(found.temperature, console)
+        _print_places(found.temperature.places, "pixels", console)
+        console.print(f"temperature {found.temperature.value:g}, now in the model's card (ECE after: {_HOW})")
+    for name, chance in found.objects.items():
+        _print_places(chance.places, "objects", console)
+        console.print(Text(f"confidence of {name}, now in the model's card (ECE after: {_HOW})"))
     for notice in found.notices:
         console.print(Text(f"note: {notice}", style="yellow"))
     for name in (REPORT, METRICS):

@@ -35,8 +35,9 @@ class SubjectOptions:
         str | None,
         option(
             _WHAT,
-            "Put into the model's card the temperature that makes probabilities mean what they say in these scenes.",
-            metavar="probabilities",
+            "Put into the model's card what makes probabilities mean what they say in these scenes (a temperature), or "
+            "how likely polygons are real objects.",
+            metavar="probabilities|objects",
         ),
     ] = None
     image: Annotated[

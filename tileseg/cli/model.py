@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ from tileseg.cli.pack_options import HandingOptions, MeaningOptions, OutputOptio
 from tileseg.errors import InputError
 
 if TYPE_CHECKING:
-    from tileseg.card import Form, ModelCard, Scaling
+    from tileseg.card import Form, ModelCard, PlaceCalibration, Scaling
 
 app = typer.Typer(no_args_is_help=True)
 app.command("quantize")(quantize.command)
@@ -157,6 +157,10 @@ def _facts(card: ModelCard) -> dict[str, str]:
         "parameters": f"{card.parameters:,}",
         **_rows_of(card.training),
         "temperature": _temperature(card),
+        **{
+            f"confidence, {name}": f"chance to match a real object at IoU 0.5 ({_errors(chance.places)}; {chance.data})"
+            for name, chance in card.objects.items()
+        },
         "credits": "; ".join(card.credits),
         **{form.file: _form(form) for form in card.forms},
     }
@@ -166,13 +170,15 @@ def _facts(card: ModelCard) -> dict[str, str]:
 def _temperature(card: ModelCard) -> str:
     """What logits are divided by, and how far probabilities are off without and with it."""
     found = card.temperature
-    if found is None:
-        return ""
+    return "" if found is None else f"{found.value:g} ({_errors(found.places)}; {found.data})"
+
+
+def _errors(places: Sequence[PlaceCalibration]) -> str:
+    """How far probabilities are off, as means over places."""
     before, after = (
-        sum(getattr(place, name) for place in found.places) / max(1, len(found.places))
-        for name in ("ece_before", "ece_after")
+        sum(getattr(place, name) for place in places) / max(1, len(places)) for name in ("ece_before", "ece_after")
     )
-    return f"{found.value:g} (calibration error {before:.3f} without, {after:.3f} with; {found.data})"
+    return f"calibration error {before:.3f} without, {after:.3f} with"
 
 
 def _form(form: Form) -> str:

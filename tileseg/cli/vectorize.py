@@ -227,7 +227,7 @@ def _source(
     from tileseg.card import HandedOver
     from tileseg.errors import TilesegError, UsageError
     from tileseg.run.names import MOSAIC
-    from tileseg.run.vectorize import Classes
+    from tileseg.run.vectorize import Classes, chances_of
 
     folder = path / MOSAIC if _is_folder(path / MOSAIC) else path
     if folder != path and _is_unfinished(path):
@@ -238,8 +238,10 @@ def _source(
     if _is_folder(folder):
         from tileseg.mosaic import Mosaic
 
-        mosaic = Mosaic(folder)
-        return mosaic.with_thresholds(thresholds), Classes.of_card(mosaic.classes, wanted), mosaic.hands_over
+        mosaic = Mosaic(folder).with_thresholds(thresholds)
+        classes = Classes.of_card(mosaic.classes, wanted)
+        chances = chances_of(mosaic.classes, mosaic.chances)
+        return mosaic, replace(classes, chances=chances), mosaic.hands_over
     if thresholds:
         raise UsageError(f"--threshold: {path} has no probabilities; expected a mosaic of tileseg")
     from tileseg.source.label_raster import open_labels

@@ -229,7 +229,7 @@ class SceneWork:
         matchers = {label: Matcher(truth.of(label), aspect) for label in self.foreground}
         for batch in self._objects("prediction"):
             for label, matcher in matchers.items():
-                matcher.add(batch.of(label))
+                matcher.add(batch.of(label), batch.features_of(label))
         return {label: matcher.result() for label, matcher in matchers.items()}
 
     def _objects(self, kind: str) -> Iterator[Objects]:

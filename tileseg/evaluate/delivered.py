@@ -13,9 +13,10 @@ import shapely
 
 from tileseg.errors import InputError, first_line
 from tileseg.evaluate.confusion import IGNORE
-from tileseg.evaluate.objects import Objects
+from tileseg.evaluate.objects import Floats, Objects
 from tileseg.formats import FORMATS
 from tileseg.grid import Grid
+from tileseg.polygons.chance import features_of
 from tileseg.source.on_grid import on_grid
 from tileseg.source.vector_file import name_to_read, unreadable
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 _CLASS = "class"
 """Column of class ids, in every format that a run writes."""
+
+_SAID = ("area_m2", "mean_probability", "touches_edge")
+"""Columns that :func:`tileseg.polygons.chance.features_of` takes."""
 
 _BATCH = 1 << 14
 """Polygons read at a time."""
@@ -66,38 +70,48 @@ class DeliveredObjects:
         """Some thousands at a time. Raises InputError where the file cannot be read."""
         path = self.delivered.path
         for batch in _read(path, FORMATS[self.delivered.form].layer):
-            shapes = shapely.from_wkb(batch.column(1).to_numpy(zero_copy_only=False))
+            shapes = shapely.from_wkb(batch.column(batch.num_columns - 1).to_numpy(zero_copy_only=False))
             ids = batch.column(0).to_numpy(zero_copy_only=False)
             strange = next((str(i) for i in np.unique(ids) if str(i) not in self.meaning), None)
             if strange is not None:
                 raise InputError(f"{path}: has polygons of class {strange}, which the run's mosaic does not know")
             placed, owner = on_grid(shapes, self.delivered.crs, self.grid)
             labels = np.array([self.meaning[str(i)] for i in ids[owner]], np.int64)
-            known = labels != IGNORE
-            yield Objects(placed[known], labels[known])
+            features = _features(batch)
+            found = Objects(placed, labels, None if features is None else features[owner])
+            yield found.chosen(labels != IGNORE)
+
+
+def _features(batch: pa.RecordBatch) -> Floats | None:
+    """What a run says of its polygons (n, features); None where it does not know all of it."""
+    if not {*_SAID} <= set(batch.schema.names):
+        return None
+    return features_of(*(batch.column(name).to_numpy(zero_copy_only=False) for name in _SAID))
 
 
 def _read(path: Path, layer: str | None) -> Iterator[pa.RecordBatch]:
-    """Batches of two columns: class ids, and polygons as WKB."""
+    """Batches of columns: class ids, what else is said of polygons as far as it is, and these as WKB, which is last."""
     if path.suffix == FORMATS["parquet"].suffix:
         from pyarrow import ArrowInvalid, parquet
 
         try:
             with parquet.ParquetFile(path) as file:
-                yield from (
-                    batch.select([_CLASS, "geometry"])
-                    for batch in file.iter_batches(batch_size=_BATCH, columns=[_CLASS, "geometry"])
-                )
+                said = [name for name in _SAID if name in file.schema_arrow.names]
+                columns = [_CLASS, *said, "geometry"]
+                yield from (batch.select(columns) for batch in file.iter_batches(batch_size=_BATCH, columns=columns))
         except (ArrowInvalid, KeyError, OSError) as error:
             raise InputError(f"{path}: cannot be read as GeoParquet: {first_line(error)}") from error
         return
     try:
         with (
             name_to_read(path) as name,
-            pyogrio.open_arrow(name, layer=layer, columns=[_CLASS], batch_size=_BATCH, use_pyarrow=True) as opened,
+            pyogrio.open_arrow(
+                name, layer=layer, columns=[_CLASS, *_SAID], batch_size=_BATCH, use_pyarrow=True
+            ) as opened,
         ):
             meta, reader = opened
             shape = meta["geometry_name"] or "wkb_geometry"
-            yield from (batch.select([_CLASS, shape]) for batch in reader)
+            said = [column for column in _SAID if column in meta["fields"]]
+            yield from (batch.select([_CLASS, *said, shape]) for batch in reader)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, KeyError, ValueError) as error:
         raise unreadable(path, error) from error

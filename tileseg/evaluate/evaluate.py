@@ -17,6 +17,7 @@ from tileseg.dataset.dataset import load_dataset
 from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.errors import InputError, UsageError, not_writable
+from tileseg.evaluate.chances import set_chances
 from tileseg.evaluate.compare import default_threads, score
 from tileseg.evaluate.meaning import agree, match_classes
 from tileseg.evaluate.pairing import open_image, pair_files, pair_scene, reference_grid
@@ -40,7 +41,7 @@ _RUNS = "runs"
 Split = Literal["train", "validate", "all"]
 SPLITS: dict[str, Split] = {"validate": "validate", "train": "train", "all": "all"}
 """What the user writes -> split."""
-Calibrates = Literal["probabilities"]
+Calibrates = Literal["probabilities", "objects"]
 """What ``--calibrate`` takes."""
 Progress = Callable[[str, int, int], None]
 """Gets (scene, blocks done, blocks)."""
@@ -105,7 +106,8 @@ class ModelSpec:
     places: tuple[str, ...] = ()
     """Scenes of these places instead, whatever their split."""
     calibrate: Calibrates | None = None
-    """What the card gets, found in these scenes: the temperature with which probabilities mean most what they say."""
+    """What the card gets, found in these scenes: the temperature with which probabilities mean most what they say, or
+    how likely polygons are real objects."""
     run: Mapping[str, Any] = field(default_factory=dict)
     """Options of :class:`tileseg.spec.RunSpec`, such as ``scales`` and ``flips``."""
 
@@ -202,6 +204,8 @@ def evaluate_model(
     meaning = match_classes(dataset.classes, describe_model(model.model, card.classes), spec.map_prediction)
     if model.calibrate:
         check_calibration(folder, card, meaning, model.model)
+        if model.calibrate == "objects" and not spec.polygons:
+            raise UsageError("--calibrate objects: needs polygons, without --no-polygons")
     spec.check_out()
     pairs: list[Comparison] = []
     scored = []
@@ -227,8 +231,10 @@ def evaluate_model(
         tuple(scored),
         (*meaning.notices, *notices, *_sizes_in_pixels(options, pairs)),
         spec.distances,
-        set_temperature(folder, pairs) if model.calibrate else None,
+        set_temperature(folder, pairs) if model.calibrate == "probabilities" else None,
     )
+    if model.calibrate == "objects":
+        found = replace(found, objects=set_chances(folder, found.places, found.classes))
     return _written(found, pairs, spec)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import shapely
 
 from tileseg.evaluate.outlines import NO_OUTLINES, Outlines, outlines_of
+from tileseg.polygons.chance import FEATURES
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 """IoU from which a pair counts as a match; scores are given for the first, and as a mean over all (as COCO does)."""
@@ -42,6 +43,8 @@ class Objects:
     """(n,) valid polygons or multipolygons, in (column, row) of a grid."""
     labels: npt.NDArray[np.int64]
     """(n,) class ids."""
+    features: Floats | None = None
+    """(n, features) what a run says of each, see :mod:`tileseg.polygons.chance`; None: no run delivered them."""
 
     def batches(self) -> Iterator[Objects]:
         """All of them at once."""
@@ -51,19 +54,27 @@ class Objects:
         """Objects of one class."""
         return np.asarray(self.geometries[self.labels == label])
 
+    def features_of(self, label: int) -> Floats | None:
+        """(n, features) of the objects of one class."""
+        return None if self.features is None else np.asarray(self.features[self.labels == label])
+
+    def chosen(self, kept: npt.NDArray[np.bool_]) -> Objects:
+        """Some of them."""
+        features = None if self.features is None else self.features[kept]
+        return Objects(self.geometries[kept], self.labels[kept], features)
+
     def within(self, height: int, width: int) -> Objects:
         """Cut at the edge of a grid."""
         frame = shapely.box(0, 0, width, height)
         cut = ~shapely.contains(frame, self.geometries)
         geometries = self.geometries.copy()
         geometries[cut] = shapely.intersection(geometries[cut], frame)
-        return Objects(geometries, self.labels).at_least(0)
+        return Objects(geometries, self.labels, self.features).at_least(0)
 
     def at_least(self, area: float) -> Objects:
         """Objects of this area (in pixels) or more; none without area."""
         areas = shapely.area(self.geometries)
-        kept = (areas >= area) & (areas > 0)
-        return Objects(self.geometries[kept], self.labels[kept])
+        return self.chosen((areas >= area) & (areas > 0))
 
     def without(self, unknown: npt.NDArray[np.object_]) -> Objects:
         """Objects of which less than half lies in polygons where nothing is known."""
@@ -72,8 +83,7 @@ class Objects:
         mine, there = shapely.STRtree(unknown).query(self.geometries, predicate="intersects")
         hidden = np.zeros(len(self.geometries))
         np.add.at(hidden, mine, shapely.area(shapely.intersection(self.geometries[mine], unknown[there])))
-        kept = hidden < 0.5 * shapely.area(self.geometries)
-        return Objects(self.geometries[kept], self.labels[kept])
+        return self.chosen(hidden < 0.5 * shapely.area(self.geometries))
 
 
 def together(batches: Iterable[Objects]) -> Objects:
@@ -107,6 +117,10 @@ class ObjectMatches:
     """True polygons that lie in those."""
     true_outlines: Outlines = NO_OUTLINES
     predicted_outlines: Outlines = NO_OUTLINES
+    features: Floats = field(default_factory=lambda: np.empty((0, len(FEATURES))))
+    """(m, features) of the predicted polygons of which a run says them; see :mod:`tileseg.polygons.chance`."""
+    hits: Floats = field(default_factory=lambda: np.empty(0))
+    """(m,) 1 where a true polygon has an IoU of 0.5 or more with it, else 0."""
 
     def __add__(self, other: ObjectMatches) -> ObjectMatches:
         """Pool two scenes."""
@@ -120,6 +134,8 @@ class ObjectMatches:
             self.in_merged + other.in_merged,
             self.true_outlines + other.true_outlines,
             self.predicted_outlines + other.predicted_outlines,
+            np.concatenate([self.features, other.features]),
+            np.concatenate([self.hits, other.hits]),
         )
 
     def scores(self, threshold: float = THRESHOLDS[0]) -> tuple[float, float, float]:
@@ -180,14 +196,19 @@ class Matcher:
         self._parts = _Cover.of(len(truth))
         self._good: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]] = []
         self._outlines = NO_OUTLINES
+        self._features: list[Floats] = [np.empty((0, len(FEATURES)))]
+        self._hits: list[Floats] = [np.empty(0)]
 
-    def add(self, prediction: npt.NDArray[np.object_]) -> None:
-        """Take in some of the predicted polygons."""
+    def add(self, prediction: npt.NDArray[np.object_], features: Floats | None = None) -> None:
+        """Take in some of the predicted polygons (n,); ``features``: (n, features), where they are known."""
         first, second, shared = self._overlaps(prediction)
         areas = shapely.area(prediction)
         iou = shared / (self._areas[first] + areas[second] - shared)
         np.maximum.at(self._best, first, iou)
         good = iou >= THRESHOLDS[0]
+        if features is not None:
+            self._features.append(features)
+            self._hits.append(np.isin(np.arange(len(prediction)), second[good]).astype(np.float64))
         self._good.append((first[good], second[good] + self._predictions, iou[good]))
         self._predictions += len(prediction)
         inside = shared >= _INSIDE * areas[second]
@@ -220,6 +241,8 @@ class Matcher:
             self._in_merged,
             outlines_of(self._truth, self._aspect),
             self._outlines,
+            np.concatenate(self._features),
+            np.concatenate(self._hits),
         )
 
     def _overlaps(

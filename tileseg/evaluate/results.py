@@ -6,12 +6,12 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from tileseg.card import ClassInfo, Temperature
+from tileseg.card import ClassInfo, MatchChance, Temperature
 from tileseg.evaluate import confusion as pixels
 from tileseg.evaluate.calibration import Calibration
 from tileseg.evaluate.confusion import Matrix, Scores
@@ -47,6 +47,8 @@ class Evaluation:
     """Whether distances were measured."""
     temperature: Temperature | None = None
     """That which the model's card has got; the scores are those from before."""
+    objects: Mapping[str, MatchChance] = field(default_factory=dict)
+    """How likely polygons of a class are real objects, where the model's card has got that."""
 
     @functools.cached_property
     def total(self) -> SceneScores:
@@ -114,6 +116,7 @@ class Evaluation:
                 "confusion": {"rows": "truth", "columns": "prediction", "pixels": total.matrix.tolist()},
                 "calibration": None if total.calibration is None else self._calibration(total.calibration),
                 "temperature": None if self.temperature is None else self.temperature.model_dump(mode="json"),
+                "objects": {name: chance.model_dump(mode="json") for name, chance in self.objects.items()},
                 "mean_over_places": {kind: self._mean_over(places) for kind, places in self.places_by_kind.items()},
                 "places": [
                     {

@@ -12,11 +12,15 @@ import shapely
 
 from tileseg.card import default_color
 from tileseg.grid import Grid
+from tileseg.polygons.chance import chance_of, features_of
 from tileseg.polygons.ground import digits_of_areas
 from tileseg.polygons.rings import Array
 from tileseg.polygons.shape import Shapes
 from tileseg.publish.qgis import Look, by_class, by_probability, style
 from tileseg.publish.wkb import large_polygon
+
+_SHARES = ("probability", "disagreement", "confidence")
+"""Endings of the columns of numbers from 0 to 1."""
 
 LAYER = "polygons"
 """Name of the layer in formats that have layers."""
@@ -37,11 +41,18 @@ class Table:
     """Colours (``#rrggbb``) of class ids; an id that is missing has one by its number."""
     wanted: frozenset[int] = frozenset()
     """Ids that a style names whether they occur or not."""
+    chances: Mapping[int, Array] = field(default_factory=dict)
+    """Class id -> weights of the chance that its polygons are real objects, see :mod:`tileseg.polygons.chance`."""
 
     @property
     def is_georeferenced(self) -> bool:
         """Whether areas are in square metres."""
         return self.grid.geod is not None
+
+    @property
+    def has_chances(self) -> bool:
+        """Whether there is the column confidence: of areas in square metres and probabilities alone."""
+        return bool(self.chances) and self.is_georeferenced and self.has_confidence
 
     @property
     def columns(self) -> dict[str, pa.DataType]:
@@ -56,6 +67,7 @@ class Table:
             f"perimeter_{unit[1]}": pa.float64(),
             **(probabilities if self.has_confidence else {}),
             **({"mean_disagreement": pa.float64()} if self.has_disagreement else {}),
+            **({"confidence": pa.float64()} if self.has_chances else {}),
             "pixels": pa.int64(),
             "touches_edge": pa.bool_(),
             "touches_nodata": pa.bool_(),
@@ -68,7 +80,7 @@ class Table:
             digits_of_areas(self.grid),
             [n for n, kind in self.columns.items() if pa.types.is_floating(kind)],
         )
-        return {name: 4 if name.endswith(("probability", "disagreement")) else digits for name in names}
+        return {name: 4 if name.endswith(_SHARES) else digits for name in names}
 
     def name(self, label: int) -> str:
         """Name of a class."""
@@ -98,7 +110,19 @@ class Table:
             columns += [shapes.mean_probability, shapes.min_probability]
         if shapes.mean_disagreement is not None:
             columns.append(shapes.mean_disagreement)
+        if self.has_chances:
+            columns.append(self._confidence(shapes))
         return [*columns, shapes.pixels, shapes.touches_edge, shapes.touches_nodata]
+
+    def _confidence(self, shapes: Shapes) -> Array:
+        """(P,) chance that a polygon is a real object; NaN for classes of which it is not known."""
+        assert shapes.mean_probability is not None
+        features = features_of(shapes.area, shapes.mean_probability, shapes.touches_edge)
+        found = np.full(len(shapes), np.nan)
+        for label, weights in self.chances.items():
+            mine = shapes.label == label
+            found[mine] = np.round(chance_of(features[mine], weights), 4)
+        return found
 
 
 class Rows:

@@ -201,8 +201,10 @@ def _styles(prepared: PreparedRun) -> list[Path]:
 def _vectors(prepared: PreparedRun, ledger: Ledger, workspace: Path, empty: Container[int]) -> dict[str, int]:
     """Polygons of all blocks, joined and written; how many of each class. ``empty``: blocks without any."""
     from tileseg.polygons.fragment import Fragment, load_fragments
-    from tileseg.run.vectorize import Classes, write_polygons
+    from tileseg.run.vectorize import Classes, chances_of, write_polygons
 
+    card = prepared.card
+    chances = chances_of(card.classes, {name: chance.weights for name, chance in card.objects.items()})
     with at(ledger.fragments).copied() as fragments:
 
         def load(index: int) -> tuple[Fragment, ...] | None:
@@ -212,7 +214,7 @@ def _vectors(prepared: PreparedRun, ledger: Ledger, workspace: Path, empty: Cont
             [block.core for block in prepared.plan],
             load,
             prepared.scene.grid,
-            Classes.of_card(prepared.card.classes, prepared.spec.classes),
+            replace(Classes.of_card(card.classes, prepared.spec.classes), chances=chances),
             prepared.spec,
             vector_paths(workspace, prepared.spec.formats),
         ).counts

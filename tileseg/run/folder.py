@@ -195,7 +195,7 @@ def _start(prepared: PreparedRun, ledger: Ledger, record: Record) -> None:
             "model_sha256": prepared.card.sha256,
             "merge": prepared.spec.merge,
             **({"hands_over": usual} if (usual := prepared.card.hands_over.given) else {}),
-            **({} if prepared.card.temperature is None else {"temperature": prepared.card.divisor}),
+            **{name: value for name, value in prepared.card.decides.items() if name in ("temperature", "objects")},
         },
         disagreement=prepared.plan.disagreement,
     )

@@ -80,6 +80,8 @@ class Classes:
     """If given, no other id does."""
     colors: Mapping[int, str] = field(default_factory=dict)
     """Colours (``#rrggbb``) of ids; an id without one gets one by its number."""
+    chances: Mapping[int, Array] = field(default_factory=dict)
+    """Of ids: weights of the chance that polygons are real objects, see :mod:`tileseg.polygons.chance`."""
 
     @property
     def wanted(self) -> frozenset[int]:
@@ -118,6 +120,11 @@ def _ids(names: Mapping[int, str], wanted: Sequence[str], *, known: bool, option
                 raise UsageError(f"{option} {text}: no such class{meant}; expected some of {choice}")
         found.add(number)
     return frozenset(found)
+
+
+def chances_of(classes: Sequence[ClassInfo], weights: Mapping[str, Sequence[float]]) -> dict[int, Array]:
+    """Class id -> weights of a card's chances, which are by name."""
+    return {i: np.array(weights[info.name]) for i, info in enumerate(classes) if info.name in weights}
 
 
 def ignored_classes(classes: Sequence[ClassInfo], wanted: Sequence[str] | None) -> frozenset[int]:
@@ -245,7 +252,7 @@ def write_polygons(
     names = classes.names
     batches, shaper = _outlined(join(cores, load, options.connectivity, scratch=folder), shaper, options, names)
     shapes = _shapes(batches, shaper)
-    table = Table(grid, names, has_confidence, has_disagreement, classes.colors, classes.wanted)
+    table = Table(grid, names, has_confidence, has_disagreement, classes.colors, classes.wanted, classes.chances)
     counts = write_vectors(shapes, outputs, table)
     named = {names.get(label, str(label)): count for label, count in sorted(counts.items())}
     return VectorReport(named, {**outputs, **style_paths(outputs)}, {"finish": time.perf_counter() - start})
