@@ -29,12 +29,13 @@ PLACE = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)
 
 def make_run(folder: Path, height: int, width: int, taken: str | None, crs: str = UTM) -> None:
     create_mosaic(folder / "mosaic.zarr", Grid(height, width, PLACE, crs), (64, 64), CLASSES, "labels", {})
-    for name in ("labels.tif", "polygons.geojson", "quicklook.png"):
+    for name in ("labels.tif", "labels.qml", "polygons.geojson", "polygons.qml", "quicklook.png", "scene.qgz"):
         (folder / name).write_bytes(b"x")
     report = {
         "polygons": {"roof": 3, "water": 1}, "pixels": {"ground": 7, "roof": 5, "water": 2}, "blocks": 4,
         "outputs": {"mosaic": "m/mosaic.zarr", "labels": "m/labels.tif", "geojson": "m/polygons.geojson",
-                    "quicklook": "m/quicklook.png", "summary": "m/summary.json", "gpkg": "m/polygons.gpkg"},
+                    "quicklook": "m/quicklook.png", "summary": "m/summary.json", "gpkg": "m/polygons.gpkg",
+                    "labels_style": "m/labels.qml", "polygons_style": "m/polygons.qml", "project": "m/scene.qgz"},
     }  # fmt: skip
     summary = {
         "report": report, "written": "2026-01-02T03:04:05+00:00", "scene": {"path": f"in/{folder.name}.tif"},
