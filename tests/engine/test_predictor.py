@@ -349,4 +349,4 @@ def test_sizes_that_cannot_be_are_refused(scene: npt.NDArray[np.uint8]) -> None:
         predictor(np.zeros((3, 64 + 2 * MARGIN, 64 + 2 * MARGIN, 3), np.uint8))
     four = card.model_copy(update={"bands": ("a", "b", "c", "d")})
     with pytest.raises(InputError, match="takes 3 bands, its card says 4"):
-        predictor_of(model, four, core=(64, 64), margin=MARGIN, halo=None, **common)
+        predictor_of(model, four, core=(64, 64), margin=MARGIN, halo=None, **common | {"scaling": Scaling()})

@@ -276,7 +276,7 @@ def _check_own(folder: Path | Url) -> None:
         raise
     except OSError as error:  # a bucket that is not there, a folder that may not be read
         raise not_writable(folder, error) from error
-    taken = sorted([*written_files(files), *({MOSAIC} & set(folders))])
+    taken = sorted([*written_files(files), *({MOSAIC} & {*files, *folders})])
     if STATE not in folders and taken:
         raise UsageError(
             f"{folder}: {', '.join(taken)} is there, but no run of tileseg wrote it; choose another --out, or replace "
