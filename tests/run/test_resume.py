@@ -107,7 +107,7 @@ SAYS_NOTHING_OF_THE_RESULT = {
 
 
 def test_every_field_of_a_card_is_known_here() -> None:
-    # Constant; compared as the model; follows from the classes; the rest is for polygons and probabilities, with tests of its own.
+    # Constant; compared as the model; follows from the classes; the others are tested with polygons and probabilities.
     apart = {"format", "forms", "output_channels", "temperature", "hands_over", "objects"}
     assert set(DECIDES) | set(SAYS_NOTHING_OF_THE_RESULT) | apart == set(ModelCard.model_fields)
 
