@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from pyproj import CRS
 from shapely import affinity
 
@@ -173,6 +173,7 @@ def test_blocks_and_parts_change_nothing(make: object, connectivity: int) -> Non
     assert rows(17, 1 << 18) == rows(40, 64) == rows(200, 300) == whole
 
 
+@example(seed=635, size=4, tolerance=2.5, sides=(1.0, 1.0))  # the last border of all was redrawn for one of its sides
 @settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 10_000), size=st.integers(1, 12), tolerance=st.sampled_from([0.4, 1.0, 2.5, 6.0]),
@@ -224,3 +225,19 @@ def test_nothing_gives_nothing_and_filters_come_first() -> None:
     labels = drawn(HOUSE, shapely.box(5, 5, 9, 9))
     (found,) = shaper.regularize(batches_of(labels, block=200), Quantity(2, in_pixels=True), houses)
     assert found.label.tolist() == [0, 1]
+
+
+def test_a_narrow_gap_costs_the_rest_of_a_house_nothing() -> None:
+    """A wall that would be squared across the gap is drawn closer; the uneven wall on the other side stays straight."""
+    left = shapely.Polygon([(20, 20), (49, 20), (54, 70), (20, 70)])
+    left = shapely.union_all([left, *(shapely.Point(20, y).buffer(2.5) for y in (33, 45, 57))])
+    right = shapely.Polygon([(50.4, 20), (88, 20), (88, 70), (55.4, 70)])
+    labels = drawn(*(affinity.rotate(house, 12, origin=(55, 45)) for house in (left, right)))
+    batch = regular(labels, 4.0, wanted=houses)
+    found = geometries(batch)
+    assert shapely.is_valid(found).all()
+    assert shapely.union_all(found).area == pytest.approx(labels.size, abs=1e-6)
+    house = affinity.rotate(of_class(batch, 1), -12, origin=(55, 45))
+    far = shapely.get_coordinates(house.exterior)[:-1, 0] < 35
+    assert far.sum() == 2
+    np.testing.assert_allclose(turns(house.exterior)[far], 90, atol=3)

@@ -216,7 +216,7 @@ class _Arcs:
                 steps = _steps(points * step, closed, pixel)
                 most = fitting_tolerance(steps, closed, tolerance, pixel)
                 candidates.append(plain_line(steps, closed, most, min(0.75 * pixel, most / 2)) / step)
-                candidates.append(regular_line(steps, closed, most, pixel) / step)
+                candidates.append(regular_line(steps, closed, most, pixel, steps[:0], most) / step)
             loop = not closed and (points[0] == points[-1]).all()
             for line in candidates:
                 if line is points or len(line) >= (4 if loop else 3 if closed else 2):

@@ -8,6 +8,7 @@ Coordinates are whole numbers (a fraction of a pixel each), and all comparisons 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,32 @@ class Lines:
     closed: Array
     """(A,) bool: the first point follows the last."""
 
+    def line(self, number: int) -> Array:
+        """The points of a line."""
+        return self.points[self.offsets[number] : self.offsets[number + 1]]
+
+    def may_be(self, number: int, points: int) -> bool:
+        """Whether a line of so many points can stand for the arc of this one: a ring and a loop go around something."""
+        raw = self.line(int(np.searchsorted(self.arc, self.arc[number])))
+        loop = bool((raw[0] == raw[-1]).all())
+        return points >= (3 if self.closed[self.arc[number]] else 4 if loop else 2)
+
+    def of_arcs(self, arcs: int) -> Lines:
+        """Those of the first so many arcs."""
+        lines = int(np.searchsorted(self.arc, arcs))
+        return Lines(
+            self.points[: self.offsets[lines]], self.offsets[: lines + 1], self.arc[:lines], self.key[:arcs],
+            self.closed[:arcs],
+        )  # fmt: skip
+
+    def with_others(self, others: Mapping[int, Array]) -> Lines:
+        """The same with other points of some lines."""
+        if not others:
+            return self
+        parts = [others.get(number, self.line(number)) for number in range(len(self.arc))]
+        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+        return Lines(np.concatenate(parts), offsets, self.arc, self.key, self.closed)
+
 
 def fitting_lines(lines: Lines, arcs: int, cell: int) -> Array:
     """(L,) bool: which lines of the first so many ``arcs`` may stand in. An arc itself always may.
@@ -44,6 +71,19 @@ def fitting_lines(lines: Lines, arcs: int, cell: int) -> Array:
         lines.points, lines.offsets, lines.arc, lines.key, lines.closed,
         arcs, cell, keys, np.append(first, len(squares)), segments[order],
     )  # fmt: skip
+
+
+def meeting_places(lines: Lines, chosen: Array, cell: int) -> tuple[Array, Array]:
+    """Where some lines meet themselves or lines of other arcs: (n,) lines, (n, 2) float64 places, in order."""
+    squares, segments = _in_squares(lines.points, lines.offsets, lines.closed[lines.arc], cell)
+    order = np.lexsort((segments[:, 0], squares))
+    keys, first = np.unique(squares[order], return_index=True)
+    found = _places(
+        lines.points, lines.offsets, lines.arc, lines.key, lines.closed,
+        chosen, cell, keys, np.append(first, len(squares)), segments[order],
+    )  # fmt: skip
+    every = np.unique(np.array(found, np.float64).reshape(-1, 3), axis=0)
+    return every[:, 0].astype(np.int64), every[:, 1:]
 
 
 @compiled
@@ -126,6 +166,42 @@ def _fitting(
                 break
     _forbid_jumps(points, offsets, arc, key, closed, arcs, cell, squares, first, segments, own, fine)
     return fine
+
+
+@compiled
+def _places(
+    points: Array, offsets: Array, arc: Array, key: Array, closed: Array,
+    chosen: Array, cell: int, squares: Array, first: Array, segments: Array,
+) -> list[tuple[float, float, float]]:  # fmt: skip
+    """(line, x, y) of each place where one of the chosen lines meets what it may not."""
+    out = [(0.0, 0.0, 0.0)][:0]
+    for line in chosen:
+        low, high = offsets[line], offsets[line + 1]
+        is_closed = closed[arc[line]]
+        for i in range(low, high if is_closed else high - 1):
+            a, b = points[i], points[i + 1 if i + 1 < high else low]
+            for row in range(min(a[1], b[1]) // cell, max(a[1], b[1]) // cell + 1):
+                begin, end = _span(a, b, row, cell)
+                for col in range(begin, end + 1):
+                    at = np.searchsorted(squares, _square(col, row))
+                    if at == len(squares) or squares[at] != _square(col, row):
+                        continue
+                    for s in range(first[at], first[at + 1]):
+                        other, j = segments[s, 0], segments[s, 1]
+                        meet = False
+                        if other == line:
+                            meet = i < j and _crosses_itself(points, low, high, is_closed, i, j)
+                        elif key[arc[other]] != key[arc[line]]:
+                            meet = _conflict(points, offsets, arc, closed, line, i, other, j)
+                        if meet:
+                            c = points[j]
+                            d = points[j + 1 if j + 1 < offsets[other + 1] else offsets[other]]
+                            x0, x1 = max(min(a[0], b[0]), min(c[0], d[0])), min(max(a[0], b[0]), max(c[0], d[0]))
+                            y0, y1 = max(min(a[1], b[1]), min(c[1], d[1])), min(max(a[1], b[1]), max(c[1], d[1]))
+                            out.append((float(line), float(x0), float(y0)))
+                            out.append((float(line), float(x1), float(y1)))
+                            out.append((float(line), (x0 + x1) / 2, (y0 + y1) / 2))
+    return out
 
 
 @compiled

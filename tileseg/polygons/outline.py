@@ -46,11 +46,11 @@ _SAME = math.radians(0.3)
 
 
 @compiled
-def regular_line(points: Array, closed: bool, tolerance: float, pixel: float) -> Array:
+def regular_line(points: Array, closed: bool, tolerance: float, pixel: float, places: Array, closer: float) -> Array:
     """The corners (m, 2) of a line or a ring (n, 2) made regular; none where it has no directions to follow.
 
     ``points``: corners no more than about a pixel apart. ``tolerance``: how far both may lie apart (Hausdorff).
-    The ends of a line stay.
+    The ends of a line stay. ``places``: (p, 2) near which lines may be apart by no more than ``closer``.
     """
     n = len(points)
     if n < (8 if closed else 4):
@@ -67,9 +67,15 @@ def regular_line(points: Array, closed: bool, tolerance: float, pixel: float) ->
     else:
         track = np.concatenate((points[:1], sides, points[n - 1 :]))
     at = divide(track, closed, max(0.6 * pixel, _DETAIL * tolerance))
+    close = _close_to(track, places, 2 * tolerance)
+    if close.any():
+        at = _finer(at, close, divide(track, closed, 0.5 * pixel))
     sums = _sums(track, at)
     area = ring_area(points) if closed else 0.0
     reach = np.full(len(at), _MOST * tolerance - 0.35 * pixel)
+    for mark in range(len(at)):
+        if close[at[mark] % len(track)]:
+            reach[mark] = min(reach[mark], closer)
     sizes = (pixel, tolerance)
     for _ in range(_ATTEMPTS):
         cost, line, walls = _cheapest(track, at, sums, reach, closed, axis, sizes)
@@ -88,6 +94,31 @@ def regular_line(points: Array, closed: bool, tolerance: float, pixel: float) ->
         _draw_closer(reach, walls, one, closed)
         _draw_closer(reach, walls, other, closed)
     return np.empty((0, 2))
+
+
+@compiled
+def _close_to(track: Array, places: Array, distance: float) -> Array:
+    """(n,) bool: which points lie near one of the places."""
+    close = np.zeros(len(track), np.bool_)
+    for i in range(len(track)):
+        for place in range(len(places)):
+            close[i] |= (
+                abs(track[i, 0] - places[place, 0]) <= distance and abs(track[i, 1] - places[place, 1]) <= distance
+            )
+            if close[i]:
+                break
+    return close
+
+
+@compiled
+def _finer(at: Array, close: Array, fine: Array) -> Array:
+    """Positions, with those of the fine ones that are close."""
+    keep = np.zeros(max(at[-1], fine[-1]) + 1, np.bool_)
+    for position in at:
+        keep[position] = True
+    for position in fine:
+        keep[position] |= close[position % len(close)]
+    return np.flatnonzero(keep)
 
 
 @compiled

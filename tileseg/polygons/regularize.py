@@ -1,11 +1,12 @@
 """Polygons with straight walls and right angles, which still share their borders and stay within a distance.
 
-Three passes over all polygons, which wait in files meanwhile, a few hundred thousand corners at a time:
+Passes over all polygons, which wait in files meanwhile, a few hundred thousand corners at a time:
 
 1. whole polygons are put aside, in order, with the box around each ring;
 2. rings are cut into arcs where more than two sides meet (with all rings near them, so that this does not depend on
    what is worked on together), and each arc gets the lines that might stand for it;
-3. each arc gets the best of its lines that keeps clear of all lines near it; rings are put together of them.
+3. lines that come too near to others are drawn closer to their arcs there, twice at most;
+4. each arc gets the best of its lines that keeps clear of all lines near it; rings are put together of them.
 
 What becomes of an arc depends on it and on what is near, so both its polygons get the same, whatever the blocks.
 """
@@ -21,8 +22,9 @@ import numpy as np
 from tileseg.compiled import compiled
 from tileseg.polygons.arcs import Arcs, arcs_of
 from tileseg.polygons.batch import concatenate, split
-from tileseg.polygons.conflicts import Lines, fitting_lines
+from tileseg.polygons.conflicts import Lines, fitting_lines, meeting_places
 from tileseg.polygons.fragment import PolygonBatch
+from tileseg.polygons.nearby import SQUARE, boxes_of, gather, near_boxes
 from tileseg.polygons.outline import regular_line
 from tileseg.polygons.rings import Array
 from tileseg.polygons.scratch import FilePile, Scratch, release
@@ -31,11 +33,9 @@ from tileseg.polygons.thin import fitting_tolerance, plain_line
 _FINE_BITS = 8
 """Lines lie on a lattice of 1/256 of a pixel; a coarser one where a scene has more than four million pixels a side."""
 
-_SQUARE = 16
-"""Pixels: side of the squares in which neighbours are looked for, at least."""
-
-_MOST_SQUARES = 1 << 11
-"""Squares along a side, at most, in which a part of the polygons is drawn to find what is near."""
+_CLOSER = (0.3, 0.0)
+"""Shares of the tolerance that lines may be off where they met others, at the first and second attempt; a pixel's half
+at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,11 @@ class Rules:
         """Whole pixels that lines lie apart from their arcs, at most."""
         return math.ceil(self.tolerance / min(self.sides)) + 1
 
+    @property
+    def cell(self) -> int:
+        """Side of the squares in which lines are looked up, in parts of a pixel."""
+        return max(SQUARE, self.reach) * self.scale
+
 
 def regularize(batches: Iterable[PolygonBatch], rules: Rules, scratch: Scratch) -> Iterator[PolygonBatch]:
     """The polygons of all batches, in order, with outlines made regular: coordinates are float64 then.
@@ -71,7 +76,7 @@ def regularize(batches: Iterable[PolygonBatch], rules: Rules, scratch: Scratch) 
     whole = _put_aside(batches, scratch)
     if not len(whole):
         return
-    boxes = _boxes(whole.coordinates, whole.ring_offsets)
+    boxes = boxes_of(whole.coordinates, whole.ring_offsets)
     release(whole.coordinates)
     parts = list(_parts(whole, scratch.in_memory))
     candidates = _Candidates(scratch)
@@ -79,6 +84,8 @@ def regularize(batches: Iterable[PolygonBatch], rules: Rules, scratch: Scratch) 
         candidates.add(_arcs(whole, boxes, low, high, rules), low, rules)
         release(whole.coordinates)
     kept = candidates.whole()
+    for share in _CLOSER:
+        kept = _closer(kept, parts, rules, share, scratch)
     arc_boxes = kept.boxes()
     for part, (low, high) in zip(split(whole, scratch.in_memory), parts, strict=True):
         yield _finished(part, kept, arc_boxes, low, high, rules)
@@ -112,86 +119,11 @@ def _parts(whole: PolygonBatch, corners: int) -> Iterator[tuple[int, int]]:
 def _arcs(whole: PolygonBatch, boxes: Array, low: int, high: int, rules: Rules) -> Arcs:
     """The arcs of rings ``low`` to ``high``."""
     first, last = whole.ring_offsets[[low, high]]
-    near = _near(whole.coordinates[first:last], whole.ring_offsets[low : high + 1] - first, boxes, 1, 1)
+    near = near_boxes(whole.coordinates[first:last], whole.ring_offsets[low : high + 1] - first, boxes, 1, 1)
     near = np.concatenate([np.arange(low, high), near[(near < low) | (near >= high)]])
-    coordinates, offsets = _gather(whole.coordinates, whole.ring_offsets, near)
+    coordinates, offsets = gather(whole.coordinates, whole.ring_offsets, near)
     polygon = np.searchsorted(whole.polygon_offsets, near, "right") - 1
     return arcs_of(coordinates, offsets, high - low, rules.wanted(whole.label[polygon]), rules.shape)
-
-
-def _near(points: Array, offsets: Array, boxes: Array, reach: int, scale: int) -> Array:
-    """Boxes (n, 4) that come near lines, in squares of some pixels; ascending.
-
-    ``reach``: pixels that count as near; ``scale``: units of the points and boxes in a pixel.
-    """
-    origin, far = points.min(axis=0) - reach * scale, points.max(axis=0) + reach * scale
-    side = max(_SQUARE * scale, reach * scale, int((far - origin).max()) // _MOST_SQUARES + 1)
-    drawn = np.zeros(tuple(((far - origin) // side + 2)[::-1]), np.int32)
-    _draw(points, offsets, origin, side, reach * scale, drawn)
-    drawn = drawn.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
-    return np.flatnonzero(_touched(boxes, origin, side, drawn))
-
-
-@compiled
-def _draw(points: Array, offsets: Array, origin: Array, side: int, reach: int, drawn: Array) -> None:
-    """Mark the squares that segments of lines, closed, may come near; one row and column further."""
-    for line in range(len(offsets) - 1):
-        k = offsets[line + 1] - 1
-        for i in range(offsets[line], offsets[line + 1]):
-            # In pieces of at most a square, so that slanting ones do not mark all around them.
-            dx, dy = float(points[i, 0] - points[k, 0]), float(points[i, 1] - points[k, 1])
-            pieces = int(max(abs(dx), abs(dy)) / side) + 1
-            for piece in range(pieces):
-                x0, y0 = points[k, 0] + dx * (piece / pieces), points[k, 1] + dy * (piece / pieces)
-                x1, y1 = points[k, 0] + dx * ((piece + 1) / pieces), points[k, 1] + dy * ((piece + 1) / pieces)
-                low_x, high_x = int(min(x0, x1)) - 1 - reach, int(max(x0, x1)) + 1 + reach
-                low_y, high_y = int(min(y0, y1)) - 1 - reach, int(max(y0, y1)) + 1 + reach
-                for row in range(max(0, (low_y - origin[1]) // side), (high_y - origin[1]) // side + 1):
-                    for col in range(max(0, (low_x - origin[0]) // side), (high_x - origin[0]) // side + 1):
-                        if row + 1 < drawn.shape[0] and col + 1 < drawn.shape[1]:
-                            drawn[row + 1, col + 1] = 1
-            k = i
-
-
-@compiled
-def _touched(boxes: Array, origin: Array, side: int, sums: Array) -> Array:
-    """(n,) bool: which boxes lie on a marked square. ``sums``: of the marks, from the first row and column on."""
-    found = np.zeros(len(boxes), np.bool_)
-    rows, cols = sums.shape
-    for i in range(len(boxes)):
-        x0, x1 = (boxes[i, 0] - origin[0]) // side, (boxes[i, 2] - origin[0]) // side + 1
-        y0, y1 = (boxes[i, 1] - origin[1]) // side, (boxes[i, 3] - origin[1]) // side + 1
-        x0, x1, y0, y1 = max(0, x0), min(cols - 1, x1), max(0, y0), min(rows - 1, y1)
-        found[i] = x0 < x1 and y0 < y1 and sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0] > 0
-    return found
-
-
-@compiled
-def _boxes(points: Array, offsets: Array) -> Array:
-    """(lines, 4) int64: least and greatest x and y (xmin, ymin, xmax, ymax)."""
-    out = np.empty((len(offsets) - 1, 4), np.int64)
-    for line in range(len(offsets) - 1):
-        for axis in range(2):
-            out[line, axis] = out[line, 2 + axis] = points[offsets[line], axis]
-        for i in range(offsets[line] + 1, offsets[line + 1]):
-            for axis in range(2):
-                out[line, axis] = min(out[line, axis], points[i, axis])
-                out[line, 2 + axis] = max(out[line, 2 + axis], points[i, axis])
-    return out
-
-
-@compiled
-def _gather(points: Array, offsets: Array, chosen: Array) -> tuple[Array, Array]:
-    """Lines, one after the other, and their offsets."""
-    ends = np.zeros(len(chosen) + 1, np.int64)
-    for k in range(len(chosen)):
-        ends[k + 1] = ends[k] + offsets[chosen[k] + 1] - offsets[chosen[k]]
-    out = np.empty((ends[-1], 2), np.int32)
-    for k in range(len(chosen)):
-        start = offsets[chosen[k]]
-        for i in range(ends[k + 1] - ends[k]):
-            out[ends[k] + i, 0], out[ends[k] + i, 1] = points[start + i, 0], points[start + i, 1]
-    return out, ends
 
 
 class _Candidates:
@@ -215,6 +147,20 @@ class _Candidates:
         nothing = np.empty((0, 2), np.int32)
         self._arcs.append(replace(arcs, points=nothing, offsets=nothing[:, 0], ring=arcs.ring + first_ring))
         self._count += len(arcs.key)
+
+    def add_again(self, kept: _Kept, lines: Lines, first: int, last: int) -> None:
+        """Arcs ``first`` to ``last`` of those that were kept, with these lines."""
+        self._pile.add(lines.points)
+        self._lengths.append(np.diff(lines.offsets))
+        self._arc.append(lines.arc + self._count)
+        nothing = np.empty((0, 2), np.int32)
+        self._arcs.append(
+            Arcs(
+                nothing, nothing[:, 0], kept.ring[first:last], kept.closed[first:last], kept.backward[first:last],
+                kept.key[first:last], np.empty(0, np.bool_),
+            )
+        )  # fmt: skip
+        self._count += last - first
 
     def whole(self) -> _Kept:
         """All that was collected."""
@@ -250,7 +196,7 @@ class _Kept:
     def boxes(self) -> Array:
         """(A, 4) around each arc and its lines."""
         first = np.flatnonzero(np.diff(self.arc, prepend=-1))
-        found = _boxes(self.points, self.offsets)
+        found = boxes_of(self.points, self.offsets)
         release(self.points)
         least, most = np.minimum.reduceat(found[:, :2], first), np.maximum.reduceat(found[:, 2:], first)
         return np.concatenate([least, most], axis=1)
@@ -260,7 +206,7 @@ class _Kept:
         low, high = np.searchsorted(self.arc, arcs), np.searchsorted(self.arc, arcs, "right")
         counts = high - low
         chosen = np.arange(counts.sum()) + np.repeat(low - np.cumsum(counts) + counts, counts)
-        points, offsets = _gather(self.points, self.offsets, chosen)
+        points, offsets = gather(self.points, self.offsets, chosen)
         release(self.points)
         arc = np.repeat(np.arange(len(arcs)), counts)
         return Lines(points, offsets, arc, self.key[arcs], self.closed[arcs])
@@ -271,7 +217,7 @@ def _lines_of(
     points: Array, offsets: Array, closed: Array, wanted: Array,
     width: float, height: float, tolerance: float, scale: int,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Of each arc itself, a line with fewer corners and the cheapest walls, as far as there are such.
+    """Of each arc itself, a line with fewer corners and a regular one, as far as there are such.
 
     Returns (points (n, 2) int32 in parts of a pixel, points of each line, arc of each line).
     """
@@ -294,7 +240,7 @@ def _lines_of(
             if level == 0:
                 line = plain_line(steps, closed[a], most, min(0.75 * pixel, most / 2))
             else:
-                line = regular_line(steps, closed[a], most, pixel)
+                line = regular_line(steps, closed[a], most, pixel, steps[:0], most)
                 if not len(line):
                     line = plain_line(steps, closed[a], most, min(most, max(pixel, min(2 * pixel, most / 2))))
             loop = not closed[a] and points[low, 0] == points[high - 1, 0] and points[low, 1] == points[high - 1, 1]
@@ -334,15 +280,52 @@ def _steps(line: Array, closed: bool, width: float, height: float) -> Array:
     return out
 
 
+def _closer(kept: _Kept, parts: list[tuple[int, int]], rules: Rules, share: float, scratch: Scratch) -> _Kept:
+    """The same arcs; regular lines that meet others, or themselves, are drawn closer to their arcs there."""
+    boxes = kept.boxes()
+    candidates = _Candidates(scratch)
+    for low, high in parts:
+        first, last = np.searchsorted(kept.ring, [low, high])
+        mine, lines = _with_near(kept, boxes, first, last, rules)
+        fine = fitting_lines(lines, len(mine), rules.cell)
+        own = lines.of_arcs(len(mine))
+        top = np.flatnonzero((np.diff(own.arc, append=-1) != 0) & (np.diff(own.arc, prepend=-1) == 0))
+        refused = top[~fine[top]]
+        if len(refused):
+            owner, places = meeting_places(lines, refused, rules.cell)
+            new = {line: _redrawn(own, line, places[owner == line], rules, share) for line in refused.tolist()}
+            own = own.with_others({line: points for line, points in new.items() if own.may_be(line, len(points))})
+        candidates.add_again(kept, own, first, last)
+    return candidates.whole()
+
+
+def _redrawn(lines: Lines, line: int, places: Array, rules: Rules, share: float) -> Array:
+    """A regular line of an arc that keeps closer to it near some places; none where there is no such line."""
+    arc = lines.arc[line]
+    closed = bool(lines.closed[arc])
+    raw = lines.line(int(np.searchsorted(lines.arc, arc))) // rules.scale
+    sides = np.array(rules.sides)
+    pixel = float(sides.max())
+    steps = _steps(raw, closed, *rules.sides)
+    most = fitting_tolerance(steps, closed, rules.tolerance, pixel)
+    there = (places / rules.scale - raw[0]) * sides if len(places) else steps
+    found = regular_line(steps, closed, most, pixel, there, max(share * most, 0.5 * pixel))
+    return np.rint((found / sides + raw[0]) * rules.scale).astype(np.int32)
+
+
+def _with_near(kept: _Kept, boxes: Array, first: int, last: int, rules: Rules) -> tuple[Array, Lines]:
+    """Arcs ``first`` to ``last``, and the lines of these and then of all arcs near them."""
+    mine = np.arange(first, last)
+    lines = kept.lines(mine)
+    near = near_boxes(lines.points, lines.offsets, boxes, rules.reach, rules.scale)
+    return mine, kept.lines(np.concatenate([mine, near[(near < first) | (near >= last)]]))
+
+
 def _finished(part: PolygonBatch, kept: _Kept, boxes: Array, low: int, high: int, rules: Rules) -> PolygonBatch:
     """The polygons of rings ``low`` to ``high``, put together of the best lines of their arcs."""
     first, last = np.searchsorted(kept.ring, [low, high])
-    mine = np.arange(first, last)
-    lines = kept.lines(mine)
-    near = _near(lines.points, lines.offsets, boxes, rules.reach, rules.scale)
-    near = np.concatenate([mine, near[(near < first) | (near >= last)]])
-    lines = kept.lines(near)
-    fine = fitting_lines(lines, len(mine), max(_SQUARE, rules.reach) * rules.scale)
+    mine, lines = _with_near(kept, boxes, first, last, rules)
+    fine = fitting_lines(lines, len(mine), rules.cell)
     best = np.zeros(len(mine), np.int64)
     number = np.flatnonzero(fine & (lines.arc < len(mine)))
     np.maximum.at(best, lines.arc[number], number)  # an arc's last line is its most regular one

@@ -22,17 +22,22 @@ the second one and across it."""
 
 _KINDS = 5
 
-_OBLIQUE = 2.0
+_OBLIQUE = 5.0
 """What a corner costs more that is no right angle."""
 
-_SPREAD = 0.35
+_FREELY_RIGHT = 0.5
+"""The same of a corner that is one within eight degrees, of walls that follow no direction."""
+
+_SPREAD = 1.2
 """Cost of a wall as long as its reach whose sides are as far off as the reach."""
 
-_STUB = 0.75
+_STUB = 0.8
 """What a wall costs more that is shorter than its reach."""
 
 _ACUTE = math.sin(math.radians(25))
 """Walls that turn by less than this do not meet in a corner."""
+
+_NEARLY = math.sin(math.radians(8))
 
 _FIRSTS = 200
 """Marks up to which each kind of first wall is tried to the end; of more, the first wall is the one that seems best."""
@@ -209,7 +214,10 @@ def _turn(
     """
     x, y, meet = _meeting(before[0], before[1], before[2], after[0], after[1], after[2])
     if meet and math.hypot(x - mark[0], y - mark[1]) <= near:
-        return (1.0 if p ^ c == 1 and max(p, c) < FREE else 1.0 + _OBLIQUE), x, y, x, y, 0.0
+        if p ^ c == 1 and max(p, c) < FREE:
+            return 1.0, x, y, x, y, 0.0
+        nearly = abs(math.cos(before[2] - after[2])) < _NEARLY
+        return 1.0 + (_FREELY_RIGHT if nearly else _OBLIQUE), x, y, x, y, 0.0
     ax, ay = _foot(before, mark)
     bx, by = _foot(after, mark)
     apart = math.hypot(bx - ax, by - ay)
