@@ -310,7 +310,8 @@ def _redrawn(lines: Lines, line: int, places: Array, rules: Rules, share: float)
     most = fitting_tolerance(steps, closed, rules.tolerance, pixel)
     there = (places / rules.scale - raw[0]) * sides if len(places) else steps
     found = regular_line(steps, closed, most, pixel, there, max(share * most, 0.5 * pixel))
-    return np.rint((found / sides + raw[0]) * rules.scale).astype(np.int32)
+    redrawn: Array = np.rint((found / sides + raw[0]) * rules.scale).astype(np.int32)
+    return redrawn
 
 
 def _with_near(kept: _Kept, boxes: Array, first: int, last: int, rules: Rules) -> tuple[Array, Lines]:
