@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -361,18 +361,8 @@ def _create(
 
 
 def _put_labels(group: zarr.Group, grid: Grid, shard: tuple[int, int], attributes: dict[str, Any]) -> None:
-    group.create_array(
-        "labels",
-        shape=(grid.height, grid.width),
-        chunks=_chunk(shard, _LABEL_CHUNK),
-        shards=shard,
-        dtype="uint8",
-        fill_value=NODATA,
-        compressors=[BloscCodec(typesize=1, cname="lz4", clevel=1, shuffle="noshuffle")],
-        dimension_names=("y", "x"),
-        # The one name for it by which rioxarray knows nodata and xarray does not turn labels into floats.
-        attributes=_mapped({**attributes, "nodata": NODATA}),
-    )
+    # The one name for it by which rioxarray knows nodata and xarray does not turn labels into floats.
+    _put_bytes(group, "labels", grid, shard, "noshuffle", {**attributes, "nodata": NODATA})
     _put(group, "spatial_ref", np.array(0, np.int64), (), _grid_mapping(grid))
     if grid.is_north_up:
         a, _, c, _, e, f, *_ = grid.transform
@@ -393,17 +383,30 @@ def _put_labels(group: zarr.Group, grid: Grid, shard: tuple[int, int], attribute
 
 
 def _put_spread(group: zarr.Group, grid: Grid, shard: tuple[int, int]) -> None:
+    # By the second, xarray makes NaN of what has no data, and by the first floats of the rest.
+    facts = {"scale_factor": SPREAD_STEP, "_FillValue": NODATA}
+    _put_bytes(group, "disagreement", grid, shard, "bitshuffle", facts)
+
+
+def _put_bytes(
+    group: zarr.Group,
+    name: str,
+    grid: Grid,
+    shard: tuple[int, int],
+    shuffle: Literal["noshuffle", "bitshuffle"],
+    attributes: dict[str, Any],
+) -> None:
+    """An array (y, x) of bytes for the whole scene, without data so far."""
     group.create_array(
-        "disagreement",
+        name,
         shape=(grid.height, grid.width),
         chunks=_chunk(shard, _LABEL_CHUNK),
         shards=shard,
         dtype="uint8",
         fill_value=NODATA,
-        compressors=[BloscCodec(typesize=1, cname="lz4", clevel=1, shuffle="bitshuffle")],
+        compressors=[BloscCodec(typesize=1, cname="lz4", clevel=1, shuffle=shuffle)],
         dimension_names=("y", "x"),
-        # By the second, xarray makes NaN of what has no data, and by the first floats of the rest.
-        attributes=_mapped({"scale_factor": SPREAD_STEP, "_FillValue": NODATA}),
+        attributes=_mapped(attributes),
     )
 
 

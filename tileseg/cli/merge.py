@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tileseg.cli.option import chosen, expand
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeOptions:
-    """Which polygons, and their outlines: fields of :class:`tileseg.spec.VectorOptions`."""
-
-    min_area: Annotated[
-        str | None, typer.Option(help="Drop smaller polygons: 25 (square metres) or 50px.", metavar="AREA")
-    ] = None
-    fill_holes: Annotated[str | None, typer.Option(help="Fill smaller holes; as above.", metavar="AREA")] = None
-    simplify: Annotated[
-        str | None, typer.Option(help="Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
-    ] = None
-    regularize: Annotated[
-        str | None,
-        typer.Option(
-            help="Straight walls and right angles for these classes, or all; borders stay shared.", metavar="LIST|all"
-        ),
-    ] = None
-    tolerance: Annotated[
-        str | None,
-        typer.Option(help="How far --regularize may move outlines: 1 (metres, default) or 3px.", metavar="LENGTH"),
-    ] = None
+from tileseg.cli.shape_options import ShapeOptions
 
 
 @expand

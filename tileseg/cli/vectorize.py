@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tileseg.cli.option import chosen, expand
+from tileseg.cli.shape_options import ShapeOptions
 from tileseg.formats import DEFAULT, FORMATS, vector_paths
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _SHOWN = 10
 """Classes at most whose polygons are counted in a line; an image, taken by mistake, has hundreds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolygonOptions:
     """Which polygons: fields of :class:`tileseg.spec.VectorOptions`."""
 
@@ -50,29 +51,7 @@ class PolygonOptions:
             show_default=False,
         ),
     ] = None
-    min_area: Annotated[
-        str | None, typer.Option(help="Drop smaller polygons: 25 (square metres) or 50px.", metavar="AREA")
-    ] = None
-    fill_holes: Annotated[str | None, typer.Option(help="Fill smaller holes; as above.", metavar="AREA")] = None
-    simplify: Annotated[
-        str | None, typer.Option(help="Tolerance: 0.5 (metres) or 2px; borders stay shared.", metavar="LENGTH")
-    ] = None
-    regularize: Annotated[
-        str | None,
-        typer.Option(
-            help="Straight walls and right angles for these classes, or all; borders stay shared.",
-            metavar="LIST|all",
-            show_default=False,
-        ),
-    ] = None
-    tolerance: Annotated[
-        str | None,
-        typer.Option(
-            help="How far --regularize may move outlines: 1 (metres, default) or 3px.",
-            metavar="LENGTH",
-            show_default=False,
-        ),
-    ] = None
+    shapes: ShapeOptions
     raw: Annotated[
         bool, typer.Option("--raw", help="Not as the card of the run's model says that its users hand over.")
     ] = False
