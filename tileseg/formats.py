@@ -37,7 +37,7 @@ class Format:
     layer: str | None = None
     """Name of the polygons' layer, where a file has other tables, too."""
     in_degrees: bool = False
-    """Whether coordinates are longitude and latitude, rounded; else they are those of the scene's own CRS."""
+    """Whether coordinates come from longitude and latitude, rounded; else they are those of the scene's own CRS."""
 
     def open(self, path: Path, table: Any) -> Any:
         """A writer (see ``writer``) of a :class:`tileseg.publish.table.Table`."""
@@ -77,6 +77,7 @@ FORMATS = {
             "fgb", ".fgb", "application/vnd.flatgeobuf", "tileseg.publish.ogr:flatgeobuf", "pyogrio:read_dataframe",
             qgis=2,
         ),
+        Format("pmtiles", ".pmtiles", "application/vnd.pmtiles", "tileseg.publish.pmtiles:PMTiles", in_degrees=True),
     )
 }  # fmt: skip
 """Name -> format."""

@@ -28,7 +28,7 @@ from tileseg.window import tile
 SHAPE = (37, 52)
 NAMES = {0: 'back"ground', 1: "bâtiment, «toit»", 2: "eau"}
 UTM = Grid(*SHAPE, Affine(3.1, 0, 500_000.3, 0, -3.1, 5_600_000.9), CRS.from_epsg(32632).to_wkt())
-FORMATS = tuple(KNOWN)
+FORMATS = tuple(name for name, form in KNOWN.items() if form.reader is not None)
 
 
 def labels_of(shape: tuple[int, int] = SHAPE, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -94,7 +94,7 @@ def test_all_formats_from_one_stream_twice_give_the_same_bytes(tmp_path: Path) -
     bytes_of = []
     for run in ("one", "two"):
         (tmp_path / run).mkdir()
-        outputs = write(tmp_path / run, UTM, shapes_of(UTM, labels_of()), *FORMATS)
+        outputs = write(tmp_path / run, UTM, shapes_of(UTM, labels_of()), *KNOWN)
         bytes_of.append({form: path.read_bytes() for form, path in outputs.items()})
     assert bytes_of[0] == bytes_of[1]
 

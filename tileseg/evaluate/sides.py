@@ -130,7 +130,7 @@ def _delivered(folder: Path, facts: Mapping[str, Any], grid: Grid, classes: Sequ
     """The polygons of a run's folder, of the formats that it wrote the one with the least rounding."""
     written = facts["report"]["outputs"]
     for form in sorted(FORMATS.values(), key=lambda form: form.in_degrees):
-        if form.name in written and (path := folder / Path(written[form.name]).name).is_file():
+        if form.reader and form.name in written and (path := folder / Path(written[form.name]).name).is_file():
             asked = facts["spec"].get("classes")
             skipped = [
                 info.name
