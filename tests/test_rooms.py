@@ -15,7 +15,7 @@ ROOT = Path(tileseg.__file__).parent
 LONGEST, MEDIAN, PARAMETERS = 500, 150, 8
 FLOOR = {
     "__init__", "__main__", "ahead", "blend", "card", "compiled", "errors", "formats", "globe", "grid", "labels",
-    "mosaic", "overlay", "plan", "problems", "spec", "tiling", "tta", "webmap",
+    "mosaic", "overlay", "plan", "problems", "reading", "spec", "tiling", "tta", "webmap",
     "window",
 }  # fmt: skip
 """Modules beside the rooms: values, arithmetic, registries."""

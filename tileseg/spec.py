@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -33,7 +32,8 @@ from tileseg.grid import Grid
 from tileseg.plan import Keep
 from tileseg.polygons.quantity import Quantity
 from tileseg.problems import first_problem, toml_of
-from tileseg.storage.place import Url, fitting, parse_place, stem_of
+from tileseg.reading import ReadingOptions, split
+from tileseg.storage.place import Places, Url, fitting, named_after, parse_place, parse_places
 from tileseg.tta import Flips, parse_scale, views
 
 AskedPrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -59,12 +59,6 @@ DISAGREEMENT = "disagreement"
 
 FormatName = Annotated[str, AfterValidator(known_format)]
 """A name of :data:`tileseg.formats.FORMATS`."""
-
-
-def _split(value: Any) -> Any:
-    if isinstance(value, int | float | Fraction):
-        return [value]
-    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _scale(value: Any) -> Fraction:
@@ -101,17 +95,6 @@ def _size(value: Any) -> Any:
         raise ValueError(str(error)) from None
 
 
-def _band(value: Any) -> Any:
-    """A number from 1, or a name."""
-    text = str(value).strip()
-    if re.fullmatch(r"[-+]?\d+(\.\d*)?", text):
-        number = int(text) if text.isdecimal() else 0
-        if number < 1:
-            raise ValueError(f"{text}: expected numbers from 1, or names such as red")
-        return number
-    return text
-
-
 def _text(value: Any) -> Any:
     """Numbers are meant as they are written, in TOML and in Python."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -134,8 +117,6 @@ def _kept(value: Any) -> Any:
 
 Scale = Annotated[Fraction, BeforeValidator(_scale), PlainSerializer(str)]
 Text = Annotated[str, BeforeValidator(_text)]
-Band = Annotated[int | str, BeforeValidator(_band)]
-Bands = Annotated[tuple[Band, ...], BeforeValidator(_split)]
 Size = Annotated[InstanceOf[Quantity], BeforeValidator(_size), PlainSerializer(str, return_type=str, when_used="json")]
 """An area or a length, made of text or a number."""
 
@@ -218,9 +199,9 @@ class VectorOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    classes: Annotated[tuple[Text, ...], BeforeValidator(_split)] | None = None
+    classes: Annotated[tuple[Text, ...], BeforeValidator(split)] | None = None
     """Names or ids of the classes to vectorise; by default all but background."""
-    formats: Annotated[tuple[FormatName, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
+    formats: Annotated[tuple[FormatName, ...], BeforeValidator(split), Field(min_length=1)] = Field(
         default=(DEFAULT,), alias="format"
     )
     """Vector files to write; ``format`` is the same, as on the command line."""
@@ -230,7 +211,7 @@ class VectorOptions(BaseModel):
     """Fill smaller holes, before polygons are measured; units as above."""
     simplify: Size | None = None
     """Tolerance in metres (``0.5``) or pixels (``2px``); shared borders stay shared. Holds all polygons in memory."""
-    regularize: Annotated[tuple[Text, ...], BeforeValidator(_split), Field(min_length=1)] | None = None
+    regularize: Annotated[tuple[Text, ...], BeforeValidator(split), Field(min_length=1)] | None = None
     """Names or ids of the classes whose outlines get straight walls and right angles, or ``all``; borders that they
     share stay shared."""
     tolerance: Size | None = None
@@ -308,18 +289,23 @@ class VectorOptions(BaseModel):
         ]
 
 
-class RunSpec(VectorOptions):
+class RunSpec(VectorOptions, ReadingOptions):
     """One run: which scene, which model, how, and which polygons. Lists may be given as text with commas."""
 
-    scene: Place
-    """A raster that GDAL reads: a path, or an address such as ``s3://bucket/scene.tif``."""
+    scene: Annotated[
+        Path | InstanceOf[Url] | InstanceOf[Places],
+        BeforeValidator(parse_places),
+        PlainSerializer(str, return_type=str, when_used="json"),
+    ]
+    """A raster that GDAL reads: a path, or an address such as ``s3://bucket/scene.tif``. Or many on one grid: a folder,
+    a pattern, a list of files (in a file, or of Python)."""
     out: Place | None = None
     """Output folder, or an address on an object store; by default ``<stem>.tileseg`` in the current folder
     (``<stem>-<page or table>.tileseg`` of one raster of several in a file)."""
     model: str = "embedded"
     """``embedded``, or a model folder (card.json + model.keras or model.onnx)."""
 
-    scales: Annotated[tuple[Scale, ...], BeforeValidator(_split), Field(min_length=1)] = (Fraction(1),)
+    scales: Annotated[tuple[Scale, ...], BeforeValidator(split), Field(min_length=1)] = (Fraction(1),)
     """Exact fractions; the network sees the scene at each of them."""
     gsd: Annotated[Literal["auto", "native"] | float, BeforeValidator(_distance)] = "auto"
     """Ground sample distance at which the model sees the scene. ``auto``: the model's own, where the scene's differs by
@@ -350,12 +336,6 @@ class RunSpec(VectorOptions):
     ``,disagreement`` the standard deviation of probabilities over the views (also as a COG and of polygons).
     ``disagreement`` alone is with logits."""
 
-    bands: Bands | None = None
-    """Bands of the scene in the order that the model expects: numbers from 1, or names such as red or B4."""
-    warp: bool = False
-    """Warp a scene that has only ground control points or RPCs onto a grid, instead of refusing it."""
-    trust_vrt: bool = False
-    """Let a virtual raster (VRT) refer to files of this machine outside its own folder."""
     aoi: Path | None = None
     """Vector file: only blocks that it touches are computed, outputs are clipped to it (pixel centres)."""
 
@@ -438,7 +418,7 @@ class RunSpec(VectorOptions):
     @property
     def folder(self) -> Path | Url:
         """Where the outputs go."""
-        return self.out or Path(fitting(stem_of(str(self.scene)), ".tileseg"))
+        return self.out or Path(fitting(named_after(self.scene), ".tileseg"))
 
     def choices(self) -> dict[str, Any]:
         """The options that decide what comes out, as JSON values: two runs that differ here do not share a folder."""

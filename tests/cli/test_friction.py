@@ -16,6 +16,7 @@ BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "tiles").mkdir()
+    (tmp_path / "empty").mkdir()
     for name in ("good", "other"):
         write_scene(tmp_path / "tiles" / f"{name}.tif", smooth_noise(40, 56, 3))
     (tmp_path / "area.geojson").write_text("{}")
@@ -27,10 +28,15 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "code", "begin", "end"),
     [
-        (["run", "tiles"], 2, "tiles: is a folder, and a run takes one", "tileseg run scene.vrt, which has no seams"),
-        (["run", "tiles/*.tif"], 2, "tiles/*.tif: is a pattern, of 2 files, and a run takes one", "no seams"),
+        (["run", "empty"], 42, "empty: no rasters there", ""),
         (["run", "tiles/[nN]one.tif"], 42, "tiles/[nN]one.tif: cannot be opened: No such file", ""),
-        (["run", "tiles/good.tif", "tiles/other.tif"], 2, "tiles/good.tif and 1 more: these are 2 scenes", "no seams"),
+        (
+            ["run", "tiles/good.tif", "tiles/god.tif"],
+            42,
+            "tiles/good.tif and 1 more: tiles/god.tif: cannot be opened: No such file",
+            "--missing nodata goes on without (did you mean good.tif?)",
+        ),
+        (["run", "tiles", "--on-top", "frist"], 2, "--on-top: 'frist': expected", "(did you mean first?)"),
         (["run", "tiles/good.tif", "--out", "o.GPKG"], 2, "--out o.GPKG: is the name of a file", "--format gpkg"),
         (["run", "tiles/good.tif", "--stitch", "han"], 2, "--stitch: 'han': expected one", "(did you mean hann?)"),
         (["run", "tiles/god.tif"], 42, "tiles/god.tif: ", "(did you mean good.tif?)"),

@@ -432,7 +432,7 @@ class TestFormats:
 class TestRefused:
     def test_what_is_no_raster_file(self, tmp_path: Path) -> None:
         assert "No such file" in refusal(tmp_path / "missing.tif")
-        assert "is a folder" in refusal(tmp_path)
+        assert "no rasters there" in refusal(tmp_path)
         (tmp_path / "empty.tif").touch()
         assert "0 bytes" in refusal(tmp_path / "empty.tif")
         (tmp_path / "text.tif").write_text("hello")

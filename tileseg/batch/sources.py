@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tileseg.batch.entry import Entry, plain_entries
-from tileseg.batch.search import files_below, is_index, is_raster, is_raster_name, is_written, matches, objects_below
 from tileseg.batch.stac import read_stac
 from tileseg.batch.table import read_list, read_table
 from tileseg.errors import UsageError
+from tileseg.source.search import files_below, is_index, is_raster, is_raster_name, is_written, matches, objects_below
 from tileseg.storage.place import Url, file_of, is_address, similar_name
 
 

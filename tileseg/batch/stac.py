@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from tileseg.batch.entry import Entry, absolute
-from tileseg.batch.search import ENDINGS
 from tileseg.errors import InputError, Unreachable, UsageError
+from tileseg.source.search import ENDINGS
 from tileseg.storage.place import parse_place
 from tileseg.storage.store import at
 

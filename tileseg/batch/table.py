@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import posixpath
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tileseg.batch.entry import Entry, plain_entries
-from tileseg.errors import InputError, Unreachable, UsageError, did_you_mean
+from tileseg.errors import UsageError, did_you_mean
+from tileseg.source.text_list import beside, listed_in, text_of
 from tileseg.spec import RunSpec, option_name
-from tileseg.storage.place import Url, is_address, with_file
-from tileseg.storage.store import at
+from tileseg.storage.place import Url
 
 _NOT_PER_SCENE = {
     "scene",
@@ -36,24 +34,7 @@ _MARKS = (",", ";", "\t")
 
 def read_list(path: Path | Url) -> Iterator[Entry]:
     """A scene on each line; empty lines and those that begin with # are passed over."""
-    lines = _text(path).splitlines()
-    return plain_entries(_beside(path, s) for line in lines if (s := line.strip()) and not s.startswith("#"))
-
-
-def _beside(manifest: Path | Url, text: str) -> str:
-    """A scene named in a file: relative to that file."""
-    if is_address(text) or text.startswith("/vsi"):
-        return text
-    if isinstance(manifest, Url):
-        # Keys have no "..": whoever wrote the list meant folders. One that leads out of the bucket is refused as it is.
-        return f"{manifest.root}/{posixpath.normpath(str(PurePosixPath(manifest.parent.key, text)))}"
-    return with_file(text, lambda file: _tidy(str(manifest.parent / file)))
-
-
-def _tidy(path: str) -> str:
-    """A path without detours, unless that leads elsewhere: after a link to a folder, ``..`` is not the way back."""
-    plain = os.path.normpath(path)
-    return plain if os.path.realpath(plain) == os.path.realpath(path) else path
+    return plain_entries(listed_in(path))
 
 
 def read_table(path: Path | Url) -> Iterator[Entry]:
@@ -61,7 +42,7 @@ def read_table(path: Path | Url) -> Iterator[Entry]:
 
     Raises UsageError, naming the line, where a value makes no sense.
     """
-    text = _text(path)
+    text = text_of(path)
     header = text.partition("\n")[0]
     between = next((mark for mark in _MARKS if any(n.strip(' "\r') in _NAMES for n in header.split(mark))), ",")
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=between)
@@ -82,10 +63,10 @@ def read_table(path: Path | Url) -> Iterator[Entry]:
     for row in rows:
         values = {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
         if values.get(column):
-            scene, taken = _beside(path, values[column]), values.get("datetime") or None
+            scene, taken = beside(path, values[column]), values.get("datetime") or None
             given = {option: values[name] for name, option in options.items() if values.get(name)}
             if "aoi" in given:
-                given["aoi"] = _beside(path, given["aoi"])
+                given["aoi"] = beside(path, given["aoi"])
             where = f"{path}: line {rows.line_num}"
             if taken is not None and moment(taken) is None:
                 raise UsageError(f"{where}: datetime: {taken!r}: expected RFC 3339, such as 2024-05-06T07:08:09Z")
@@ -108,14 +89,3 @@ def moment(text: str) -> datetime | None:
 def _columns() -> list[str]:
     known = {name: field.alias or name for name, field in RunSpec.model_fields.items()}
     return sorted(shown for name, shown in known.items() if name not in _NOT_PER_SCENE)
-
-
-def _text(path: Path | Url) -> str:
-    try:
-        return at(path).read().decode("utf-8-sig")
-    except (InputError, Unreachable):
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error

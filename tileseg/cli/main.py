@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# More than one scene is refused by the command itself, which says what to do.
+# Several files are one scene.
 app.command("run", context_settings={"allow_extra_args": True})(run.command)
 app.command("worker")(worker.command)
 app.command("batch")(batch.command)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +39,11 @@ def command(
     context: typer.Context,
     scene: Annotated[
         str | None,
-        typer.Argument(help="Any raster that GDAL reads; or s3://, gs://, az://, https://.", show_default=False),
+        typer.Argument(
+            help="Any raster that GDAL reads, also s3://, gs://, az://, https://; or files that are one scene: "
+            "several, a folder, a quoted pattern, a list (.txt), a tile index, STAC items.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         str | None,
@@ -60,9 +62,8 @@ def command(
     from tileseg.errors import UsageError
     from tileseg.spec import RunSpec, read_config
 
-    if scene is not None:
-        _check_one(scene, context.args)
-    given = {"scene": scene, "out": out, **chosen(options), "overwrite": control.overwrite}
+    named = [scene, *context.args] if context.args else scene
+    given = {"scene": named, "out": out, **chosen(options), "overwrite": control.overwrite}
     asked = {
         **(read_config(control.config) if control.config else {}),
         **{name: value for name, value in given.items() if value is not None},
@@ -94,15 +95,6 @@ def command(
         print_report(report, verbose=control.verbose)
 
 
-def _matches(scene: str) -> list[str]:
-    """The files of a quoted pattern; none where it is the name of one."""
-    from glob import glob, has_magic
-
-    if not has_magic(scene) or Path(scene).exists():
-        return []
-    return glob(scene, recursive=True)  # noqa: PTH207 - pathlib's takes no absolute ones
-
-
 def _check_out(out: Path | Url | None) -> None:
     """Raise UsageError where the name of a file is given for the folder of all outputs."""
     from tileseg.errors import UsageError
@@ -113,24 +105,3 @@ def _check_out(out: Path | Url | None) -> None:
             f"--out {out}: is the name of a file, and outputs go into a folder; "
             f"give the name of one, and --format {form}"
         )
-
-
-def _check_one(scene: str, more: Sequence[str]) -> None:
-    """Raise UsageError where a folder is given, or the names that the shell, or nobody yet, made of a pattern."""
-    from tileseg.errors import UsageError
-
-    if more:
-        what = f"{scene} and {len(more)} more: these are {len(more) + 1} scenes"
-        names = tiles = " ".join(map(shlex.quote, (scene, *more))) if len(more) < 3 else f"{shlex.quote(scene)} ..."
-    elif Path(scene).is_dir():
-        what = f"{scene}: is a folder"
-        names, tiles = shlex.quote(scene), f"{shlex.quote(scene.rstrip('/'))}/*.tif"
-    elif matches := _matches(scene):
-        what = f"{scene}: is a pattern, of {len(matches)} file{'s' * (len(matches) != 1)}"
-        names, tiles = shlex.quote(scene), scene
-    else:
-        return
-    raise UsageError(
-        f"{what}, and a run takes one scene. Scenes of their own: tileseg batch {names} --out FOLDER. "
-        f"Tiles of one image: gdalbuildvrt scene.vrt {tiles}, and tileseg run scene.vrt, which has no seams"
-    )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 from tileseg.blend import BLENDS, stitches
 from tileseg.cli.option import option
 from tileseg.engine.kinds import ENGINES
 from tileseg.formats import DEFAULT, FORMATS
+from tileseg.reading import Missing, OnTop
 
 MODEL, VIEWS, SIZES = "Model", "Views and stitching", "Sizes and resources"
-SCENE, VECTORS, CONTROL = "Scene", "Polygons", "Control"
+SCENE, FILES, VECTORS, CONTROL = "Scene", "Scenes of many files", "Polygons", "Control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,29 @@ class SceneOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class JoiningOptions:
+    """How several files become one scene."""
+
+    on_top: Annotated[
+        str | None,
+        option(
+            FILES,
+            "Which file counts where several have data: the first (default) or last in their order (of folders and "
+            "patterns: by name), or the newest.",
+            metavar="|".join(get_args(OnTop)),
+        ),
+    ] = None
+    missing: Annotated[
+        str | None,
+        option(
+            FILES,
+            "What becomes of files that are missing or broken: fail (default), or nodata: the run goes on without.",
+            metavar="|".join(get_args(Missing)),
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class PolygonOptions:
     """Which polygons, and in what files."""
 
@@ -195,4 +219,5 @@ class RunOptions:
     sizes: SizeOptions
     records: RecordOptions
     scene: SceneOptions
+    joining: JoiningOptions
     polygons: PolygonOptions

@@ -86,19 +86,16 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
     ``least_workers``: processes that are started here where the spec does not say how many.
     """
     from tileseg.run.vectorize import ignored_classes, regular_classes
-    from tileseg.source.scene import open_scene
+    from tileseg.source.protocol import Joining, ReadRequest
+    from tileseg.source.scene import opener_of
 
     model = resolve_model(spec.model)
     card = load_card(model)
     spec, usual = spec.handing_over(card.hands_over)
-    scene = open_scene(
-        spec.scene,
-        bands=spec.bands,
-        expected=len(card.bands),
-        names=card.bands,
-        warp=spec.warp,
-        trust_vrt=spec.trust_vrt,
+    wanted = ReadRequest(
+        len(card.bands), spec.bands, card.bands, spec.warp, spec.trust_vrt, joining=Joining.asked(spec)
     )
+    scene = opener_of(spec.scene).open(spec.scene, wanted)
     notices = [*scene.notes, *_scene_notices(spec, scene, card)]
     base, lines = base_scale(spec, card, scene.grid)
     notices += lines

@@ -17,7 +17,7 @@ from tileseg.errors import InputError, Unreachable
 from tileseg.source.others import unread
 from tileseg.source.vrt import rebuild
 from tileseg.storage.local import is_file
-from tileseg.storage.place import SubDataset, Url, is_address, printable
+from tileseg.storage.place import Named, SubDataset, Url, is_address, printable
 from tileseg.storage.protocol import AccessDenied, Stamp
 from tileseg.storage.store import at
 from tileseg.window import Window
@@ -89,7 +89,7 @@ class RasterFile:
         return [file for file, place in pairs if place is None or place.intersection(window) is not None]
 
 
-def identify(path: str | Path | Url, *, trust_vrt: bool = False) -> RasterFile:
+def identify(path: Named, *, trust_vrt: bool = False) -> RasterFile:
     """Find the driver of a raster file, or of a sub-dataset such as ``GTIFF_DIR:2:scene.tif``.
 
     ``trust_vrt``: a virtual raster may refer to files outside its own folder. Raises InputError: missing, not a file,
@@ -116,7 +116,7 @@ def identify(path: str | Path | Url, *, trust_vrt: bool = False) -> RasterFile:
     return RasterFile(str(replace(part, file=str(file))), driver, (file,))
 
 
-def _on_server(path: str | Path | Url) -> RasterFile:
+def _on_server(path: Named) -> RasterFile:
     """A file on an object store or a web server."""
     url = path if isinstance(path, Url) else Url.parse(str(path))
     try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from tileseg.grid import Grid
+from tileseg.reading import Missing, OnTop, ReadingOptions
 from tileseg.window import Window
 
 Pixels = npt.NDArray[Any]
@@ -93,6 +94,21 @@ OF_A_RUN = Words()
 
 
 @dataclass(frozen=True, slots=True)
+class Joining:
+    """How several files become one scene."""
+
+    on_top: OnTop = "first"
+    """Which file counts where several have data: the first or last in their order, or the one taken last."""
+    missing: Missing = "fail"
+    """What becomes of files that are missing or broken: the scene is refused, or they count as without data."""
+
+    @classmethod
+    def asked(cls, options: ReadingOptions) -> Self:
+        """As the options say."""
+        return cls(options.on_top or "first", options.missing or "fail")
+
+
+@dataclass(frozen=True, slots=True)
 class ReadRequest:
     """What a scene is opened for."""
 
@@ -108,3 +124,5 @@ class ReadRequest:
     """Whether a virtual raster may refer to files outside its own folder."""
     words: Words = OF_A_RUN
     """How messages name what the user can change."""
+    joining: Joining = Joining()
+    """How files become one where the scene lies in several."""

@@ -20,7 +20,7 @@ from tileseg.source.header import READ_AS_THEY_ARE, check_header, georeference, 
 from tileseg.source.orientation import UPRIGHT, orientation_of, turned_size
 from tileseg.source.protocol import Mask, Pixels, ReadRequest
 from tileseg.storage.patience import patiently
-from tileseg.storage.place import Url
+from tileseg.storage.place import Named
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class RasterScene:
         return marked or self.palette or np.dtype(self.dtype).kind == "f" or self.warp_to is not None
 
 
-def open_raster(path: str | Path | Url, wanted: ReadRequest) -> RasterScene:
+def open_raster(path: Named, wanted: ReadRequest) -> RasterScene:
     """Describe a raster that GDAL reads. Raises InputError or UsageError in one line for whatever cannot be used."""
     file = identify(path, trust_vrt=wanted.trust_vrt)
     text = str(file.files[0]) if file.remote else str(path)

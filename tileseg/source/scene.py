@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tileseg.source.protocol import OF_A_RUN, Mask, Pixels, PixelSource, ReadRequest, Words
 from tileseg.source.raster import open_raster
-from tileseg.storage.place import Url
+from tileseg.source.tile_list import is_many
+from tileseg.source.tiles import open_tiles
+from tileseg.storage.place import Named
 from tileseg.window import Window
 
 
@@ -21,25 +22,27 @@ class Opener:
 
     name: str
     """What it is called in messages and in documentation."""
-    recognises: Callable[[str | Path | Url], bool]
+    recognises: Callable[[Named], bool]
     """Whether a path or an address is one of this kind: cheap, and without an error for what is not there."""
-    open: Callable[[str | Path | Url, ReadRequest], PixelSource]
+    open: Callable[[Named, ReadRequest], PixelSource]
     """Describes it. Raises InputError or UsageError in one line."""
 
 
 RASTERS = Opener("rasters that GDAL reads", lambda path: True, open_raster)  # noqa: ARG005 - it refuses the rest
 
-OPENERS: list[Opener] = [RASTERS]
+TILES = Opener("many files on one grid", is_many, open_tiles)
+
+OPENERS: list[Opener] = [TILES, RASTERS]
 """Kinds of sources, the first that recognises a path opens it. Another kind is one more line, before GDAL's."""
 
 
-def opener_of(path: str | Path | Url) -> Opener:
+def opener_of(path: Named) -> Opener:
     """The kind of source that a path or an address is."""
     return next(opener for opener in OPENERS if opener.recognises(path))
 
 
 def open_scene(
-    path: str | Path | Url,
+    path: Named,
     *,
     expected: int,
     bands: tuple[int | str, ...] | None = None,

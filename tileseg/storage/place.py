@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import urlsplit
@@ -105,6 +106,26 @@ class Url:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Several places that are one scene, in their order."""
+
+    places: tuple[Path | Url, ...]
+
+    def __post_init__(self) -> None:
+        if not self.places:
+            raise UsageError("a scene of several files needs at least one")
+
+    def __str__(self) -> str:
+        more = f" and {len(self.places) - 1} more" if len(self.places) > 1 else ""
+        return f"{self.places[0]}{more}"
+
+    @property
+    def name(self) -> str:
+        """That of the first."""
+        return self.places[0].name
+
+
+@dataclass(frozen=True, slots=True)
 class SubDataset:
     """One raster of several in a file, by GDAL's name for it: ``GTIFF_DIR:2:scene.tif``, ``GPKG:scene.gpkg:table``."""
 
@@ -185,6 +206,28 @@ def similar_name(path: Path) -> str:
     except OSError:
         return ""
     return did_you_mean(path.name, names)
+
+
+Named = str | Path | Url | Places
+"""What a user may name as one scene."""
+
+
+def named_after(scene: Named) -> str:
+    """What the outputs of a scene are called: of several files after the first, of a pattern after its folder."""
+    first = scene.places[0] if isinstance(scene, Places) else scene
+    text = str(first)
+    if has_magic(text) and not Path(file_of(text)).exists():
+        parts = text.split("/")
+        text = "/".join(parts[: next(i for i, part in enumerate(parts) if has_magic(part))]) or "."
+    return stem_of(text if text.strip("./") else str(Path(text).resolve()))
+
+
+def parse_places(value: Named | Sequence[str | Path | Url]) -> Path | Url | Places:
+    """A place, or several of a list. Raises UsageError in one line."""
+    if isinstance(value, str | Path | Url | Places):
+        return value if isinstance(value, Places) else parse_place(value)
+    found = Places(tuple(map(parse_place, value)))
+    return found if len(found.places) > 1 else found.places[0]
 
 
 def parse_place(value: str | Path | Url) -> Path | Url:
