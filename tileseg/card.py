@@ -285,6 +285,10 @@ class ModelCard(_Strict):
             raise ValueError("softmax of one channel is always 1: expected the activation sigmoid or logits")
         return self
 
+    def takes(self, dtype: str) -> bool:
+        """Whether the scaling is meant for pixels of a type. A window's is for values, whatever holds them: HU, say."""
+        return dtype in self.dtypes or (self.scaling.kind == "window" and dtype not in ("uint8", "int8"))
+
     @property
     def halo(self) -> int:
         """Context around a core in pixels of the network's input: the radius, up to a multiple of the stride."""

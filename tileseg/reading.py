@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tileseg.hounsfield import PRESETS, ValueWindow, known_preset
 
 OnTop = Literal["first", "last", "newest"]
 """Which file counts where several of a scene have data."""
@@ -43,6 +45,12 @@ class ReadingOptions(BaseModel):
 
     bands: Bands | None = None
     """Bands of the scene in the order that the model expects: numbers from 1, or names such as red or B4."""
+    window_center: float | None = Field(default=None, allow_inf_nan=False)
+    """Middle of the values that are told apart, in those of the pixels (of a CT: Hounsfield units); with the next."""
+    window_width: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """How many values are told apart: those are mapped to 0...1 for the network, in place of the card's own scaling."""
+    window_preset: Annotated[str, AfterValidator(known_preset)] | None = None
+    """Both by a name of :data:`tileseg.hounsfield.PRESETS`, such as lung."""
     warp: bool = False
     """Warp a scene that has only ground control points or RPCs onto a grid, instead of refusing it."""
     trust_vrt: bool = False
@@ -51,3 +59,20 @@ class ReadingOptions(BaseModel):
     """Which file counts where several have data; None: the first in their order."""
     missing: Missing | None = None
     """What becomes of files that are missing or broken; None: the scene is refused."""
+
+    @model_validator(mode="after")
+    def _one_window(self) -> Self:
+        if (self.window_center is None) != (self.window_width is None):
+            raise ValueError("window-center and --window-width: give both of them")
+        if self.window_preset is not None and self.window_center is not None:
+            raise ValueError("window-preset: is a center and a width; give only one of them")
+        return self
+
+    @property
+    def value_window(self) -> ValueWindow | None:
+        """The values that the network tells apart, where the user says it."""
+        if self.window_preset is not None:
+            return PRESETS[self.window_preset]
+        if self.window_center is None or self.window_width is None:
+            return None
+        return ValueWindow(self.window_center, self.window_width)

@@ -27,7 +27,6 @@ from tileseg.window import Window
     [
         ("a.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 or netCDF-4 file, not a raster"),
         ("a.nc", b"CDF\x01", "is a netCDF file"),
-        ("a.dcm", b"\0" * 128 + b"DICM", "export it as TIFF or PNG"),
         ("a.zip", b"PK\x03\x04", "is a ZIP archive, not a raster"),
         ("stored.zip", b"PK\x03\x04" + b"a.vrt<VRTDataset></VRTDataset>", "is a ZIP archive, not a raster"),
         ("a.laz", b"LASF", "is a point cloud (LAS or LAZ), not"),

@@ -10,6 +10,7 @@ from tileseg.blend import BLENDS, stitches
 from tileseg.cli.option import option
 from tileseg.engine.kinds import ENGINES
 from tileseg.formats import DEFAULT, FORMATS
+from tileseg.hounsfield import PRESETS
 from tileseg.reading import Missing, OnTop
 
 MODEL, VIEWS, SIZES = "Model", "Views and stitching", "Sizes and resources"
@@ -139,6 +140,13 @@ class SceneOptions:
         option(SCENE, "Bands in the model's order: numbers from 1 (4,3,2) or names (red,green,blue).", metavar="LIST"),
     ] = None
     aoi: Annotated[Path | None, option(SCENE, "Vector file: compute only what it touches, clip to it.")] = None
+    window_center: Annotated[
+        float | None, option(SCENE, "Middle of the values that are told apart (of a CT: HU); with --window-width.")
+    ] = None
+    window_width: Annotated[float | None, option(SCENE, "How many values are told apart.")] = None
+    window_preset: Annotated[
+        str | None, option(SCENE, f"Both, in Hounsfield units: {', '.join(PRESETS)}.", metavar="NAME")
+    ] = None
     warp: Annotated[bool | None, option(SCENE, "Warp a scene that has only control points or RPCs.", "--warp")] = None
     pixel_size: Annotated[
         float | None,

@@ -42,7 +42,7 @@ def make_job(opened: OpenRun) -> Job:
         scene=prepared.scene,
         plan=prepared.plan,
         model=prepared.model.resolve(),
-        scaling=scaling_for(prepared.card, prepared.scene),
+        scaling=scaling_for(prepared.card, prepared.scene, prepared.spec.value_window),
         merge=prepared.spec.merge,
         mosaic=Mosaic((prepared.folder / MOSAIC).resolve()),
         ledger=replace(opened.ledger, root=opened.ledger.root.resolve()),

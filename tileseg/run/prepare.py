@@ -159,7 +159,7 @@ def _workers(spec: RunSpec, machine: hardware.Hardware, least: int) -> int:
 def _scene_notices(spec: RunSpec, scene: PixelSource, card: ModelCard) -> list[str]:
     """What to say about a scene that is not as the model expects it."""
     lines = []
-    if scene.dtype not in card.dtypes:
+    if spec.value_window is None and not card.takes(scene.dtype):
         lines.append(
             f"pixels are {scene.dtype}, the model was trained on {' or '.join(card.dtypes)}: "
             "they are standardised by the scene's own mean and standard deviation"

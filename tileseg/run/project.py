@@ -64,7 +64,7 @@ def _polygons(prepared: PreparedRun) -> list[MapLayer]:
     best = min(known, key=lambda form: form.qgis or 0)
     grid = prepared.scene.grid
     crs = crs_of(grid, polygons=True)
-    if best.in_degrees and grid.crs is not None:
+    if best.in_degrees and grid.crs is not None and grid.geod is not None:
         crs = Globe(grid.crs).degrees.to_wkt(WktVersion.WKT2_2019)
     source = f"./{vector_paths(Path(), [best.name])[best.name].name}"
     if best.layer is not None:

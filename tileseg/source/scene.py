@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.source.dicom import open_dicom
+from tileseg.source.dicom_header import is_dicom
 from tileseg.source.protocol import OF_A_RUN, Mask, Pixels, PixelSource, ReadRequest, Words
 from tileseg.source.raster import open_raster
 from tileseg.source.tile_list import is_many
@@ -32,7 +34,7 @@ RASTERS = Opener("rasters that GDAL reads", lambda path: True, open_raster)  # n
 
 TILES = Opener("many files on one grid", is_many, open_tiles)
 
-OPENERS: list[Opener] = [TILES, RASTERS]
+OPENERS: list[Opener] = [Opener("scans (DICOM)", is_dicom, open_dicom), TILES, RASTERS]
 """Kinds of sources, the first that recognises a path opens it. Another kind is one more line, before GDAL's."""
 
 

@@ -11,25 +11,63 @@ import numpy.typing as npt
 from tileseg.card import ModelCard, Scaling
 from tileseg.errors import InputError
 from tileseg.grid import Grid
+from tileseg.hounsfield import ValueWindow
 from tileseg.source.protocol import PixelSource
 from tileseg.window import Window
 
 _SAMPLE_WINDOW, _SAMPLE_WINDOWS = 128, 256
 
 
-def scaling_for(card: ModelCard, scene: PixelSource) -> Scaling:
+def scaling_for(card: ModelCard, scene: PixelSource, window: ValueWindow | None = None) -> Scaling:
     """The card's scaling, or that by the scene's own mean and deviation.
 
-    That is where the card wants them, or the pixels have another type than the model was trained on.
+    That is where the card wants them, or the pixels have another type than the model was trained on. ``window``: the
+    values that the user wants to be told apart.
     """
-    if card.scaling.kind != "scene" and scene.dtype in card.dtypes:
+    own = card.scaling.kind == "scene"
+    if window is not None:
+        found = statistics(scene, window.limits) if own else None
+        return _windowed(card, window, found)
+    if not own and card.takes(scene.dtype):
         return card.scaling
-    mean, std = statistics(scene)
-    return Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    found = statistics(scene)
+    return Scaling(mean=tuple(map(float, found[0])), std=tuple(map(float, found[1])))
 
 
-def statistics(scene: PixelSource) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation of every band over valid pixels.
+def _windowed(
+    card: ModelCard, window: ValueWindow, found: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None
+) -> Scaling:
+    """The card's scaling behind a window; ``found``: mean and deviation of the clipped values, if they decide.
+
+    A model of windows takes this one in place of its own; a model of 8-bit pictures sees what a screen would show, from
+    black to white; to one of other values they are clipped.
+    """
+    own, (low, high) = card.scaling, window.limits
+    if found is not None:
+        zero, unit = tuple(map(float, found[0])), tuple(map(float, found[1]))
+    elif own.kind == "window":
+        zero, unit = (
+            tuple(low + mean * (high - low) for mean in own.mean),
+            tuple(std * (high - low) for std in own.std),
+        )
+    elif "uint8" in card.dtypes:
+        scale = (high - low) / 255
+        zero, unit = tuple(low + value * scale for value in own.zero), tuple(value * scale for value in own.unit)
+    else:
+        zero, unit = own.zero, own.unit
+    return Scaling(
+        kind="window",
+        center=window.center,
+        width=window.width,
+        mean=tuple((value - low) / (high - low) for value in zero),
+        std=tuple(value / (high - low) for value in unit),
+    )
+
+
+def statistics(
+    scene: PixelSource, limits: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of every band over valid pixels, whose values are clipped to ``limits``.
 
     Scenes of up to 4 megapixels are read whole; larger ones in 256 windows of 128 x 128 at full resolution, evenly
     spread (overviews are averaged, so their deviation is too small), and in more if those have no valid pixel. A
@@ -45,6 +83,7 @@ def statistics(scene: PixelSource) -> tuple[npt.NDArray[np.float64], npt.NDArray
         for window in _spread(scene.grid, *steps):
             pixels, valid = scene.read(window)
             values = (pixels.reshape(-1, len(scene.bands)) if valid.all() else pixels[valid]).astype(np.float64)
+            values = np.clip(values, *limits)
             count += len(values)
             total += values.sum(axis=0)
             squares += np.einsum("ij,ij->j", values, values)

@@ -21,7 +21,9 @@ _WEB = ("https", "http")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NAME_BYTES = 255
 """Longest name that file systems take."""
-_SUBDATASET = re.compile(r"(GTIFF_DIR):(?P<page>\d+|off:\d+):(?P<tif>.+)|(GPKG):(?P<gpkg>.+):(?P<table>[^:/\\]+)")
+_SUBDATASET = re.compile(
+    r"(?P<kind>GTIFF_DIR|DICOM):(?P<page>\d+|off:\d+):(?P<file>.+)|GPKG:(?P<gpkg>.+):(?P<table>[^:/\\]+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +129,17 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class SubDataset:
-    """One raster of several in a file, by GDAL's name for it: ``GTIFF_DIR:2:scene.tif``, ``GPKG:scene.gpkg:table``."""
+    """One raster of several in a file, by GDAL's name for it: ``GTIFF_DIR:2:scene.tif``, ``GPKG:scene.gpkg:table``.
+
+    Frames of a scan are named alike: ``DICOM:3:ct.dcm``.
+    """
 
     kind: str
-    """``GTIFF_DIR`` or ``GPKG``."""
+    """``GTIFF_DIR``, ``DICOM`` or ``GPKG``."""
     file: str
     """The file, as the name has it."""
     part: str
-    """Number of the page (or ``off:`` and its place in the file), or name of the table."""
+    """Number of the page (or ``off:`` and its place in the file) or of the frame, or name of the table."""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -142,10 +147,10 @@ class SubDataset:
         match = _SUBDATASET.fullmatch(text)
         if match is None:
             return None
-        return cls(match[1] or match[4], match["tif"] or match["gpkg"], match["page"] or match["table"])
+        return cls(match["kind"] or "GPKG", match["file"] or match["gpkg"], match["page"] or match["table"])
 
     def __str__(self) -> str:
-        return f"GTIFF_DIR:{self.part}:{self.file}" if self.kind == "GTIFF_DIR" else f"GPKG:{self.file}:{self.part}"
+        return f"GPKG:{self.file}:{self.part}" if self.kind == "GPKG" else f"{self.kind}:{self.part}:{self.file}"
 
 
 def file_of(text: str) -> str:
