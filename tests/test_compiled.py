@@ -16,7 +16,7 @@ PACKAGE = Path(tileseg.__file__).parent
 
 USE = """
 import numpy as np
-import tileseg.dataset.rescale, tileseg.evaluate.calibration, tileseg.publish.geojson, tileseg.polygons.join
+import tileseg.source.rescale, tileseg.evaluate.calibration, tileseg.publish.geojson, tileseg.polygons.join
 from tileseg.evaluate.confusion import confusion
 from tileseg.labels import halve
 labels = np.array([[1, 2, 2], [1, 1, 2]], np.uint8)

@@ -8,7 +8,7 @@ import pytest
 from fakes import FakeSource
 
 from tileseg.card import Scaling
-from tileseg.dataset.rescale import Axis, Rescale
+from tileseg.source.rescale import Axis, Rescale
 from tileseg.errors import InputError
 from tileseg.export.scenes import Seen, SeenScene
 from tileseg.export.windows import Places, choose

@@ -15,7 +15,7 @@ from affine import Affine
 
 from tileseg.card import ClassInfo
 from tileseg.dataset.raster_truth import NoTruth, Truth
-from tileseg.dataset.rescale import Axis, Rescale
+from tileseg.source.rescale import Axis, Rescale
 from tileseg.dataset.spec import IGNORE, DatasetSpec, SceneFiles, Split, is_there
 from tileseg.dataset.truth import open_truth
 from tileseg.errors import InputError, UsageError

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tileseg.dataset.rescale import Rescale
+from tileseg.source.rescale import Rescale
 from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError
 from tileseg.grid import Grid

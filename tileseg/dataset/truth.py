@@ -20,7 +20,7 @@ from tileseg.dataset.raster_truth import (
     ValueRaster,
     ValueTable,
 )
-from tileseg.dataset.rescale import Rescale
+from tileseg.source.rescale import Rescale
 from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, SceneFiles, is_there
 from tileseg.dataset.vector_truth import VectorTruth, _outline, _text, outline_in
 from tileseg.dataset.warped_truth import WarpedTruth

@@ -14,7 +14,7 @@ from affine import Affine
 
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.dataset.raster_truth import RasterTruth, Truth
-from tileseg.dataset.rescale import Axis, Rescale
+from tileseg.source.rescale import Axis, Rescale
 from tileseg.dataset.spec import DatasetSpec, ReadOptions, SceneEntry, SceneFiles
 from tileseg.dataset.truth import is_placed, open_truth
 from tileseg.dataset.vector_truth import VectorTruth

@@ -14,7 +14,7 @@ from tileseg.batch.sources import read_sources
 from tileseg.card import ModelCard, Scaling
 from tileseg.dataset.dataset import load_dataset
 from tileseg.dataset.raster_truth import Truth
-from tileseg.dataset.rescale import Axis, Rescale
+from tileseg.source.rescale import Axis, Rescale
 from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError, UsageError
 from tileseg.labels import Labels

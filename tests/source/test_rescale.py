@@ -11,7 +11,7 @@ from dataset_files import noise, patchy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tileseg.dataset.rescale import Axis, Rescale
+from tileseg.source.rescale import Axis, Rescale
 from tileseg.window import Window
 
 
