@@ -202,6 +202,27 @@ class MatchChance(_Strict):
     places: tuple[PlaceCalibration, ...] = ()
 
 
+class Appearance(_Strict):
+    """What the images looked like that a model was trained on; :mod:`tileseg.source.appearance` measures it."""
+
+    middle: tuple[float, ...]
+    """Of each feature, the median over windows of the training's scenes."""
+    deviation: tuple[Annotated[float, Field(gt=0)], ...]
+    """Of each feature, half of what the middle two thirds of these windows span."""
+    far: float = Field(gt=0, allow_inf_nan=False)
+    """A scene at a larger distance looks unlike them."""
+    places: dict[str, float] = {}
+    """Place -> its distance from the others: what ``far`` was found from."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Appearance:
+        if len(self.middle) != len(self.deviation):
+            raise ValueError(
+                f"{len(self.middle)} medians and {len(self.deviation)} deviations: expected as many of both"
+            )
+        return self
+
+
 class Form(_Strict):
     """One file of a network: the same graph and weights in a format and precision of its own."""
 
@@ -259,6 +280,8 @@ class ModelCard(_Strict):
     """None: nobody has measured whether probabilities are off, and they are given out as they are."""
     objects: dict[str, MatchChance] = {}
     """Name of a class -> how likely its polygons are real objects, where that was measured."""
+    appearance: Appearance | None = None
+    """None: nobody has measured what the images of the training look like."""
     credits: tuple[str, ...] = ()
     """Who made the training data, and under which licence."""
     training: dict[str, JsonValue] = {}

@@ -8,11 +8,11 @@ import pytest
 from fakes import FakeSource
 
 from tileseg.card import Scaling
-from tileseg.source.rescale import Axis, Rescale
 from tileseg.errors import InputError
 from tileseg.export.scenes import Seen, SeenScene
 from tileseg.export.windows import Places, choose
 from tileseg.labels import Labels
+from tileseg.source.rescale import Axis, Rescale
 
 
 def scene(name: str, pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_] | None = None, **said) -> SeenScene:

@@ -173,6 +173,7 @@ def test_a_place_that_is_left_out_validates_and_all_others_train_however_marked(
     go(spec)
     facts = load_card(tmp_path / "m").training
     assert facts["left_out"] == ["t1"]
+    assert list(load_card(tmp_path / "m").appearance.places) == ["t0", "v0"]
     assert list(facts["iou_by_place"]) == ["t1"]
     with pytest.raises(UsageError, match="--leave-out t1, now t0"):
         go(spec_of(spec.dataset, tmp_path / "m", leave_out="t0", steps=3))

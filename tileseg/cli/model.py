@@ -161,6 +161,7 @@ def _facts(card: ModelCard) -> dict[str, str]:
             f"confidence, {name}": f"chance to match a real object at IoU 0.5 ({_errors(chance.places)}; {chance.data})"
             for name, chance in card.objects.items()
         },
+        "looks": _looks(card),
         "credits": "; ".join(card.credits),
         **{form.file: _form(form) for form in card.forms},
     }
@@ -171,6 +172,14 @@ def _temperature(card: ModelCard) -> str:
     """What logits are divided by, and how far probabilities are off without and with it."""
     found = card.temperature
     return "" if found is None else f"{found.value:g} ({_errors(found.places)}; {found.data})"
+
+
+def _looks(card: ModelCard) -> str:
+    """From which distance on a scene looks unlike those of the training."""
+    usual = card.appearance
+    if usual is None:
+        return ""
+    return f"a scene farther than {usual.far:g} looks unlike the training's ({_text(usual.places)} from the others)"
 
 
 def _errors(places: Sequence[PlaceCalibration]) -> str:

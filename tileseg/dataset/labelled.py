@@ -15,13 +15,13 @@ from affine import Affine
 
 from tileseg.card import ClassInfo
 from tileseg.dataset.raster_truth import NoTruth, Truth
-from tileseg.source.rescale import Axis, Rescale
 from tileseg.dataset.spec import IGNORE, DatasetSpec, SceneFiles, Split, is_there
 from tileseg.dataset.truth import open_truth
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.labels import Labels
 from tileseg.source.protocol import Mask, PixelSource, Words
+from tileseg.source.rescale import Axis, Rescale
 from tileseg.source.scene import open_scene
 from tileseg.window import Window, tile
 

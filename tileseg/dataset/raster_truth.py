@@ -10,12 +10,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tileseg.source.rescale import Rescale
 from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.labels import Labels
 from tileseg.source.protocol import PixelSource
+from tileseg.source.rescale import Rescale
 from tileseg.window import Window
 
 _STEPS = 512

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tileseg.card import Appearance, Scaling
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError
+from tileseg.source.appearance import Floats, Scaled, fit, look_at
 
 _WINDOW = 128
 _WINDOWS = 512
@@ -64,3 +66,16 @@ def statistics(
     return DatasetStatistics(
         tuple(mean.tolist()), tuple(deviation.tolist()), tuple((found / (found.sum() or 1)).tolist()), count
     )
+
+
+def appearance_of(scenes: Sequence[LabelledScene], scaling: Scaling) -> Appearance | None:
+    """What the images of scenes look like to a network with a scaling: those of real scenes, if there are any.
+
+    None where no window of any has data. Raises InputError, naming the file, where one cannot be read.
+    """
+    places = dict[str, list[Floats]]()
+    for labelled in [scene for scene in scenes if not scene.drawn] or scenes:
+        scaled = Scaled(labelled.scene, labelled.rescale)
+        found = look_at(scaled.windows, scaled.read, scaling)
+        places.setdefault(labelled.place or labelled.name, []).extend(found)
+    return fit(places)

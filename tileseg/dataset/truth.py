@@ -20,7 +20,6 @@ from tileseg.dataset.raster_truth import (
     ValueRaster,
     ValueTable,
 )
-from tileseg.source.rescale import Rescale
 from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, SceneFiles, is_there
 from tileseg.dataset.vector_truth import VectorTruth, _outline, _text, outline_in
 from tileseg.dataset.warped_truth import WarpedTruth
@@ -28,6 +27,7 @@ from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.source.label_raster import LabelRaster, open_labels
 from tileseg.source.raster import RasterScene
+from tileseg.source.rescale import Rescale
 from tileseg.source.scene import open_scene
 
 _TURNED = "; one of them is turned by a quarter: turn the labels as the image is shown"

@@ -14,7 +14,6 @@ from affine import Affine
 
 from tileseg.dataset.labelled import LabelledScene
 from tileseg.dataset.raster_truth import RasterTruth, Truth
-from tileseg.source.rescale import Axis, Rescale
 from tileseg.dataset.spec import DatasetSpec, ReadOptions, SceneEntry, SceneFiles
 from tileseg.dataset.truth import is_placed, open_truth
 from tileseg.dataset.vector_truth import VectorTruth
@@ -28,6 +27,7 @@ from tileseg.evaluate.scores import Chances, Comparison
 from tileseg.evaluate.sides import ALL, Side, bounds
 from tileseg.grid import Grid
 from tileseg.labels import CERTAIN, Labels
+from tileseg.source.rescale import Axis, Rescale
 from tileseg.window import Window
 
 if TYPE_CHECKING:

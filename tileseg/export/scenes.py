@@ -14,12 +14,12 @@ from tileseg.batch.sources import read_sources
 from tileseg.card import ModelCard, Scaling
 from tileseg.dataset.dataset import load_dataset
 from tileseg.dataset.raster_truth import Truth
-from tileseg.source.rescale import Axis, Rescale
 from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError, UsageError
 from tileseg.labels import Labels
 from tileseg.run.prepare import base_scale
 from tileseg.source.protocol import PixelSource
+from tileseg.source.rescale import Axis, Rescale
 from tileseg.source.scene import open_scene, reflected
 from tileseg.source.statistics import scaling_for
 from tileseg.spec import RunSpec

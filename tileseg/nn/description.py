@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from tileseg.card import Activation, ClassInfo, Form, HandedOver, ModelCard, Scaling, Weights
+from tileseg.card import Activation, Appearance, ClassInfo, Form, HandedOver, ModelCard, Scaling, Weights
 from tileseg.errors import InputError
 from tileseg.nn.activation import Ending, contradiction
 from tileseg.nn.folder import save_card
@@ -31,6 +31,7 @@ class Description:
     ground_sample_distance: float | None = None
     activation: Activation = "logits"
     hands_over: HandedOver = field(default_factory=HandedOver)
+    appearance: Appearance | None = None
     credits: tuple[str, ...] = ()
     training: Mapping[str, JsonValue] = field(default_factory=dict)
 

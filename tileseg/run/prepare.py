@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy as np
 from tileseg.card import ModelCard
 from tileseg.cluster import hardware
 from tileseg.engine.choice import Device, choose
-from tileseg.errors import UsageError
+from tileseg.errors import InputError, UsageError
 from tileseg.nn.folder import check_archive, load_card, resolve_model
 from tileseg.plan import Plan
 from tileseg.run.identity import identity_of
@@ -54,6 +55,8 @@ class PreparedRun:
     ignore: frozenset[int]
     """Class ids that do not become polygons."""
     aoi: Aoi | None
+    distance: float | None
+    """How far the scene's looks are from what the model was trained on; None: not known. ``card.appearance``."""
     input_notices: tuple[str, ...]
     """What the user should know of scene, model and machine, a line each."""
     size_notices: tuple[str, ...]
@@ -101,6 +104,8 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
     notices += lines
     if spec.pixel_size is not None and scene.grid.pixel_metres is not None:
         notices.append("--pixel-size is not used: the scene says itself how large its pixels are")
+    distance, lines = _looks(scene, card, base)
+    notices += lines
     stitch, lines = _stitch_of(spec, card)
     notices += lines
     machine, lines = this_machine()
@@ -137,6 +142,7 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
         identity=identity_of(spec, card, scene.identity, base),
         ignore=ignored_classes(card.classes, spec.classes),
         aoi=_area(spec, scene.grid),
+        distance=distance,
         input_notices=tuple(notices),
         size_notices=sizing.notices(plan),
         max_memory=max_memory,
@@ -174,6 +180,28 @@ def _scene_notices(spec: RunSpec, scene: PixelSource, card: ModelCard) -> list[s
             "the scene has no coordinate reference system: polygons are in the file's own coordinates, areas in pixels"
         )
     return lines
+
+
+def _looks(scene: PixelSource, card: ModelCard, base: Fraction) -> tuple[float | None, list[str]]:
+    """How far the scene looks from what the model was trained on, and what to say about it."""
+    from tileseg.source.appearance import Scaled, distance, look_at
+    from tileseg.source.statistics import scaling_for
+
+    usual = card.appearance
+    if usual is None:
+        return None, []
+    scaled = Scaled.by(scene, float(base))
+    try:
+        windows = look_at(scaled.windows, scaled.read, scaling_for(card, scene))
+    except InputError:
+        return None, []  # the blocks that cannot be read are told when they are computed
+    found = distance(windows, usual)
+    if math.isnan(found):
+        return None, []
+    if found <= usual.far:
+        return found, []
+    line = f"the scene looks unlike what the model was trained on (distance {found:.1f}, usual up to {usual.far:.1f})"
+    return found, [f"{line}: do not trust its answers before you have looked at them"]
 
 
 def _stitch_of(spec: RunSpec, card: ModelCard) -> tuple[Stitch, list[str]]:

@@ -108,6 +108,8 @@ def summary_of(prepared: PreparedRun, record: Record, report: RunReport) -> dict
             "name": prepared.card.name,
             "sha256": prepared.card.sha256,
             "credits": prepared.card.credits,
+            "distance": prepared.distance,
+            "usual_distance": None if (usual := prepared.card.appearance) is None else usual.far,
             "temperature": None if prepared.card.temperature is None else prepared.card.divisor,
         },
         "engine": {

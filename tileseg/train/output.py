@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tileseg.card import Appearance
 from tileseg.dataset.patches import validation_windows
+from tileseg.dataset.statistics import appearance_of
 from tileseg.nn.bundle import save_bundle
 from tileseg.nn.description import Description
 from tileseg.train.checkpoint import Progress
@@ -40,6 +42,7 @@ class TrainingOutput:
             scaling=self.prepared.normalisation.scaling,
             dtypes=(dataset.dtype,),
             ground_sample_distance=self.prepared.ground_sample_distance,
+            appearance=self._appearance,
             credits=dataset.credits,
             training={
                 **facts(progress, score),
@@ -50,6 +53,11 @@ class TrainingOutput:
             },
         )
         save_bundle(self.prepared.learner.plain(), spec.out, described)
+
+    @cached_property
+    def _appearance(self) -> Appearance | None:
+        """What the images look like that the network is trained on."""
+        return appearance_of(self.prepared.dataset.train, self.prepared.normalisation.scaling)
 
     @property
     def _left_out(self) -> dict[str, Any]:
