@@ -12,6 +12,8 @@ from tileseg.hounsfield import PRESETS, ValueWindow, known_preset
 
 OnTop = Literal["first", "last", "newest"]
 """Which file counts where several of a scene have data."""
+Resampling = Literal["nearest", "bilinear", "cubic"]
+"""How pixels of another grid are warped."""
 Missing = Literal["fail", "nodata"]
 """What becomes of a file that is missing or broken."""
 
@@ -55,6 +57,12 @@ class ReadingOptions(BaseModel):
     """Warp a scene that has only ground control points or RPCs onto a grid, instead of refusing it."""
     trust_vrt: bool = False
     """Let a virtual raster (VRT) refer to files of this machine outside its own folder."""
+    crs: str | None = None
+    """Coordinate reference system of a scene of many files; None: that of most of them."""
+    resolution: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Side of its pixels, in units of its coordinate reference system; None: that of most of them."""
+    resampling: Resampling | None = None
+    """How files that lie on another grid are warped; None: bilinear."""
     on_top: OnTop | None = None
     """Which file counts where several have data; None: the first in their order."""
     missing: Missing | None = None

@@ -36,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
             "tiles/good.tif and 1 more: tiles/god.tif: cannot be opened: No such file",
             "--missing nodata goes on without (did you mean good.tif?)",
         ),
+        (["run", "tiles", "--crs", "EPSG:99"], 2, "--crs EPSG:99: ", "expected one such as EPSG:32637"),
         (["run", "tiles", "--on-top", "frist"], 2, "--on-top: 'frist': expected", "(did you mean first?)"),
         (["run", "tiles/good.tif", "--out", "o.GPKG"], 2, "--out o.GPKG: is the name of a file", "--format gpkg"),
         (["run", "tiles/good.tif", "--stitch", "han"], 2, "--stitch: 'han': expected one", "(did you mean hann?)"),

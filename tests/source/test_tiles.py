@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
+import rasterio.merge
+import rasterio.shutil
 from affine import Affine
 from fakes import smooth_noise
 from hypothesis import HealthCheck, given, settings
@@ -158,6 +160,60 @@ class TestOverlapping:
         forth, back = many(two), many(two[::-1])
         assert forth.identity != back.identity
         assert np.array_equal(whole(back)[0], whole(many(two, on_top="last"))[0])
+
+
+class TestOracle:
+    """What GDAL makes of the same files."""
+
+    def test_a_virtual_raster_that_is_translated(self, tiles: Path, tmp_path: Path) -> None:
+        """``gdalbuildvrt`` and ``gdal_translate`` to one file: equal pixels on an equal grid."""
+        names = sorted(tiles.iterdir())
+        sources = []
+        for name in names:
+            with rasterio.open(name) as file:
+                col, row = ~CORNER @ (file.transform.c, file.transform.f)
+                size = f'xSize="{file.width}" ySize="{file.height}"'
+                sources.append((name, f'xOff="{round(col)}" yOff="{round(row)}" {size}', f'xOff="0" yOff="0" {size}'))
+        bands = "".join(
+            f'<VRTRasterBand dataType="Byte" band="{band}">'
+            + "".join(
+                f'<SimpleSource><SourceFilename relativeToVRT="0">{name}</SourceFilename>'
+                f"<SourceBand>{band}</SourceBand>"
+                f"<SrcRect {own}/><DstRect {place}/></SimpleSource>"
+                for name, place, own in sources
+            )
+            + "</VRTRasterBand>"
+            for band in (1, 2, 3)
+        )
+        place = ", ".join(str(value) for value in CORNER.to_gdal())
+        (tmp_path / "m.vrt").write_text(
+            f'<VRTDataset rasterXSize="{WIDTH}" rasterYSize="{HEIGHT}"><SRS>EPSG:32637</SRS>'
+            f"<GeoTransform>{place}</GeoTransform>{bands}</VRTDataset>"
+        )
+        rasterio.shutil.copy(tmp_path / "m.vrt", tmp_path / "one.tif", driver="GTiff")
+        with rasterio.open(tmp_path / "one.tif") as file:
+            one, source = file.read(), many(tiles)
+            assert source.grid.transform == file.transform
+        assert np.array_equal(np.moveaxis(one, 0, -1), whole(source)[0])
+
+    @pytest.mark.parametrize("on_top", ["first", "last"])
+    def test_a_merge_with_overlaps_and_gaps(self, tmp_path: Path, on_top: str) -> None:
+        rng = np.random.default_rng(3)
+        names = []
+        for i in range(9):
+            part = smooth_noise(*(int(n) for n in rng.integers(20, 60, 2)), 3, seed=i)
+            part[part.sum(axis=2) < 250] = 0
+            col, row = (int(n) for n in rng.integers(0, 90, 2))
+            names.append(write(tmp_path / "s" / f"{i}.tif", part, CORNER @ Affine.translation(col, row), nodata=0))
+        merged, transform = rasterio.merge.merge(names, method=on_top)
+        source = many(tmp_path / "s", on_top=on_top)
+        assert source.grid.transform.almost_equals(transform)
+        found, valid = whole(source)
+        assert 0.2 < valid.mean() < 1
+        # In 8 bits a pixel without data is 0 in all bands; GDAL's merge goes band by band.
+        expected = np.moveaxis(merged, 0, -1)
+        assert np.array_equal(valid, expected.any(axis=2))
+        assert np.array_equal(found[valid], expected[valid])
 
 
 class TestTypes:

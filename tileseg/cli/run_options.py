@@ -11,7 +11,7 @@ from tileseg.cli.option import option
 from tileseg.engine.kinds import ENGINES
 from tileseg.formats import DEFAULT, FORMATS
 from tileseg.hounsfield import PRESETS
-from tileseg.reading import Missing, OnTop
+from tileseg.reading import Missing, OnTop, Resampling
 
 MODEL, VIEWS, SIZES = "Model", "Views and stitching", "Sizes and resources"
 SCENE, FILES, VECTORS, CONTROL = "Scene", "Scenes of many files", "Polygons", "Control"
@@ -161,6 +161,19 @@ class SceneOptions:
 class JoiningOptions:
     """How several files become one scene."""
 
+    crs: Annotated[
+        str | None, option(FILES, "Coordinate reference system of the scene; default: that of most files.")
+    ] = None
+    resolution: Annotated[
+        float | None,
+        option(FILES, "Side of its pixels, in units of that system; default: that of most files.", metavar="SIZE"),
+    ] = None
+    resampling: Annotated[
+        str | None,
+        option(
+            FILES, "How files on another grid are warped; default bilinear.", metavar="|".join(get_args(Resampling))
+        ),
+    ] = None
     on_top: Annotated[
         str | None,
         option(

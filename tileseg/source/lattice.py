@@ -118,20 +118,24 @@ class Lattice:
     @property
     def boxes(self) -> npt.NDArray[Any]:
         """Where the files lie, in (column, row): boxes (n,)."""
-        windows = [placed.window for placed in self.files]
-        return np.asarray(
-            shapely.box(
-                [w.col_off for w in windows],
-                [w.row_off for w in windows],
-                [w.col_stop for w in windows],
-                [w.row_stop for w in windows],
-            )
-        )
+        return boxes_of([placed.window for placed in self.files])
 
     @property
     def covered(self) -> float:
         """Share of its pixels that lie in a file."""
         return float(shapely.union_all(self.boxes).area) / self.grid.extent.pixels
+
+
+def boxes_of(windows: Sequence[Window]) -> npt.NDArray[Any]:
+    """Windows as boxes (n,) in (column, row)."""
+    return np.asarray(
+        shapely.box(
+            [w.col_off for w in windows],
+            [w.row_off for w in windows],
+            [w.col_stop for w in windows],
+            [w.row_stop for w in windows],
+        )
+    )
 
 
 def place_on(anchor: Grid, grid: Grid) -> Window | None:
@@ -147,14 +151,16 @@ def place_on(anchor: Grid, grid: Grid) -> Window | None:
     return Window(int(row), int(col), grid.height, grid.width)
 
 
-def lattice_of(anchor: Grid, found: Sequence[tuple[PixelSource, int, Window]]) -> Lattice:
-    """Put sources together by their ranks and by where they lie on the lattice of an anchor."""
-    windows = [window for _, _, window in found]
+def lattice_of(anchor: Grid, found: Sequence[tuple[PixelSource, Grid, int, Window]]) -> Lattice:
+    """Put sources together: each with its grid, its rank, and where it lies on the lattice of an anchor."""
+    windows = [window for _, _, _, window in found]
     top, left = min(w.row_off for w in windows), min(w.col_off for w in windows)
     height, width = max(w.row_stop for w in windows) - top, max(w.col_stop for w in windows) - left
-    grid = Grid(height, width, _corner(anchor, found, top, left), anchor.crs_wkt)
+    grid = Grid(
+        height, width, corner_of(anchor, [(own, window) for _, own, _, window in found], top, left), anchor.crs_wkt
+    )
     files = sorted(
-        (Placed(source, rank, window.shift(-top, -left)) for source, rank, window in found),
+        (Placed(source, rank, window.shift(-top, -left)) for source, _, rank, window in found),
         key=lambda placed: placed.rank,
     )
     sources = [placed.source for placed in files]
@@ -167,11 +173,11 @@ def common_dtype(dtypes: Iterable[str]) -> str:
     return name if name in READ_AS_THEY_ARE else "float32"
 
 
-def _corner(anchor: Grid, found: Sequence[tuple[PixelSource, int, Window]], top: int, left: int) -> Affine:
-    """The transform of a lattice: its corner is taken from the files that lie there, so that no rounding adds up."""
+def corner_of(anchor: Grid, found: Sequence[tuple[Grid, Window]], top: int, left: int) -> Affine:
+    """The transform of a part of a lattice: its corner is taken from those that lie there, so no rounding adds up."""
     shifted = anchor.transform @ Affine.translation(left, top)
     if not anchor.is_north_up:
         return shifted
-    x = next(source.grid.transform.c for source, _, window in found if window.col_off == left)
-    y = next(source.grid.transform.f for source, _, window in found if window.row_off == top)
+    x = next((grid.transform.c for grid, window in found if window.col_off == left), shifted.c)
+    y = next((grid.transform.f for grid, window in found if window.row_off == top), shifted.f)
     return Affine(shifted.a, shifted.b, x, shifted.d, shifted.e, y)

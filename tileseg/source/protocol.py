@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.grid import Grid
-from tileseg.reading import Missing, OnTop, ReadingOptions
+from tileseg.reading import Missing, OnTop, ReadingOptions, Resampling
 from tileseg.window import Window
 
 Pixels = npt.NDArray[Any]
@@ -97,6 +97,12 @@ OF_A_RUN = Words()
 class Joining:
     """How several files become one scene."""
 
+    crs: str | None = None
+    """Coordinate reference system of the scene, as PROJ takes it; None: that of most files."""
+    resolution: float | None = None
+    """Side of its pixels in units of that system; None: that of most files."""
+    resampling: Resampling = "bilinear"
+    """How files that lie on another grid are warped."""
     on_top: OnTop = "first"
     """Which file counts where several have data: the first or last in their order, or the one taken last."""
     missing: Missing = "fail"
@@ -105,7 +111,13 @@ class Joining:
     @classmethod
     def asked(cls, options: ReadingOptions) -> Self:
         """As the options say."""
-        return cls(options.on_top or "first", options.missing or "fail")
+        return cls(
+            options.crs,
+            options.resolution,
+            options.resampling or "bilinear",
+            options.on_top or "first",
+            options.missing or "fail",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import shapely
 
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
 from tileseg.reading import OnTop
+from tileseg.source.common_grid import anchor_of, lattices, same_words
 from tileseg.source.header import MOST_PIXELS
-from tileseg.source.lattice import NOBODY, Lattice, Owner, common_dtype, lattice_of, place_on
-from tileseg.source.protocol import Mask, Pixels, PixelSource, ReadRequest
+from tileseg.source.lattice import NOBODY, Owner, Placed, boxes_of, common_dtype, lattice_of
+from tileseg.source.layer import Layer, layers_on, nothing
+from tileseg.source.protocol import Mask, Pixels, ReadRequest
 from tileseg.source.tile_headers import Header, read_headers
 from tileseg.source.tile_list import tiles_of
 from tileseg.storage.place import Named
@@ -36,7 +39,7 @@ class ManyFiles:
 
     named: Named
     wanted: ReadRequest
-    layers: tuple[Lattice, ...]
+    layers: tuple[Layer, ...]
     """Files by the lattice that they lie on."""
     grid: Grid
     identity: str
@@ -56,28 +59,40 @@ class ManyFiles:
     @property
     def bands(self) -> tuple[int, ...]:
         """Those that are read of each file, numbered as the scene has them."""
-        return tuple(range(1, self.layers[0].bands + 1))
+        return tuple(range(1, self.layers[0].base.bands + 1))
 
     @property
     def dtype(self) -> str:
         """A type that holds the values of all files."""
-        return common_dtype(layer.dtype for layer in self.layers)
+        return common_dtype(layer.base.dtype for layer in self.layers)
 
     @property
     def palette(self) -> bool:
         """Whether numbers of colours are read as red, green, blue."""
-        return any(placed.source.palette for layer in self.layers for placed in layer.files)
+        return any(placed.source.palette for placed in self._files)
 
     @property
     def has_gaps(self) -> bool:
         """Whether pixels without data may occur: in a file, or where there is none."""
-        (layer, *others) = self.layers
-        return bool(others) or layer.covered < 1 or any(placed.source.has_gaps for placed in layer.files)
+        warped = any(layer.warp is not None for layer in self.layers)
+        return warped or self.covered < 1 or any(placed.source.has_gaps for placed in self._files)
+
+    @property
+    def covered(self) -> float:
+        """Share of the scene that lies in a file; of those that are warped, about."""
+        pixels = self.grid.extent.pixels
+        if len(self.layers) == 1 and self.layers[0].window == self.grid.extent:
+            return self.layers[0].base.covered
+        return min(1.0, sum(layer.base.covered * layer.window.pixels for layer in self.layers) / pixels)
+
+    @property
+    def _files(self) -> Iterator[Placed]:
+        return (placed for layer in self.layers for placed in layer.base.files)
 
     def read(self, window: Window, fill: Sequence[float] | None = None) -> tuple[Pixels, Mask]:
         """Read a window inside the scene: pixels (y, x, band), C-contiguous, and valid (y, x)."""
         self._check(window)
-        pixels, owner = self._together([layer.read(window) for layer in self.layers])
+        pixels, owner = self._read(window)
         valid = owner != NOBODY
         if fill is not None and not valid.all():
             pixels[~valid] = np.asarray(fill, pixels.dtype)
@@ -86,18 +101,43 @@ class ManyFiles:
     def read_thinned(self, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Mask]:
         """About every n-th row and column of a window: (rows, columns) of ``shape``, to look at."""
         self._check(window)
-        pixels, owner = self._together([layer.read_thinned(window, shape) for layer in self.layers])
+        pixels, owner = nothing(shape, len(self.bands), self.dtype)
+        for layer, part in self._within(window):
+            rows, cols = (
+                range(-(-(start - first) * count // size), -(-(stop - first) * count // size))
+                for start, stop, first, count, size in (
+                    (part.row_off, part.row_stop, window.row_off, shape[0], window.height),
+                    (part.col_off, part.col_stop, window.col_off, shape[1], window.width),
+                )
+            )
+            if rows and cols:
+                here = slice(rows.start, rows.stop), slice(cols.start, cols.stop)
+                _lay(pixels[here], owner[here], *layer.read_thinned(part, (len(rows), len(cols))))
         return pixels, owner != NOBODY
 
-    def _together(self, found: list[tuple[Pixels, Owner]]) -> tuple[Pixels, Owner]:
-        """Of each pixel, what the file of the lowest rank has."""
-        pixels, owner = found[0]
-        pixels = pixels.astype(self.dtype, copy=False)
-        for more, theirs in found[1:]:
-            wins = theirs < owner
-            pixels[wins] = more[wins]
-            owner[wins] = theirs[wins]
+    def _read(self, window: Window) -> tuple[Pixels, Owner]:
+        """Of each pixel, what the file of the lowest rank has, and its rank."""
+        found = [(layer, part) for layer, part in self._within(window)]
+        if len(found) == 1 and found[0][1] == window:
+            pixels, owner = found[0][0].read(window)
+            return pixels.astype(self.dtype, copy=False), owner
+        pixels, owner = nothing((window.height, window.width), len(self.bands), self.dtype)
+        for layer, part in found:
+            here = part.relative_to(window).slices
+            _lay(pixels[here], owner[here], *layer.read(part))
         return pixels, owner
+
+    def _within(self, window: Window) -> Iterator[tuple[Layer, Window]]:
+        """The layers in a window, each with its part of it."""
+        box = shapely.box(window.col_off, window.row_off, window.col_stop, window.row_stop)
+        for index in sorted(self._tree.query(box).tolist()):
+            part = self.layers[index].window.intersection(window)
+            if part is not None:
+                yield self.layers[index], part
+
+    @cached_property
+    def _tree(self) -> shapely.STRtree:
+        return shapely.STRtree(boxes_of([layer.window for layer in self.layers]))
 
     def _check(self, window: Window) -> None:
         if self.grid.extent.intersection(window) != window:
@@ -130,22 +170,36 @@ def open_tiles(named: Named, wanted: ReadRequest) -> ManyFiles:
     headers, notes = read_headers(str(named), tiles_of(named), wanted)
     _check_places(named, headers)
     ranks = _ranks(headers, wanted.joining.on_top)
-    anchor = _majority([header.grid for header in headers])
-    found: list[tuple[PixelSource, int, Window]] = []
-    for header, rank in zip(headers, ranks, strict=True):
-        window = place_on(anchor, header.grid)
-        if window is None:
-            raise InputError(f"{header.source.path}: lies on another grid than most files of {named}")
-        found.append((header.source, rank, window))
-    layer = lattice_of(anchor, found)
-    _check_size(named, layer.grid)
-    notes = [*notes, *_told(headers, layer)]
+    grids = same_words([header.grid for header in headers])
+    anchor = anchor_of(grids, wanted.joining)
+    found = [
+        lattice_of(first, [(headers[m.index].source, grids[m.index], ranks[m.index], m.window) for m in members])
+        for first, members in lattices(grids, anchor)
+        if members
+    ]
+    grid, layers = layers_on(anchor, found, wanted.joining.resampling)
+    _check_size(named, grid)
     facts = [
-        (layer.grid.height, layer.grid.width, tuple(layer.grid.transform)[:6], layer.grid.crs_wkt),
-        [(placed.rank, placed.window, placed.source.identity) for placed in layer.files],
+        (grid.height, grid.width, tuple(grid.transform)[:6], grid.crs_wkt),
+        [
+            (
+                layer.window,
+                layer.warp and (tuple(layer.base.grid.transform)[:6], layer.base.grid.crs_wkt, layer.warp.resampling),
+                [(placed.rank, placed.window, placed.source.identity) for placed in layer.base.files],
+            )
+            for layer in layers
+        ],
     ]
     identity = hashlib.sha256(repr(facts).encode()).hexdigest()
-    return ManyFiles(named, wanted, (layer,), layer.grid, identity, tuple(notes))
+    scene = ManyFiles(named, wanted, layers, grid, identity, ())
+    return replace(scene, notes=(*notes, *_told(headers, scene)))
+
+
+def _lay(pixels: Pixels, owner: Owner, more: Pixels, theirs: Owner) -> None:
+    """Lay pixels over others, where their files have the lower ranks."""
+    wins = theirs < owner
+    pixels[wins] = more[wins]
+    owner[wins] = theirs[wins]
 
 
 def _check_places(named: Named, headers: Sequence[Header]) -> None:
@@ -180,19 +234,6 @@ def _ranks(headers: Sequence[Header], on_top: OnTop) -> list[int]:
     return ranks
 
 
-def _majority(grids: Sequence[Grid]) -> Grid:
-    """The first of the grids on whose lattice most of them lie."""
-    kinds = Counter((grid.crs_wkt, *(float(f"{v:.9g}") for v in _steps(grid))) for grid in grids)
-    most = max(kinds.values())
-    alike = [g for g in grids if kinds[g.crs_wkt, *(float(f"{v:.9g}") for v in _steps(g))] == most]
-    return alike[0]
-
-
-def _steps(grid: Grid) -> tuple[float, float, float, float]:
-    t = grid.transform
-    return t.a, t.b, t.d, t.e
-
-
 def _check_size(named: Named, grid: Grid) -> None:
     if grid.extent.pixels > MOST_PIXELS:
         raise InputError(
@@ -201,18 +242,21 @@ def _check_size(named: Named, grid: Grid) -> None:
         )
 
 
-def _told(headers: Sequence[Header], layer: Lattice) -> list[str]:
+def _told(headers: Sequence[Header], scene: ManyFiles) -> list[str]:
     """What the user should know."""
     notes = [f"{len(headers)} files are one scene (as scenes of their own: tileseg batch)"]
-    if layer.covered < _SPARSE:
-        notes.append(f"its files cover {layer.covered:.2%} of it: are they tiles of one image?")
+    if scene.covered < _SPARSE:
+        notes.append(f"its files cover {scene.covered:.2%} of it: are they tiles of one image?")
+    if warped := [layer for layer in scene.layers if layer.warp is not None]:
+        files = sum(len(layer.base.files) for layer in warped)
+        crs = "" if scene.grid.crs is None else f" in {scene.grid.crs.name}"
+        notes.append(
+            f"{files} of its files lie on other grids: they are warped ({scene.wanted.joining.resampling}) as they are "
+            f"read, onto pixels of {abs(scene.grid.transform.a):.6g}{crs}"
+        )
     dtypes = Counter(header.source.dtype for header in headers)
     if len(dtypes) > 1:
         listed = ", ".join(f"{count} are {dtype}" for dtype, count in dtypes.most_common())
-        notes.append(f"its files have pixels of several types ({listed}); they are read as {layer.dtype}")
-    own: dict[str, int] = {}
-    for header in headers:
-        for note in header.source.notes:
-            own[note] = own.get(note, 0) + 1
-    notes += [note if count == len(headers) else f"{note} ({count} files)" for note, count in own.items()]
-    return notes
+        notes.append(f"its files have pixels of several types ({listed}); they are read as {scene.dtype}")
+    own = Counter(note for header in headers for note in header.source.notes)
+    return notes + [note if count == len(headers) else f"{note} ({count} files)" for note, count in own.items()]
