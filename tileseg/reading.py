@@ -65,6 +65,8 @@ class ReadingOptions(BaseModel):
     """How files that lie on another grid are warped; None: bilinear."""
     on_top: OnTop | None = None
     """Which file counts where several have data; None: the first in their order."""
+    asset: str | None = None
+    """Key or role of the asset that is read of each item, where STAC says which files a scene is."""
     missing: Missing | None = None
     """What becomes of files that are missing or broken; None: the scene is refused."""
 

@@ -45,7 +45,7 @@ ALGORITHM = 4
 
 _ELSEWHERE = {
     "scene", "out", "workers", "scheduler", "scheduler_file", "cluster", "max_memory", "performance_report",
-    "overwrite", "trust_vrt", "raw",
+    "overwrite", "trust_vrt", "raw", "asset", "missing",
 }  # fmt: skip
 """Options that do not decide what comes out."""
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 from buckets import KEY, forget_stores
 from fakes import smooth_noise, write_scene
 from unreliable import Unreliable
@@ -16,8 +18,9 @@ from unreliable import Unreliable
 from tileseg import RunSpec, run
 from tileseg.errors import InputError, Unreachable, UsageError
 from tileseg.run.prepare import prepare
-from tileseg.source.scene import open_scene
-from tileseg.storage.place import Url
+from tileseg.source.protocol import Joining, ReadRequest
+from tileseg.source.scene import TILES, open_scene
+from tileseg.storage.place import Url, parse_place
 from tileseg.window import Window
 
 WINDOWS = (Window(0, 0, 301, 403), Window(17, 200, 140, 203), Window(290, 3, 11, 70))
@@ -205,3 +208,38 @@ def test_a_server_that_fails_and_stalls_now_and_then(bucket, scene, scene_file, 
         same_pixels(scene, scene_file)
         same_pixels(f"{server.address}/{bucket.name}/scenes/scene.tif", scene_file)
         assert server.spoilt.total() > 3
+
+
+class TestManyFiles:
+    """A list of addresses, a folder and a pattern on an object store are one scene."""
+
+    @pytest.fixture
+    def tiles(self, bucket, tmp_path) -> np.ndarray:
+        pixels = smooth_noise(90, 130, 3)
+        for left in (0, 70):
+            part = write_scene(tmp_path / f"{left}.tif", pixels[:, left : left + 70])
+            with rasterio.open(part, "r+") as file:
+                file.transform = file.transform @ Affine.translation(left, 0)
+            bucket.put(f"many/{left}.tif", part)
+        bucket.put("many/tiles.txt", b"0.tif\n" + bucket.url("many/70.tif").encode())
+        return pixels
+
+    def test_however_they_are_named(self, bucket, tiles, tmp_path) -> None:
+        listed = tmp_path / "tiles.txt"
+        listed.write_text("".join(f"{bucket.url(f'many/{left}.tif')}\n" for left in (0, 70)))
+        for named in (listed, bucket.url("many"), bucket.url("many/*.tif"), bucket.url("many/tiles.txt")):
+            scene = open_scene(parse_place(str(named)), expected=3)
+            np.testing.assert_array_equal(scene.read(Window(3, 20, 80, 105))[0], tiles[3:83, 20:125])
+            assert pickle.loads(pickle.dumps(scene)) == scene
+
+    def test_one_that_is_not_there(self, bucket, tiles, tmp_path) -> None:
+        listed = tmp_path / "tiles.txt"
+        listed.write_text("".join(f"{bucket.url(f'many/{name}.tif')}\n" for name in ("0", "gone")))
+        with pytest.raises(InputError, match=r"many/gone\.tif: .*--missing nodata"):
+            open_scene(listed, expected=3)
+        scene = TILES.open(listed, ReadRequest(3, joining=Joining(missing="nodata")))
+        np.testing.assert_array_equal(scene.read(scene.grid.extent)[0], tiles[:, :70])
+
+    def test_a_folder_without_rasters(self, bucket) -> None:
+        with pytest.raises(InputError, match=r"nothing-here"):
+            open_scene(parse_place(bucket.url("nothing-here")), expected=3)

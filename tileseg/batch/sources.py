@@ -13,7 +13,7 @@ from tileseg.batch.entry import Entry, plain_entries
 from tileseg.batch.stac import read_stac
 from tileseg.batch.table import read_list, read_table
 from tileseg.errors import UsageError
-from tileseg.source.search import files_below, is_index, is_raster, is_raster_name, is_written, matches, objects_below
+from tileseg.source.search import files_below, is_index, is_raster, is_written, objects_named
 from tileseg.storage.place import Url, file_of, is_address, similar_name
 
 
@@ -69,15 +69,8 @@ def _far(source: str, asset: str | None) -> Iterator[Entry]:
     """An address: a scene, a list, a table, STAC; on object stores also a folder (it ends with ``/``) or a pattern."""
     url = Url.parse(source)
     ending = url.suffix.lower()
-    if url.writable and (source.endswith("/") or not url.key):
-        yield from plain_entries(str(url / name) for name in sorted(objects_below(url)) if is_raster_name(name))
-    elif url.writable and glob.has_magic(url.key):
-        parts = url.key.split("/")
-        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-        base = Url(url.root, "/".join(parts[:fixed]))
-        yield from plain_entries(
-            str(base / name) for name in sorted(objects_below(base)) if matches(name.split("/"), parts[fixed:])
-        )
+    if url.writable and (source.endswith("/") or not url.key or glob.has_magic(url.key)):
+        yield from plain_entries(objects_named(url))
     elif ending == ".txt":
         yield from read_list(url)
     elif ending == ".csv":

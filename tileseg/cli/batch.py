@@ -35,7 +35,6 @@ class ArchiveOptions:
     out: Annotated[
         str, _option("Folder for all outputs (or s3://, gs://, az://): <stem>.tileseg for each scene.", "--out", "-o")
     ]
-    asset: Annotated[str | None, _option("Key or role of the STAC asset that is the scene.", metavar="NAME")] = None
     shard: Annotated[str | None, _option("Only every n-th scene, from the i-th on: for array jobs.", metavar="I/N")] = (
         None
     )
@@ -87,7 +86,7 @@ def command(
     if archive.retries < 0 or (archive.max_failures is not None and archive.max_failures < 0):
         raise UsageError("--retries and --max-failures: expected 0 or more")
     folder = parse_place(archive.out)
-    entries = read_sources(sources, archive.asset)
+    entries = read_sources(sources, options.joining.asset)
     stem = "batch"
     if archive.shard is not None:
         entries, stem = part_of(entries, archive.shard), f"batch-{archive.shard.replace('/', '-of-')}"

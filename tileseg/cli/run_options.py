@@ -183,6 +183,9 @@ class JoiningOptions:
             metavar="|".join(get_args(OnTop)),
         ),
     ] = None
+    asset: Annotated[str | None, option(FILES, "Key or role of the STAC asset that is the scene.", metavar="NAME")] = (
+        None
+    )
     missing: Annotated[
         str | None,
         option(

@@ -43,7 +43,7 @@ _OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"ncols", "an ASCII grid", _CONVERT),
     (0, b"DSAA", "a Surfer grid", _CONVERT),
     (0, b"<GDAL_WMS", "a description of a web map service", "copy what you need of it: gdal_translate IN OUT.tif"),
-    (0, b"<GDALTileIndex", "a tile index of GDAL", "make a virtual raster of its files: gdalbuildvrt OUT.vrt FILES"),
+    (0, b"<GDALTileIndex", "a tile index of GDAL", "call it *.gti, or give the index that it describes"),
     (0, b"<MRF_META", "an MRF raster", _CONVERT),
 )
 """Where in a file, what stands there, what the file is then, and what to do."""

@@ -105,6 +105,8 @@ class Joining:
     """How files that lie on another grid are warped."""
     on_top: OnTop = "first"
     """Which file counts where several have data: the first or last in their order, or the one taken last."""
+    asset: str | None = None
+    """Key or role of the asset that is read of each item of STAC; None: of its only raster."""
     missing: Missing = "fail"
     """What becomes of files that are missing or broken: the scene is refused, or they count as without data."""
 
@@ -116,6 +118,7 @@ class Joining:
             options.resolution,
             options.resampling or "bilinear",
             options.on_top or "first",
+            options.asset,
             options.missing or "fail",
         )
 

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from glob import has_magic
 from pathlib import Path
 
 from tileseg.errors import InputError
@@ -32,6 +33,16 @@ def objects_below(url: Url) -> Iterator[str]:
         parts = name.split("/")
         if not any(part.startswith(".") for part in parts) and not any(p.endswith(".tileseg") for p in parts[:-1]):
             yield name
+
+
+def objects_named(url: Url) -> list[str]:
+    """Addresses that a pattern, or else a folder, on an object store names, sorted."""
+    if not has_magic(url.key):
+        return [str(url / name) for name in sorted(objects_below(url)) if is_raster_name(name)]
+    parts = url.key.split("/")
+    fixed = next(i for i, part in enumerate(parts) if has_magic(part))
+    base = Url(url.root, "/".join(parts[:fixed]))
+    return [str(base / name) for name in sorted(objects_below(base)) if matches(name.split("/"), parts[fixed:])]
 
 
 def is_raster_name(name: str) -> bool:

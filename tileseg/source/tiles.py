@@ -167,7 +167,7 @@ def _again(named: Named, wanted: ReadRequest, identity: str) -> ManyFiles:
 
 def open_tiles(named: Named, wanted: ReadRequest) -> ManyFiles:
     """Describe a scene that lies in several files. Raises InputError or UsageError in one line."""
-    headers, notes = read_headers(str(named), tiles_of(named), wanted)
+    headers, notes = read_headers(str(named), tiles_of(named, wanted.joining.asset), wanted)
     _check_places(named, headers)
     ranks = _ranks(headers, wanted.joining.on_top)
     grids = same_words([header.grid for header in headers])
@@ -244,7 +244,9 @@ def _check_size(named: Named, grid: Grid) -> None:
 
 def _told(headers: Sequence[Header], scene: ManyFiles) -> list[str]:
     """What the user should know."""
-    notes = [f"{len(headers)} files are one scene (as scenes of their own: tileseg batch)"]
+    notes = []
+    if len(headers) > 1:
+        notes.append(f"{len(headers)} files are one scene (as scenes of their own: tileseg batch)")
     if scene.covered < _SPARSE:
         notes.append(f"its files cover {scene.covered:.2%} of it: are they tiles of one image?")
     if warped := [layer for layer in scene.layers if layer.warp is not None]:
