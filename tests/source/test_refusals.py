@@ -36,7 +36,6 @@ from tileseg.window import Window
         ("a.tif", b"<!DOCTYPE html><html>", "is a web page, not a raster that tileseg reads"),
         ("a.tif", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         ("a.tif", b"\x01\x02", "convert it: gdal_translate"),
-        ("a.shp", b"\0\0\x27\x0a", "holds no pixels"),
     ],
 )
 def test_other_formats_are_named_with_the_remedy(tmp_path: Path, name: str, content: bytes, told: str) -> None:
