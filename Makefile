@@ -44,6 +44,8 @@ demo: $(VENV)/run.stamp ## Segment a sample raster with the embedded model; says
 	  '  mosaic.zarr/       logits and labels, for xarray (pip install "tileseg[xarray]") or zarr' \
 	  '  summary.json       what was run, with which versions, and how long each stage took' \
 	  '' \
+	  'Look at all of it in the browser:  $(BIN)/tileseg view $(DEMO)' \
+	  '' \
 	  'Now with a raster of your own:  $(BIN)/tileseg run SCENE.tif' \
 	  'All options:                    $(BIN)/tileseg run --help'
 
@@ -87,7 +89,7 @@ $(VENV)/created.stamp:
 
 $(VENV)/run.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	@echo 'Installing tileseg and what it needs into $(VENV) (TensorFlow is large: a few minutes)'
-	@$(PIP_INSTALL) -e .
+	@$(PIP_INSTALL) -e '.[view]'
 	@echo 'Compiling what makes polygons, once (a minute)'
 	@$(BIN)/python -c '$(COMPILE)'
 	@touch $@

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tileseg.cli import batch, dataset, doctor, evaluate, merge, model, run, train, vectorize, worker
+from tileseg.cli import batch, dataset, doctor, evaluate, merge, model, run, train, vectorize, view, worker
 from tileseg.errors import Interrupted, TilesegError, disk_full, root_of
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("merge")(merge.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("vectorize")(vectorize.command)
+app.command("view")(view.command)
 app.add_typer(dataset.app, name="dataset", help="Look at labelled scenes before training on them.")
 app.add_typer(model.app, name="model", help="Look at models, prove them, bring your own.")
 app.command("doctor")(doctor.doctor)

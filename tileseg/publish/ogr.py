@@ -22,7 +22,7 @@ OF_GEOPACKAGES = {"VERSION": "1.2"}
 _FIXED_DATE = {"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"}
 """GeoPackage notes when it was written; the same polygons are to give the same bytes."""
 
-_UNDEFINED = (
+UNDEFINED = (
     'ENGCRS["Undefined Cartesian SRS with unknown unit",EDATUM["Unknown engineering datum"],CS[Cartesian,2],'
     'AXIS["x",unspecified,ORDER[1]],AXIS["y",unspecified,ORDER[2]],LENGTHUNIT["unknown",0]]'
 )
@@ -90,7 +90,7 @@ class Ogr:
                     driver=self._driver,
                     geometry_name="geometry",
                     geometry_type="Polygon",
-                    crs=self._table.grid.crs_wkt or _UNDEFINED,
+                    crs=self._table.grid.crs_wkt or UNDEFINED,
                     dataset_options=OF_GEOPACKAGES if self._driver == "GPKG" else None,
                 )
         except failures as error:

@@ -1,0 +1,41 @@
+"""``tileseg view``: parse, call, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    folder: Annotated[str, typer.Argument(help="Folder of a run, finished or not, or a folder with those of several.")],
+    *,
+    scene: Annotated[
+        Path | None, typer.Option(help="Where the scene lies now, if it was moved since.", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="On 127.0.0.1; default 8777 or the next that is free.", show_default=False)
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
+) -> None:
+    """Look at a run in the browser: scene, labels and polygons, other thresholds, what is uncertain."""
+    from tileseg.errors import UsageError
+    from tileseg.storage.place import is_address
+
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UsageError(f'view needs {error.name}: pip install "tileseg[view]"') from error
+    from tileseg.view.serve import serve
+    from tileseg.view.viewed import runs_in
+
+    def tell(line: str) -> None:
+        typer.echo(line, err=True)
+
+    if is_address(folder):
+        raise UsageError(f"{folder}: view reads folders of this machine only; copy the results here first")
+    if port is not None and not 0 <= port < 65536:
+        raise UsageError(f"--port {port}: expected 1 to 65535")
+    serve(runs_in(Path(folder), scene, tell), port, browse=not no_browser, tell=tell)
