@@ -350,3 +350,15 @@ def test_sizes_that_cannot_be_are_refused(scene: npt.NDArray[np.uint8]) -> None:
     four = card.model_copy(update={"bands": ("a", "b", "c", "d")})
     with pytest.raises(InputError, match="takes 3 bands, its card says 4"):
         predictor_of(model, four, core=(64, 64), margin=MARGIN, halo=None, **common | {"scaling": Scaling()})
+
+
+def test_scenes_of_other_pixel_types_share_a_predictor() -> None:
+    """As in an archive: one scene in bytes, the next in 16 bits, the next in float32."""
+    model = network()
+    predictor = predictor_of(
+        model, card_of(model), core=(32, 64), margin=MARGIN, views=views(ONE, "none"), scaling=SCALING
+    )
+    pixels = np.random.default_rng(0).integers(0, 255, (1, *predictor.tile_shape))
+    first = predictor(pixels.astype(np.uint8))
+    for dtype in (np.uint16, np.float32, np.int16, np.uint8):
+        np.testing.assert_array_equal(predictor(pixels.astype(dtype)), first)

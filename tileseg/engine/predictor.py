@@ -181,9 +181,16 @@ class Predictor:
             from_pixels = self._from_pixels(self._network, window, kept=kept)
             return from_pixels if kept else lambda pixels: last(from_pixels(pixels))
         engine = self._network.engine(window)
-        first = arrays.compile(normalise, fused=True)
+        first: dict[str, Callable[[Any], Any]] = {}
         middle = arrays.compile(infer)
-        return lambda pixels: last(middle(first(pixels)))
+
+        def from_tiles(pixels: Any) -> Any:
+            name = pixels.dtype.name
+            if name not in first:  # scenes of another type may follow, and what is compiled is so for one
+                first[name] = arrays.compile(normalise, fused=True)
+            return last(middle(first[name](pixels)))
+
+        return from_tiles
 
     def _from_pixels(self, network: TakesPixels, window: WindowSpec, *, kept: bool) -> Callable[[Any], Any]:
         """Pixels as they are -> maps, or what is kept of a single view, by the engine for the pixels' type."""
