@@ -6,7 +6,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,12 +18,14 @@ from nets import Net
 from typer.testing import CliRunner
 
 from tileseg import RunSpec, run
-from tileseg.card import ModelCard, Scaling
+from tileseg.card import Loss, ModelCard, Scaling
 from tileseg.cli.model import app
 from tileseg.errors import InputError, UsageError
 from tileseg.export import quantise as module
 from tileseg.export.files import ExportSpec, export
+from tileseg.export.int8 import Int8
 from tileseg.export.quantise import FILE, QuantiseSpec, quantise
+from tileseg.export.windows import Places
 from tileseg.mosaic import Mosaic
 from tileseg.nn.description import Description
 from tileseg.nn.folder import load_card, save_card
@@ -70,13 +74,17 @@ def test_a_dataset_gives_a_form_whose_loss_is_measured_against_its_labels(model:
         app, ["quantize", str(model), "--with", str(dataset(tmp_path)), "--windows", "4"], catch_exceptions=False
     )
     assert made.exit_code == 0
-    assert "int8 loses" in made.stdout
+    assert re.search(r"int8 \((percentile|minmax)\) loses", made.stdout)
     card = load_card(model)
     assert [form.file for form in card.forms] == ["model.onnx", FILE]
     form = card.form(FILE)
     assert form.precision == "int8"
     assert form.calibration["scenes"] == ["one"]
     assert form.loss is not None
+    tried = form.calibration["points_lost_by_method"]
+    assert isinstance(tried, dict)
+    assert {"percentile", "minmax"} <= tried.keys()
+    assert form.calibration["method"] in tried
     assert "two, against their labels" in form.loss.data
     assert abs(form.loss.iou) < 0.05
     assert form.loss.ece is not None
@@ -232,3 +240,43 @@ def test_a_harmful_or_broken_network_is_refused_in_one_line(
         assert "\n" not in str(error.value)
     assert sorted(path.name for path in model.iterdir()) == before
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_ranges_are_found_by_the_way_that_loses_least(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that decides by rare values loses half of its answers where ranges leave those out."""
+    lost = {"percentile": 0.52, "minmax": 0.02, "entropy": 0.01}
+    seen: list[str] = []
+
+    monkeypatch.setattr(module, "compare", lambda first, second, *_: [second])
+    monkeypatch.setattr(module, "Labeller", lambda network, side: getattr(network, "method", network))
+    monkeypatch.setattr(
+        module, "_loss", lambda scenes, *_: Loss(iou=lost[scenes[0]], worst_iou=0.6, labels=0.1, data="none")
+    )
+    monkeypatch.setattr(module, "choose", lambda *_, **__: Places(64, (), ()))
+    made = module.TARGETS["onnx"].open
+
+    def opened(*arguments: Any) -> Any:
+        network, quantised = made(*arguments)
+
+        def by(images: Any, method: str) -> Any:
+            del images
+            seen.append(method)
+            named = type("Named", (), {"method": method})()
+            return Int8(named, method, {}, lambda path: Path(path).write_bytes(b"form"))
+
+        del quantised
+        return network, by
+
+    monkeypatch.setitem(module.TARGETS, "onnx", replace(module.TARGETS["onnx"], open=opened))
+    own = scene(tmp_path / "own.tif", 130, 270, 1)
+    form = quantise(QuantiseSpec(str(model), (str(own),), windows=2, overwrite=True)).form
+    assert seen == ["percentile", "minmax", "entropy"]
+    assert form.calibration["method"] == "entropy"
+    assert form.calibration["points_lost_by_method"] == {"percentile": 52, "minmax": 2, "entropy": 1}
+    lost |= {"minmax": 0.001}
+    seen.clear()
+    form = quantise(QuantiseSpec(str(model), (str(own),), windows=2, overwrite=True)).form
+    assert seen == ["percentile", "minmax"], "the slowest way is left out where another will do"
+    assert form.calibration["method"] == "minmax"

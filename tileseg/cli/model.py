@@ -118,7 +118,7 @@ def check(
 @app.command()
 @expand
 def pack(
-    archive: Annotated[Path, typer.Argument(help="A .keras file, saved by Keras 3, or an .onnx file.")],
+    archive: Annotated[Path, typer.Argument(help="A .keras file, saved by Keras 3, an .onnx or a .tflite file.")],
     folder: Annotated[Path, typer.Argument(help="Where to make the model folder.")],
     meaning: MeaningOptions,
     values: ValueOptions,
@@ -126,7 +126,7 @@ def pack(
     handing: HandingOptions,
     verbose: _Verbose = False,
 ) -> None:
-    """Make a model folder from a .keras or .onnx file: the card is derived from its graph and what you say here."""
+    """Make a model folder from a .keras, .onnx or .tflite file: the card comes from its graph and what you say here."""
     del verbose
     from tileseg.nn.packing import pack as pack_model
 

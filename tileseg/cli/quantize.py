@@ -32,8 +32,12 @@ class CalibrationOptions:
     ]
     calibration: Annotated[
         str,
-        option(_DATA, "How ranges are found: percentile (default), entropy or minmax.", metavar="METHOD"),
-    ] = "percentile"
+        option(
+            _DATA,
+            "How ranges are found: percentile, minmax or entropy; by default by the one of them that loses least.",
+            metavar="METHOD",
+        ),
+    ] = "auto"
     windows: Annotated[int, option(_DATA, "Windows to calibrate with (default 32); 96 others are measured on.")] = 32
     seed: Annotated[int, option(_DATA, "Decides which windows are drawn (default 0).")] = 0
     trust_vrt: Annotated[
@@ -43,8 +47,12 @@ class CalibrationOptions:
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """Where the form goes."""
+    """What form it is, and where it goes."""
 
+    to: Annotated[
+        str,
+        option(_OUTPUT, "Format: onnx (default) for ONNX Runtime and OpenVINO, or litert.", metavar="onnx|litert"),
+    ] = "onnx"
     out: Annotated[
         Path | None,
         option(_OUTPUT, "A new folder for the model with its forms; by default the model's own gets one more."),
@@ -64,14 +72,15 @@ def command(
     """Give MODEL a form in static int8: calibrated on some windows of scenes, its loss measured on others."""
     from typing import get_args
 
+    from tileseg.export.int8 import TARGETS, Calibration
     from tileseg.export.quantise import QuantiseSpec, quantise
-    from tileseg.nn.onnx_quantise import Calibration
 
     found = quantise(
         QuantiseSpec(
             model=model,
             scenes=tuple(calibration.scenes),
-            calibration=one_of("--calibration", calibration.calibration, get_args(Calibration)),
+            to=one_of("--to", output.to, tuple(TARGETS)),
+            calibration=one_of("--calibration", calibration.calibration, ("auto", *get_args(Calibration))),
             windows=calibration.windows,
             seed=calibration.seed,
             out=output.out,
@@ -109,7 +118,8 @@ def _print(found: Quantised) -> None:
     loss = found.form.loss
     assert loss is not None
     console.print(
-        f"int8 loses {_points(loss.iou)} points of IoU on average and {_points(loss.worst_iou)} at most; "
+        f"int8 ({found.form.calibration['method']}) loses {_points(loss.iou)} points of IoU on "
+        f"average and {_points(loss.worst_iou)} at most; "
         f"{loss.labels:.2%} of the labels differ ({loss.data})"
     )
     console.print(f"  {found.folder / found.form.file}")

@@ -76,6 +76,10 @@ ENGINES: dict[str, EngineKind] = {
         "tileseg.engine.openvino:open_openvino", (".onnx",),
         {"float32": 1.3, "bfloat16": 2.1}, {"int8": 3.7}, package="openvino", extra="openvino",
     ),
+    "litert": EngineKind(
+        "tileseg.engine.litert:open_litert", (".tflite",), {"float32": 1.0}, {"int8": 2.0}, package="ai_edge_litert",
+        extra="litert",
+    ),
     "onnx": EngineKind(
         "tileseg.engine.onnx:open_onnx", (".onnx",), {"float32": 1.05}, {"int8": 2.5}, package="onnxruntime",
         gpu={"float32": 0.9, "float16": 1.4}, gpu_library="capi/*onnxruntime_providers_cuda.*",

@@ -6,36 +6,29 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from tileseg.card import EXACT_BY, Form, Loss, ModelCard
+from tileseg.card import Form, Loss, ModelCard
 from tileseg.cluster import hardware
-from tileseg.engine.onnx import OnnxNetwork
+from tileseg.engine.choice import LEAST_LOSS
+from tileseg.engine.protocol import Network
 from tileseg.errors import InputError, UsageError
+from tileseg.export.int8 import METHODS, TARGETS, Calibration, Int8, To
 from tileseg.export.loss import Labeller, SceneLoss, compare, pooled
 from tileseg.export.scenes import Seen, SeenScene, open_scenes
-from tileseg.export.windows import choose
+from tileseg.export.windows import Places, choose
 from tileseg.labels import Labels
-from tileseg.nn.description import check_card
 from tileseg.nn.folder import add_form, load_card, resolve_model
-from tileseg.nn.onnx_bundle import ARCHIVE, facts_of, load_graph
-from tileseg.nn.onnx_exact import sums_are_whole
-from tileseg.nn.onnx_file import write_onnx
-from tileseg.nn.onnx_graph import OnnxGraph
 from tileseg.storage.digest import file_sha256
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from tileseg.nn.onnx_quantise import Calibration
-
-FILE = "model.int8.onnx"
-PARTIAL = f".partial-{FILE}"
+FILE = TARGETS["onnx"].file
 HELD_OUT = 96
 """Windows that the loss is measured on, where there are so many."""
 _MOST_NAMED = 8
@@ -50,7 +43,10 @@ class QuantiseSpec:
     """``embedded`` or a model folder."""
     scenes: tuple[str, ...]
     """Rasters, folders, patterns and lists, or one dataset."""
-    calibration: Calibration = "percentile"
+    to: To = "onnx"
+    """The format of the form."""
+    calibration: Calibration | Literal["auto"] = "auto"
+    """How ranges are found; ``auto``: by the way that loses least."""
     windows: int = 32
     """Windows to calibrate with."""
     seed: int = 0
@@ -63,6 +59,19 @@ class QuantiseSpec:
     def __post_init__(self) -> None:
         if self.windows < 1:
             raise UsageError(f"--windows {self.windows}: expected 1 or more")
+        known = TARGETS[self.to].methods
+        if self.calibration not in ("auto", *known):
+            raise UsageError(f"--calibration {self.calibration}: {self.to} finds ranges by {' or '.join(known)} alone")
+
+    @property
+    def file(self) -> str:
+        """Name of the form."""
+        return TARGETS[self.to].file
+
+    @property
+    def partial(self) -> str:
+        """Its name while it is written."""
+        return f".partial-{self.file}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,9 +104,9 @@ class Quantised:
 
 
 def quantise(spec: QuantiseSpec) -> Quantised:
-    """Add ``model.int8.onnx`` to a model, with what it was calibrated on and what it loses.
+    """Add a form in int8 to a model, with what it was calibrated on and what it loses.
 
-    A model without ``model.onnx`` gets that first. Nothing is left half-written.
+    Where ``model.int8.onnx`` is wanted, a model without ``model.onnx`` gets that first. Nothing is left half-written.
 
     Raises:
         InputError: If model or scenes cannot be used, or the network cannot be quantised.
@@ -107,55 +116,85 @@ def quantise(spec: QuantiseSpec) -> Quantised:
     card = load_card(source)
     _check_target(spec, source, card)
     scenes = open_scenes(spec.scenes, card, trust_vrt=spec.trust_vrt)
-    with _workplace(source, spec.out) as folder:
-        graph, card = _float32(folder, card)
-        form, losses = _made(spec, scenes, graph, card, folder)
-        add_form(folder, folder / PARTIAL, form)
+    with _workplace(spec, source) as folder:
+        form, losses = _made(spec, scenes, card, folder)
+        add_form(folder, folder / spec.partial, form)
     return Quantised(spec.out or source, form, tuple(losses))
 
 
 def _made(
-    spec: QuantiseSpec, scenes: Sequence[SeenScene], graph: OnnxGraph, card: ModelCard, folder: Path
+    spec: QuantiseSpec, scenes: Sequence[SeenScene], card: ModelCard, folder: Path
 ) -> tuple[Form, list[SceneLoss]]:
     """Write the form's file beside the others, under a name of its own, and measure it."""
-    from tileseg.nn.onnx_quantise import quantise as quantise_graph
-
-    threads = hardware.cpu().cores
+    float32, quantised = TARGETS[spec.to].open(folder, card, hardware.cpu().cores)
     labellers: dict[int, Labeller] = {}
 
-    def float32(side: int) -> Labeller:
+    def labeller(side: int) -> Labeller:
         if side not in labellers:
-            labellers[side] = Labeller(OnnxNetwork(graph, card, threads), side)
+            labellers[side] = Labeller(float32, side)
         return labellers[side]
 
     def labels_of(scene: SeenScene, seen: Seen) -> Labels:
         if scene.truth is not None:
             return seen.labels
-        return float32(len(seen.image)).labels(seen.image, seen.valid)
+        return labeller(len(seen.image)).labels(seen.image, seen.valid)
 
     counts = (spec.windows, HELD_OUT)
     places = choose(scenes, labels_of, classes=len(card.classes), stride=card.stride, counts=counts, seed=spec.seed)
     images = [place.scene.read(place.window, places.side).image for place in places.calibration]
-    made = OnnxGraph(quantise_graph(graph, images, spec.calibration), graph.bands, graph.name)
-    check_card(facts_of(made), card, folder)
-    network = OnnxNetwork(made, card, threads)
-    losses = compare(float32(places.side), Labeller(network, places.side), places.held_out, places.side, card.classes)
-    partial = folder / PARTIAL
-    write_onnx(made.model, partial)
+
+    def measured(network: Network) -> list[SceneLoss]:
+        second = Labeller(network, places.side)
+        return compare(labeller(places.side), second, places.held_out, places.side, card.classes)
+
+    best, losses, tried = _best(spec, lambda method: quantised(images, method), measured, places)
+    partial = folder / spec.partial
+    best.write(partial)
     calibration: dict[str, JsonValue] = {
-        "method": spec.calibration,
+        "method": best.method,
         "windows": len(places.calibration),
         "side": places.side,
         "scenes": [*sorted({place.scene.name for place in places.calibration})],
         "seed": spec.seed,
-        "onnxruntime": version("onnxruntime"),
-        EXACT_BY: ["onnx", *(["openvino"] if sums_are_whole(made.model) else [])],
+        **best.facts,
     }
+    if len(tried) > 1:
+        calibration["points_lost_by_method"] = {method: round(100 * loss.iou, 3) for method, loss in tried.items()}
     form = Form(
-        file=FILE, sha256=file_sha256(partial), precision="int8", calibration=calibration,
-        loss=_loss(losses, len(places.held_out), places.side),
-    )  # fmt: skip
+        file=spec.file, sha256=file_sha256(partial), precision="int8", calibration=calibration, loss=tried[best.method]
+    )
     return form, losses
+
+
+def _best(
+    spec: QuantiseSpec,
+    made: Callable[[Calibration], Int8],
+    measured: Callable[[Network], list[SceneLoss]],
+    places: Places,
+) -> tuple[Int8, list[SceneLoss], dict[Calibration, Loss]]:
+    """The form whose ranges lose least, what it loses scene by scene, and what each way of finding them lost.
+
+    The slowest way is tried where the others lose too much.
+    """
+    known = TARGETS[spec.to].methods
+    methods = [method for method in METHODS if method in known and spec.calibration in ("auto", method)]
+    tried: dict[Calibration, Loss] = {}
+    best: tuple[Int8, list[SceneLoss]] | None = None
+    for method in methods:
+        if method == METHODS[-1] and tried and min(loss.iou for loss in tried.values()) <= LEAST_LOSS:
+            break
+        form = made(method)
+        losses = measured(form.network)
+        tried[method] = _loss(losses, len(places.held_out), places.side)
+        if best is None or _order(tried[method]) < _order(tried[best[0].method]):
+            best = (form, losses)
+    assert best is not None
+    return (*best, tried)
+
+
+def _order(loss: Loss) -> tuple[float, float]:
+    """Less is better. A gain in IoU is luck, and counts as nothing lost."""
+    return max(0.0, loss.iou), loss.labels
 
 
 def _loss(scenes: Sequence[SceneLoss], windows: int, side: int) -> Loss:
@@ -176,21 +215,6 @@ def _loss(scenes: Sequence[SceneLoss], windows: int, side: int) -> Loss:
     )
 
 
-def _float32(folder: Path, card: ModelCard) -> tuple[OnnxGraph, ModelCard]:
-    """The network in float32 as an ONNX graph, which is made where there is none, and the card with it alone."""
-    files = [form.file for form in card.forms if form.suffix == ".onnx" and form.precision == "float32"]
-    if not files:
-        if not any(form.suffix == ".keras" for form in card.forms):
-            held = " and ".join(form.file for form in card.forms)
-            raise InputError(f"{folder}: holds {held}; expected a network in float32, from which int8 is made")
-        from tileseg.nn.onnx_form import add_onnx
-
-        card = add_onnx(folder)
-        files = [ARCHIVE]
-    alone = card.using(files[0])
-    return load_graph(folder, alone), alone
-
-
 def _check_target(spec: QuantiseSpec, source: Path, card: ModelCard) -> None:
     """Raise UsageError where the form cannot be written, before anything is computed."""
     if spec.out is not None:
@@ -201,18 +225,18 @@ def _check_target(spec: QuantiseSpec, source: Path, card: ModelCard) -> None:
         return
     if not os.access(source, os.W_OK):
         raise UsageError(f"{source}: cannot be written; --out FOLDER makes a copy of the model with its int8 form")
-    if not spec.overwrite and any(form.file == FILE for form in card.forms):
-        raise UsageError(f"{source / FILE}: is there already; --overwrite replaces it")
+    if not spec.overwrite and any(form.file == spec.file for form in card.forms):
+        raise UsageError(f"{source / spec.file}: is there already; --overwrite replaces it")
 
 
 @contextmanager
-def _workplace(source: Path, out: Path | None) -> Iterator[Path]:
+def _workplace(spec: QuantiseSpec, source: Path) -> Iterator[Path]:
     """The folder of the model, or a copy of it that becomes ``out`` when all is done."""
-    if out is None:
+    if (out := spec.out) is None:
         try:
             yield source
         finally:
-            (source / PARTIAL).unlink(missing_ok=True)
+            (source / spec.partial).unlink(missing_ok=True)
         return
     with tempfile.TemporaryDirectory(prefix=f".partial-{out.name}-", dir=out.absolute().parent) as staging:
         copy = Path(staging) / "model"

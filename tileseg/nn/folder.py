@@ -36,8 +36,9 @@ def resolve_model(name: str | Path) -> Path:
     packaged = _packaged()
     if str(name) in packaged:
         return packaged[str(name)]
-    if path.suffix in (".keras", ".onnx") and path.is_file():
-        kind = "a Keras file" if path.suffix == ".keras" else "an ONNX file"
+    kinds = {".keras": "a Keras file", ".onnx": "an ONNX file", ".tflite": "a LiteRT file"}
+    if path.suffix in kinds and path.is_file():
+        kind = kinds[path.suffix]
         raise InputError(
             f"{path}: {kind} without a card; pack it first: tileseg model pack {path} FOLDER ...; or say with --fact "
             "what the card would: --fact classes=NAME:#RRGGBB,..."
@@ -61,9 +62,9 @@ def resolve_model(name: str | Path) -> Path:
         raise InputError(f"{path}: not a model: no card.json in it; expected a folder with card.json and {ARCHIVE}")
     if path.is_file():
         raise InputError(
-            f"{path}: not a model folder; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE} or "
-            "model.onnx, which `tileseg model pack` makes from a .keras or .onnx file; save or export the network as "
-            "one first"
+            f"{path}: not a model folder; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}, model.onnx "
+            "or model.tflite, which `tileseg model pack` makes from a .keras, .onnx or .tflite file; save or export "
+            "the network as one first"
         )
     meant = did_you_mean(str(name), [EMBEDDED, *packaged]) or similar_name(path)
     raise InputError(f"{path}: no such model{meant}; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}")

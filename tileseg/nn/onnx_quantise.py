@@ -24,8 +24,8 @@ from tileseg.nn.onnx_tidy import tidy
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-Calibration = Literal["percentile", "entropy", "minmax"]
-"""How the range of a value is found: without its rarest 0.001 %, by the least loss of information, or all of it."""
+Calibration = Literal["percentile", "minmax", "entropy"]
+"""How the range of a value is found: without its rarest 0.001 %, all of it, or by the least loss of information."""
 
 _METHODS = {
     "percentile": quantization.CalibrationMethod.Percentile,

@@ -15,6 +15,7 @@ from tileseg.storage.place import similar_name
 PACKERS = {
     ".keras": "tileseg.nn.bundle:pack",
     ".onnx": "tileseg.nn.onnx_bundle:pack",
+    ".tflite": "tileseg.nn.litert_bundle:pack",
 }
 """Suffix -> ``module:function`` that takes the file, the folder, the description and the name of an output."""
 
