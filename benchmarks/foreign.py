@@ -1,13 +1,13 @@
-"""Networks that are not ours, exported to ONNX with random weights: what is derived of them, against what is true.
+"""Networks that are not ours, exported with random weights: what is derived of them, against what is true.
 
-    pip install 'tileseg[bench]'
+    pip install -r benchmarks/foreign.txt           # in an environment of its own: it is large
     python benchmarks/foreign.py                    # all
-    python benchmarks/foreign.py --only unet-resnet34,fpn
+    python benchmarks/foreign.py --only resnet34,FPN
 
-For each: whether its card says local, and whether it is (the gradient of single logits in float64 by PyTorch, on strips
-along both axes: how far from the logit pixels matter); the radius in the card against the farthest pixel that matters;
-and whether tiles equal the whole in a run at scale 1 and at scales 1/2, 1 and 3/2, as `tileseg.engine.proof` and
-`tileseg run` compute them. Prints a Markdown row each.
+For each: whether its card says local, and whether it is (the gradient of single logits in float64 by PyTorch or
+TensorFlow, on strips along both axes: how far from the logit pixels matter); the radius in the card against the
+farthest pixel that matters; and whether tiles equal the whole in a run at scale 1 and at scales 1/2, 1 and 3/2, as
+`tileseg.engine.proof` and `tileseg run` compute them. Prints a Markdown row each.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,14 +33,33 @@ FAR = 1.6
 """Strips are this many times as long as the network's stated radius would need, and at least 2048 pixels."""
 
 
-def networks() -> dict[str, Callable[[], torch.nn.Module]]:
+class Subject(Protocol):
+    """A network of another project."""
+
+    suffix: str
+    """Of the file that it is handed over as."""
+
+    def write(self, file: Path) -> None:
+        """Export it as docs/models.md says."""
+        ...
+
+    def gradient(self, shape: tuple[int, int], axis: int, place: int, seed: int) -> npt.NDArray[np.float64]:
+        """How much pixels matter to the logits at one row or column, in float64: the largest along that axis (1 or 2).
+
+        ``shape``: rows and columns of a random image.
+        """
+        ...
+
+
+def subjects() -> dict[str, Callable[[], Subject]]:
     """Name -> a function that builds it."""
     import segmentation_models_pytorch as smp
     import torchvision
 
-    def of(kind: Callable[..., torch.nn.Module], encoder: str, **options: object) -> Callable[[], torch.nn.Module]:
-        return lambda: kind(encoder, encoder_weights=None, classes=CLASSES, **options)
+    def of(kind: Callable[..., torch.nn.Module], encoder: str) -> Callable[[], Subject]:
+        return lambda: TorchSubject(kind(encoder, encoder_weights=None, classes=CLASSES))
 
+    fcn = torchvision.models.segmentation.fcn_resnet50
     return {
         "smp Unet, resnet34": of(smp.Unet, "resnet34"),
         "smp Unet, vgg16_bn": of(smp.Unet, "vgg16_bn"),
@@ -50,11 +71,88 @@ def networks() -> dict[str, Callable[[], torch.nn.Module]]:
         "smp PSPNet, resnet18": of(smp.PSPNet, "resnet18"),
         "smp Segformer, mit_b0": of(smp.Segformer, "mit_b0"),
         "smp Unet, HRNet w18 (timm)": of(smp.Unet, "tu-hrnet_w18"),
-        "torchvision FCN, resnet50": lambda: _Only(
-            torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
+        "torchvision FCN, resnet50": lambda: TorchSubject(
+            _Only(fcn(weights=None, weights_backbone=None, num_classes=CLASSES))
         ),
-        "ViT encoder, convolutional decoder": _Vit,
+        "ViT encoder, convolutional decoder": lambda: TorchSubject(_Vit()),
+        "keras-hub DeepLabV3+, ResNet": HubSubject,
     }
+
+
+class TorchSubject:
+    """A PyTorch network, handed over as ONNX."""
+
+    suffix = ".onnx"
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        """Statistics of normalisation become as after training, not 0 and 1, so that no signal dies on its way."""
+        self._network = network.eval()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+                torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+
+    def write(self, file: Path) -> None:
+        """Export it as docs/models.md says."""
+        sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        torch.onnx.export(
+            self._network.float(), (torch.zeros(1, 3, 256, 320),), file, input_names=["image"], output_names=["map"],
+            dynamic_shapes=(sides,), dynamo=True, external_data=False, verbose=False,
+        )  # fmt: skip
+
+    def gradient(self, shape: tuple[int, int], axis: int, place: int, seed: int) -> npt.NDArray[np.float64]:
+        """By PyTorch."""
+        noise = torch.Generator().manual_seed(seed)
+        image = torch.randn((1, 3, *shape), dtype=torch.float64, generator=noise, requires_grad=True)
+        logits = self._network.double()(image).select(1 + axis, place)
+        (found,) = torch.autograd.grad(logits.sum(), image)
+        return found.abs().amax((0, 1, 4 - axis)).numpy()
+
+
+class HubSubject:
+    """DeepLabV3+ of keras-hub with a narrow ResNet, handed over as a Keras archive."""
+
+    suffix = ".keras"
+
+    def _built(self, dtype: str) -> Callable[..., object]:
+        import keras
+        import keras_hub
+
+        keras.config.set_floatx(dtype)
+        keras.config.set_dtype_policy(dtype)
+        encoder = keras_hub.models.ResNetBackbone(
+            input_conv_filters=[64], input_conv_kernel_sizes=[7], stackwise_num_filters=[64, 64, 128, 128],
+            stackwise_num_blocks=[1, 1, 1, 1], stackwise_num_strides=[1, 2, 2, 2], block_type="basic_block",
+            image_shape=(None, None, 3),
+        )  # fmt: skip
+        backbone = keras_hub.models.DeepLabV3Backbone(
+            image_encoder=encoder, projection_filters=16, low_level_feature_key="P2",
+            spatial_pyramid_pooling_key="P5", upsampling_size=8, dilation_rates=[6, 12, 18],
+            image_shape=(None, None, 3),
+        )  # fmt: skip
+        made = keras_hub.models.DeepLabV3ImageSegmenter(
+            backbone=backbone, num_classes=CLASSES, activation=None, preprocessor=None
+        )
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+        return made
+
+    def write(self, file: Path) -> None:
+        """As Keras saves it."""
+        self._built("float32").save(file)
+
+    def gradient(self, shape: tuple[int, int], axis: int, place: int, seed: int) -> npt.NDArray[np.float64]:
+        """By TensorFlow."""
+        import tensorflow as tf
+
+        image = tf.constant(np.random.default_rng(seed).normal(size=(1, *shape, 3)))
+        model = self._built("float64")
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            logits = tf.reduce_sum(tf.gather(model(image, training=False), place, axis=axis))
+        assert logits.dtype == tf.float64
+        found = np.abs(tape.gradient(logits, image).numpy())
+        return found.max((0, 3 - axis, 3))
 
 
 class _Only(torch.nn.Module):
@@ -98,7 +196,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     print("| network | stride | local: card, truth | radius: card, farthest pixel | tiles = whole | at 1/2, 1, 3/2 |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, build in networks().items():
+    for name, build in subjects().items():
         if not wanted or any(part in name for part in wanted):
             try:
                 print(row(name, build), flush=True)
@@ -106,20 +204,19 @@ def main() -> None:
                 print(f"| {name} | {type(error).__name__}: {str(error).splitlines()[0]} |", flush=True)
 
 
-def row(name: str, build: Callable[[], torch.nn.Module]) -> str:
+def row(name: str, build: Callable[[], Subject]) -> str:
     """Export one network, pack it, and compare."""
     from tileseg.card import ClassInfo, Scaling
-    from tileseg.engine.onnx import OnnxNetwork
-    from tileseg.engine.proof import prove
+    from tileseg.engine.proof import Provable, prove
     from tileseg.engine.registry import open_network
     from tileseg.nn.description import Description
     from tileseg.nn.packing import pack
 
     torch.manual_seed(0)
-    network = spread(build().eval())
+    network = build()
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.onnx"
-        export(network, file)
+        file = Path(folder) / f"network{network.suffix}"
+        network.write(file)
         described = Description(
             name="net", bands=("red", "green", "blue"), scaling=Scaling(divisor=255, mean=(0.45,), std=(0.25,)),
             classes=tuple(ClassInfo(name=f"c{i}", color="#d9544d") for i in range(CLASSES)),
@@ -129,7 +226,7 @@ def row(name: str, build: Callable[[], torch.nn.Module]) -> str:
         proved, scales = "blended", "blended"
         if card.local:
             opened = open_network(Path(folder) / "model", card, 2, engine="onnx")
-            assert isinstance(opened, OnnxNetwork)
+            assert isinstance(opened, Provable)
             proof = prove(opened)
             proved = f"{'yes' if proof.holds else 'NO'} ({max(proof.relative, proof.far):.0e})"
             scales = at_scales(Path(folder))
@@ -139,48 +236,20 @@ def row(name: str, build: Callable[[], torch.nn.Module]) -> str:
         return f"| {name} | {card.stride} | {said}, {'yes' if bounded else 'no'} | {radius} | {proved} | {scales} |"
 
 
-def spread(network: torch.nn.Module) -> torch.nn.Module:
-    """Statistics of normalisation as after training, not 0 and 1, so that no signal dies on its way."""
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network
-
-
-def export(network: torch.nn.Module, file: Path) -> None:
-    """As docs/models.md says."""
-    image = torch.zeros(1, 3, 256, 320)
-    sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    torch.onnx.export(
-        network, (image,), file, input_names=["image"], output_names=["map"], dynamic_shapes=(sides,),
-        dynamo=True, external_data=False, verbose=False,
-    )  # fmt: skip
-
-
-def influence(network: torch.nn.Module, stride: int, radius: int) -> tuple[int, bool]:
+def influence(network: Subject, stride: int, radius: int) -> tuple[int, bool]:
     """How far the farthest pixel that matters to a logit is from it; and whether there is such a distance.
 
     Logits at both ends of a stride, on strips along both axes whose other side is two strides.
     """
-    double = network.double()
     long = max(2048, int(FAR * 2 * radius)) // stride * stride
     farthest, bounded = 0, True
-    for axis in (2, 3):
+    for axis in (1, 2):
         for phase in sorted({0, stride - 1}):
-            shape = [1, 3, 2 * stride, 2 * stride]
-            shape[axis] = long
-            image = torch.randn(
-                shape, dtype=torch.float64, generator=torch.Generator().manual_seed(phase), requires_grad=True
-            )
             place = long // 2 // stride * stride + phase
-            logits = double(image).select(axis, place)
-            (gradient,) = torch.autograd.grad(logits.sum(), image)
-            other = tuple(i for i in range(4) if i != axis)
-            touched = np.flatnonzero(gradient.abs().amax(other).numpy())
+            shape = (long, 2 * stride) if axis == 1 else (2 * stride, long)
+            touched = np.flatnonzero(network.gradient(shape, axis, place, phase))
             farthest = max(farthest, place - int(touched[0]), int(touched[-1]) - place)
             bounded = bounded and touched[0] > 0 and touched[-1] < long - 1
-    network.float()
     return farthest, bounded
 
 
