@@ -77,6 +77,7 @@ FORMATS = {
             "fgb", ".fgb", "application/vnd.flatgeobuf", "tileseg.publish.ogr:flatgeobuf", "pyogrio:read_dataframe",
             qgis=2,
         ),
+        Format("qupath", ".qupath.geojson", "application/geo+json", "tileseg.publish.qupath:QuPath"),
         Format("pmtiles", ".pmtiles", "application/vnd.pmtiles", "tileseg.publish.pmtiles:PMTiles", in_degrees=True),
     )
 }  # fmt: skip

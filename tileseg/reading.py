@@ -14,6 +14,8 @@ OnTop = Literal["first", "last", "newest"]
 """Which file counts where several of a scene have data."""
 Resampling = Literal["nearest", "bilinear", "cubic"]
 """How pixels of another grid are warped."""
+Tissue = Literal["auto", "none"]
+"""How tissue is told from glass on slides."""
 Missing = Literal["fail", "nodata"]
 """What becomes of a file that is missing or broken."""
 
@@ -53,6 +55,8 @@ class ReadingOptions(BaseModel):
     """How many values are told apart: those are mapped to 0...1 for the network, in place of the card's own scaling."""
     window_preset: Annotated[str, AfterValidator(known_preset)] | None = None
     """Both by a name of :data:`tileseg.hounsfield.PRESETS`, such as lung."""
+    tissue: Tissue | None = None
+    """Whether the glass of a slide is skipped: ``none`` takes all for tissue; None: as ``auto``, which looks for it."""
     warp: bool = False
     """Warp a scene that has only ground control points or RPCs onto a grid, instead of refusing it."""
     trust_vrt: bool = False

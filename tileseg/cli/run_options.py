@@ -147,6 +147,9 @@ class SceneOptions:
     window_preset: Annotated[
         str | None, option(SCENE, f"Both, in Hounsfield units: {', '.join(PRESETS)}.", metavar="NAME")
     ] = None
+    tissue: Annotated[
+        str | None, option(SCENE, "Skip the glass of a slide (auto, default), or nothing of it.", metavar="auto|none")
+    ] = None
     warp: Annotated[bool | None, option(SCENE, "Warp a scene that has only control points or RPCs.", "--warp")] = None
     pixel_size: Annotated[
         float | None,

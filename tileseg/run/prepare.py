@@ -96,7 +96,14 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
     card = load_card(model)
     spec, usual = spec.handing_over(card.hands_over)
     wanted = ReadRequest(
-        len(card.bands), spec.bands, card.bands, spec.warp, spec.trust_vrt, joining=Joining.asked(spec)
+        len(card.bands),
+        spec.bands,
+        card.bands,
+        spec.warp,
+        spec.trust_vrt,
+        metres=None if spec.gsd == "native" else wanted_distance(spec, card),
+        skips_glass=spec.tissue != "none",
+        joining=Joining.asked(spec),
     )
     scene = opener_of(spec.scene).open(spec.scene, wanted)
     notices = [*scene.notes, *_scene_notices(spec, scene, card)]
@@ -255,10 +262,12 @@ def base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, li
             f"the scene's pixels have no known size on the ground, and the model was trained on {target:g} m: {remedy}"
         ]
     wide, high = metres
-    size = f"{_metres(have)} m"
+    unit, name = _unit_for(have)
+    size = f"{_digits(have / unit)} {name}"
     if max(wide, high) > _SAME_SIZE * min(wide, high):
-        size = f"{_metres(wide)} x {_metres(high)} m (geometric mean {_metres(have)} m)"
-    fact = f"the scene's pixels are {size} on the ground, those for the model {target:g} m"
+        size = f"{_digits(wide / unit)} x {_digits(high / unit)} {name} (geometric mean {size})"
+    place = " on the ground" if name == "m" else ""
+    fact = f"the scene's pixels are {size}{place}, those for the model {target / unit:g} {name}"
     if spec.gsd == "auto" and max(have / target, target / have) <= _SAME_SIZE:
         return native, []
     try:
@@ -272,7 +281,14 @@ def base_scale(spec: RunSpec, card: ModelCard, grid: Grid) -> tuple[Fraction, li
     return base, [f"{fact}: the model sees the scene resampled by {base} (--gsd native: as it is)"]
 
 
-def _metres(value: float) -> str:
+def _unit_for(metres: float) -> tuple[float, str]:
+    """Metres of the unit in which a length is told, and its name: of scenes of the ground, scans, slides."""
+    if metres >= 5e-3:
+        return 1.0, "m"
+    return (1e-3, "mm") if metres >= 2e-5 else (1e-6, "micrometres")
+
+
+def _digits(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 

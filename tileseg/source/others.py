@@ -56,10 +56,6 @@ _ENDINGS = {
     ),
     ".xyz": ("a list of points", _CONVERT),
     ".hgt": ("an SRTM height file", _CONVERT),
-    ".svs": ("a slide", "export a level of it as TIFF"),
-    ".ndpi": ("a slide", "export a level of it as TIFF"),
-    ".mrxs": ("a slide", "export a level of it as TIFF"),
-    ".czi": ("a microscope's image", "export it as TIFF"),
     ".nd2": ("a microscope's image", "export it as TIFF"),
 }
 """For formats without a mark of their own."""

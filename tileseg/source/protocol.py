@@ -139,5 +139,9 @@ class ReadRequest:
     """Whether a virtual raster may refer to files outside its own folder."""
     words: Words = OF_A_RUN
     """How messages name what the user can change."""
+    metres: float | None = None
+    """How large pixels are to be, where a scene is stored in several sizes: of a slide."""
+    skips_glass: bool = False
+    """Whether the glass of a slide has no data."""
     joining: Joining = Joining()
     """How files become one where the scene lies in several."""

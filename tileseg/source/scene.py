@@ -12,6 +12,8 @@ from tileseg.source.dicom import open_dicom
 from tileseg.source.dicom_header import is_dicom
 from tileseg.source.protocol import OF_A_RUN, Mask, Pixels, PixelSource, ReadRequest, Words
 from tileseg.source.raster import open_raster
+from tileseg.source.slide import open_slide
+from tileseg.source.slide_file import is_slide
 from tileseg.source.tile_list import is_many
 from tileseg.source.tiles import open_tiles
 from tileseg.storage.place import Named
@@ -34,7 +36,12 @@ RASTERS = Opener("rasters that GDAL reads", lambda path: True, open_raster)  # n
 
 TILES = Opener("many files on one grid", is_many, open_tiles)
 
-OPENERS: list[Opener] = [Opener("scans (DICOM)", is_dicom, open_dicom), TILES, RASTERS]
+OPENERS: list[Opener] = [
+    Opener("whole slides", is_slide, open_slide),
+    Opener("scans (DICOM)", is_dicom, open_dicom),
+    TILES,
+    RASTERS,
+]
 """Kinds of sources, the first that recognises a path opens it. Another kind is one more line, before GDAL's."""
 
 
