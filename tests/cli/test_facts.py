@@ -53,7 +53,7 @@ def test_a_file_with_facts_is_what_it_is_when_packed(in_process: Command, networ
     ("facts", "told"),
     [
         ([], "pack it first: tileseg model pack"),
-        (["divisor=255"], "which classes does it give? --fact classes=NAME:#RRGGBB"),
+        (["divisor=255"], "which classes does it give? --fact classes=NAME[:#RRGGBB]"),
         ([CLASSES, "mena=0.4"], "--fact mena=0.4: expected NAME=VALUE with a name of classes, bands, "),
         ([CLASSES, "gsd=wide"], "gsd wide: expected a number"),
         ([CLASSES, "bands=red"], "takes images of (any, 3, any, any), but 1 bands are named"),

@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
             ["run", "tiles/good.tif", "--model", "m.onnx"],
             42,
             "m.onnx: an ONNX file without a card",
-            "or say with --fact what the card would: --fact classes=NAME:#RRGGBB,...",
+            "or say with --fact what the card would: --fact classes=NAME[:#RRGGBB],...",
         ),
         (["run", "tiles/good.tif", "--model", "m.pt"], 42, "m.pt: pickles can run code", "MODEL.onnx FOLDER ..."),
         (["run", "tiles/good.tif", "--format", "gpgk"], 2, "--format: 'gpgk': expected some", "(did you mean gpkg?)"),

@@ -127,10 +127,20 @@ def test_a_false_card_ends_the_check(archive: Path, tmp_path: Path) -> None:
     assert "radius 1 in the card, 2 in the model's graph" in str(found.exception)
 
 
+def test_a_class_without_a_colour_gets_one(archive: Path, tmp_path: Path) -> None:
+    said = ["--bands", "a,b", "--classes", "ground,b:#102030,c", "--background", "ground", "--activation", "softmax"]
+    done = runner.invoke(app, ["pack", str(archive), str(tmp_path / "m"), *said])
+    assert done.exit_code == 0, done.exception
+    classes = load_card(tmp_path / "m").classes
+    assert [(info.name, info.color) for info in classes] == [("ground", "#c8b99a"), ("b", "#102030"), ("c", "#4f9a4d")]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--classes", "a,b,c"], "expected NAME:#RRGGBB"),
+        (["--classes", "a:,b,c"], "expected NAME,... or NAME:#RRGGBB"),
+        (["--classes", ":#000000,b,c"], "expected NAME,... or NAME:#RRGGBB"),
+        (["--classes", "a"], "at least two classes"),
         (["--classes", THREE, "--background", "d"], "not among"),
         (["--classes", "a:#000000,b:#111111,c:#22"], "pattern"),
         (["--classes", THREE, "--mean", "x"], "not a list of numbers"),

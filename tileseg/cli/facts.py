@@ -72,7 +72,7 @@ def packed(asked: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"--fact is for a network's own file: expected --model NETWORK{' or NETWORK'.join(PACKERS)}")
     facts: dict[str, Any] = DEFAULTS | _pairs([given] if isinstance(given, str) else given)
     if facts["classes"] is None:
-        raise UsageError(f"{file}: which classes does it give? --fact classes=NAME:#RRGGBB,...")
+        raise UsageError(f"{file}: which classes does it give? --fact classes=NAME[:#RRGGBB],...")
     key = hashlib.sha256(json.dumps([file_sha256(file), facts], sort_keys=True).encode()).hexdigest()[:16]
     folder = _cache() / key / file.stem
     if not (folder / "card.json").is_file():
@@ -142,18 +142,28 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _classes(text: str, background: tuple[str, ...]) -> tuple[ClassInfo, ...]:
-    from tileseg.card import ClassInfo
+    """``NAME:#RRGGBB,NAME,...``: without a colour a class gets one by its place among them."""
+    from tileseg.card import ClassInfo, default_color
 
-    pairs = [part.rpartition(":") for part in _names(text)]
-    for name, colon, _ in pairs:
-        if not colon or not name:
-            raise UsageError(f"--classes {text}: expected NAME:#RRGGBB,... such as ground:#c8b99a,building:#d9544d")
+    # What follows the last colon is a colour, or a mistake in one.
+    pairs = [part.rpartition(":") if ":" in part else (part, "", "") for part in _names(text)]
+    if any(not name or (colon and not color) for name, colon, color in pairs):
+        raise UsageError(
+            f"--classes {text}: expected NAME,... or NAME:#RRGGBB,... such as ground:#c8b99a,building:#d9544d"
+        )
     if len(pairs) < 2:
         raise UsageError(
             f"--classes {text}: expected at least two classes; what is none of yours is one too: "
-            "background:#c8b99a (with --background background)"
+            "background (with --background background)"
         )
     unknown = set(background) - {name for name, _, _ in pairs}
     if unknown:
         raise UsageError(f"--background {', '.join(sorted(unknown))}: not among --classes")
-    return tuple(ClassInfo(name=name, color=color, background=name in background) for name, _, color in pairs)
+    return tuple(
+        ClassInfo(
+            name=name,
+            color=color or default_color(i, background=name in background),
+            background=name in background,
+        )
+        for i, (name, _, color) in enumerate(pairs)
+    )

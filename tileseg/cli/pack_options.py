@@ -12,7 +12,7 @@ import typer
 class MeaningOptions:
     """What the channels of input and output are."""
 
-    classes: Annotated[str, typer.Option(metavar="NAME:#RRGGBB,...", help="In the order of the output's channels.")]
+    classes: Annotated[str, typer.Option(metavar="NAME[:#RRGGBB],...", help="In the order of the output's channels.")]
     bands: Annotated[str, typer.Option(metavar="NAME,...", help="In the order of the input's channels.")] = (
         "red,green,blue"
     )

@@ -41,7 +41,7 @@ def resolve_model(name: str | Path) -> Path:
         kind = kinds[path.suffix]
         raise InputError(
             f"{path}: {kind} without a card; pack it first: tileseg model pack {path} FOLDER ...; or say with --fact "
-            "what the card would: --fact classes=NAME:#RRGGBB,..."
+            "what the card would: --fact classes=NAME[:#RRGGBB],..."
         )
     if path.suffix in (".h5", ".hdf5"):
         raise InputError(
