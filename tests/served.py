@@ -56,10 +56,14 @@ class Served:
 
 @contextmanager
 def serving(runs: Sequence[ViewedRun]) -> Iterator[Served]:
+    with serving_app(make_app(Viewer(runs))) as served:
+        yield served
+
+
+@contextmanager
+def serving_app(app: Any) -> Iterator[Served]:
     with listening(0) as taken:
-        server = uvicorn.Server(
-            uvicorn.Config(make_app(Viewer(runs)), log_level="warning", timeout_graceful_shutdown=1)
-        )
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
         thread.start()
         try:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tileseg.globe import Globe, globe_of
 from tileseg.grid import Grid
+
+if TYPE_CHECKING:
+    from affine import Affine
 
 Array = npt.NDArray[np.float64]
 
@@ -66,16 +70,11 @@ class Placement:
         """(n, 2) fractions of coordinates in the grid's system: of pixels, where it has none."""
         if self.globe is not None:
             return self.of_lonlat(self.globe.lonlat(xy))
-        back = ~self.grid.transform
-        col = back.a * xy[:, 0] + back.b * xy[:, 1] + back.c
-        row = back.d * xy[:, 0] + back.e * xy[:, 1] + back.f
-        return np.column_stack([col, row]) * self._pixel + 0.5
+        return _moved(~self.grid.transform, xy) * self._pixel + 0.5
 
     def of_pixels(self, lattice: Array) -> Array:
         """(n, 2) fractions of (column, row); not finite where the map has no ground."""
-        to = self.grid.transform
-        col, row = np.asarray(lattice, np.float64).T
-        return self.of_crs(np.column_stack([to.c + col * to.a + row * to.b, to.f + col * to.d + row * to.e]))
+        return self.of_crs(_moved(self.grid.transform, np.asarray(lattice, np.float64)))
 
     def pixels(self, fractions: Array) -> Array:
         """(n, 2) column and row of fractions; not finite where the map does not reach."""
@@ -86,10 +85,7 @@ class Placement:
             west = self.grid.bounds[0] * math.degrees(self.globe.crs.axis_info[0].unit_conversion_factor)
             lonlat[:, 0] = np.remainder(lonlat[:, 0] - west, _TURN) + west
         xy = self.globe.xy(lonlat)
-        back = ~self.grid.transform
-        return np.column_stack(
-            [back.a * xy[:, 0] + back.b * xy[:, 1] + back.c, back.d * xy[:, 0] + back.e * xy[:, 1] + back.f]
-        )
+        return _moved(~self.grid.transform, xy)
 
     @cached_property
     def outline(self) -> Array:
@@ -135,3 +131,12 @@ class Placement:
     def zoom(self, units: float) -> int:
         """The first zoom at which a tile of ``units`` along its side has at least one of them per pixel."""
         return min(MOST_ZOOM, max(0, math.ceil(-math.log2(units * self.pixel))))
+
+
+def _moved(transform: Affine, points: Array) -> Array:
+    """(n, 2) points through an affine transform; what is not finite stays so."""
+    x, y = points.T
+    with np.errstate(invalid="ignore"):
+        return np.column_stack(
+            [transform.a * x + transform.b * y + transform.c, transform.d * x + transform.e * y + transform.f]
+        )

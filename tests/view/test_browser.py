@@ -11,7 +11,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import pytest
-from served import serving
+from served import serving, serving_app
 
 from tileseg.view.viewed import look_into, runs_in
 
@@ -56,7 +56,8 @@ def look(browser: Any, address: str) -> Iterator[Look]:
         page.on("requestfailed", lambda request: said.append(request.url) if at not in request.url else None)
         page.goto(f"{at}/{rest}")
         pages.append(page)
-        wait(page, "viewer.state.known.ready && viewer.state.known.tiles && viewer.map.areTilesLoaded()")
+        wait(page, "viewer.state.known.ready && viewer.state.known.tiles && viewer.map.isSourceLoaded('polygons')")
+        wait(page, "viewer.map.areTilesLoaded() && viewer.map.loaded()")
         wait(page, "document.getElementById('a-list').children.length")
         return page
 
@@ -122,6 +123,7 @@ def test_hiding_a_class_hides_it_and_the_legend_counts(look: Look, runs: Path) -
         assert f"{name}\t{len(part):,}\t" in table
     shown = "() => viewer.map.queryRenderedFeatures({ layers: ['polygons'] }).map((f) => f.properties.class_name)"
     name = frame["class_name"].iloc[0]
+    wait(page, "viewer.map.queryRenderedFeatures({ layers: ['polygons'] }).length")
     assert name in page.evaluate(shown)
     page.locator(f"[data-class='{name}']").click()
     wait(page, "viewer.map.loaded()")
@@ -212,6 +214,29 @@ def test_swipe_shows_the_bare_scene_on_the_left(look: Look) -> None:
     middle = int(before.shape[1] * 0.45)
     assert changed[150:550, middle - 100 : middle - 20].mean() > 0.2
     assert changed[150:550, middle + 20 : middle + 100].mean() < 0.02
+
+
+def test_an_export_needs_only_a_server_of_files(look: Look, runs: Path, tmp_path: Path) -> None:
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+    from starlette.staticfiles import StaticFiles
+
+    from tileseg.view.export import export
+
+    export([look_into(runs / "placed.tileseg")], tmp_path / "site", tell=lambda _: None)
+    with serving_app(Starlette(routes=[Mount("/here", StaticFiles(directory=tmp_path / "site", html=True))])) as files:
+        page = look("here/", at=files.address)
+        assert pixels(page)[200:500, 200:480].std() > 20
+        switch(page, "scene")
+        switch(page, "polygons")
+        assert pixels(page)[200:500, 200:480].std() < 5
+        switch(page, "labels")
+        assert pixels(page)[200:500, 200:480].std() > 10
+        switch(page, "polygons")
+        pixels(page)
+        assert page.evaluate("() => viewer.map.queryRenderedFeatures({ layers: ['polygons'] }).length") > 3
+        assert not page.locator("#thresholds").is_visible()
+        assert not page.locator("#marks").is_visible()
 
 
 def test_a_narrow_window_has_the_panel_below(look: Look) -> None:

@@ -17,6 +17,13 @@ def command(
     port: Annotated[
         int | None, typer.Option(help="On 127.0.0.1; default 8777 or the next that is free.", show_default=False)
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write it as a folder of files for any web server, instead of serving it.", show_default=False
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
 ) -> None:
     """Look at a run in the browser: scene, labels and polygons, other thresholds, what is uncertain."""
@@ -28,7 +35,6 @@ def command(
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise UsageError(f'view needs {error.name}: pip install "tileseg[view]"') from error
-    from tileseg.view.serve import serve
     from tileseg.view.viewed import runs_in
 
     def tell(line: str) -> None:
@@ -38,4 +44,13 @@ def command(
         raise UsageError(f"{folder}: view reads folders of this machine only; copy the results here first")
     if port is not None and not 0 <= port < 65536:
         raise UsageError(f"--port {port}: expected 1 to 65535")
-    serve(runs_in(Path(folder), scene, tell), port, browse=not no_browser, tell=tell)
+    runs = runs_in(Path(folder), scene, tell)
+    if export is None:
+        from tileseg.view.serve import serve
+
+        serve(runs, port, browse=not no_browser, tell=tell)
+        return
+    from tileseg.view.export import export as write
+
+    write(runs, export, overwrite=overwrite, tell=tell)
+    tell(f"{export}: to be served by a web server that answers ranges, such as: npx serve {export}")

@@ -87,6 +87,18 @@ class _WithHeaders:
         await self.app(scope, receive, added)
 
 
+def index_of(runs: Sequence[ViewedRun]) -> list[dict[str, Any]]:
+    """What the page is told of all runs."""
+    return [
+        {
+            "id": i, "name": run.folder.name.removesuffix(".tileseg"), "bounds": run.placement.degrees,
+            "on_globe": run.placement.on_globe, "outline": [run.ring((0, run.grid.height), (0, run.grid.width))],
+            "finished": run.summary is not None,
+        }
+        for i, run in enumerate(runs)
+    ]  # fmt: skip
+
+
 class Viewer:
     """The runs that are looked at, and the answers to what is asked of them."""
 
@@ -104,12 +116,7 @@ class Viewer:
     def index(self, request: Request) -> Response:
         """Which runs there are."""
         del request
-        runs = [
-            {"id": i, "name": run.folder.name.removesuffix(".tileseg"), "bounds": run.placement.degrees,
-             "on_globe": run.placement.on_globe, "outline": [run.ring((0, run.grid.height), (0, run.grid.width))]}
-            for i, run in enumerate(self.runs)
-        ]  # fmt: skip
-        return JSONResponse({"served": True, "runs": runs})
+        return JSONResponse({"served": True, "runs": index_of(self.runs)})
 
     def facts(self, request: Request) -> Response:
         """What does not change of a run; begins to read its polygons."""

@@ -170,14 +170,17 @@ class Tiles:
         return self._painted(labels, frozenset(clear))
 
     def nodata(self, zoom: int, col: int, line: int) -> bytes | None:
-        """Where there are no data: PNG, hatched."""
+        """Where there are no data: PNG, hatched; None: nowhere."""
         seen = self._look(zoom, col, line)
         if seen is None:
             return None
         labels = self._labels(seen, {})
         assert labels is not None
         stripes = np.add.outer(np.arange(SIZE), np.arange(SIZE)) % 16 < 8
-        image = np.where((labels == NODATA) & seen.there & stripes, 1, 0).astype(np.uint8)
+        without = (labels == NODATA) & seen.there
+        if not without.any():
+            return None
+        image = (without & stripes).astype(np.uint8)
         return _with_palette(image, [(0, 0, 0, 0), (255, 0, 200, 200)])
 
     def _labels(self, seen: Look, thresholds: Mapping[int, float]) -> Bytes | None:

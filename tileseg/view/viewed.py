@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from tileseg.errors import InputError, TilesegError, UsageError
+from tileseg.errors import InputError, TilesegError, UsageError, first_line
 from tileseg.formats import FORMATS, Format
 from tileseg.grid import Grid
 from tileseg.mosaic import Mosaic
+from tileseg.reading import ReadingOptions
 from tileseg.run.ledger import Ledger
 from tileseg.run.names import DISAGREEMENT, MOSAIC, STATE, SUMMARY, probability_files
-from tileseg.source.protocol import PixelSource
-from tileseg.source.scene import open_scene
+from tileseg.source.protocol import Joining, PixelSource, ReadRequest
+from tileseg.source.scene import opener_of
+from tileseg.storage.place import parse_places
 from tileseg.webmap import Placement
 
 _CORNERS = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)])
@@ -82,23 +85,25 @@ class ViewedRun:
     @cached_property
     def scene(self) -> PixelSource | str:
         """The scene, or why there is none to be looked at."""
-        said = self.scene_path or Path(str(self.record.get("scene", "")))
-        identity = self.record.get("identity", {})
+        identity, summary = self.record.get("identity", {}), self.summary
+        spec = {} if summary is None else summary["spec"]
         try:
-            places = (said, self.folder / said, self.folder.parent / said.name)
-            path = next((place for place in places if place.is_file()), said)
-            names = identity.get("card", {}).get("bands") or ["red", "green", "blue"]
-            summary = self.summary
-            found = open_scene(
-                path,
-                expected=len(names),
-                bands=None if identity.get("bands") is None else tuple(identity["bands"]),
-                names=tuple(names),
-                warp=bool(identity.get("warp")),
-                trust_vrt=bool(summary and summary["spec"].get("trust_vrt")),
+            said = self.scene_path or parse_places(spec.get("scene") or str(self.record.get("scene", "")))
+            path = said
+            if isinstance(said, Path):
+                places = (said, self.folder / said, self.folder.parent / said.name)
+                path = next((place for place in places if place.exists()), said)
+            known = {**identity, **spec}
+            options = ReadingOptions.model_validate(
+                {name: known[name] for name in ReadingOptions.model_fields if known.get(name) is not None}
             )
-        except (TilesegError, OSError) as error:
-            return str(error)
+            names = tuple(identity.get("card", {}).get("bands") or ["red", "green", "blue"])
+            wanted = ReadRequest(
+                len(names), options.bands, names, options.warp, options.trust_vrt, joining=Joining.asked(options)
+            )
+            found = opener_of(path).open(path, wanted)
+        except (TilesegError, OSError, ValidationError) as error:
+            return first_line(error)
         size = found.grid.height, found.grid.width
         if size != (self.grid.height, self.grid.width):
             return f"{path}: has {size[0]} x {size[1]} pixels, the run {self.grid.height} x {self.grid.width}"

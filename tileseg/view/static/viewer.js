@@ -28,7 +28,7 @@ const base = () => `runs/${state.run}`;
 const classOf = (id) => state.facts.classes.find((each) => each.id === id);
 
 function tiles(layer, query = {}) {
-  if (!index.served) return `pmtiles://${here}${base()}/${layer.replaceAll(" ", "_")}.pmtiles`;
+  if (!index.served) return `pmtiles://${here}${base()}/${state.facts.exported[layer]}`;
   const asked = new URLSearchParams(query).toString();
   const [path, name] = layer.startsWith("measure:") ? ["measure", layer.slice(8)] : [layer, null];
   const all = [name && `name=${encodeURIComponent(name)}`, asked].filter(Boolean).join("&");
@@ -67,7 +67,7 @@ function panelLayers() {
   if (!facts.finished) all[1][2] = true;
   return all
     .filter(([key]) => key !== "scene" || facts.scene_problem === null)
-    .filter(([key]) => index.served || !(key.startsWith("measure:") || key === "nodata") || (facts.exported ?? []).includes(key))
+    .filter(([key]) => index.served || key === "polygons" || key === "seams" || key in facts.exported)
     .map(([key, name, on, opacity, layers]) => ({
       key, name, on: wanted === null ? on : wanted.split(",").includes(key), opacity, layers,
     }));
