@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tileseg.errors import InputError, UsageError
 from tileseg.source.protocol import Joining, PixelSource, ReadRequest
+from tileseg.source.raster import open_raster
 from tileseg.source.scene import opener_of
 from tileseg.source.tiles import ManyFiles
 from tileseg.storage.place import parse_places
@@ -341,3 +342,73 @@ def test_a_run_of_a_folder_is_that_of_the_whole_and_goes_on(
     changed = in_process("run", named, *options, cwd=tmp_path)
     assert changed.returncode == 2
     assert "made of the scene as it was before it changed" in changed.stderr
+
+
+class TestKeptHeaders:
+    """Of many files headers are kept, and read again where anything about a file is new."""
+
+    @pytest.fixture
+    def several(
+        self, tmp_path: Path, pixels: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[Path, list[str]]:
+        """A folder, and which of its files are opened from now on."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setattr("tileseg.source.tile_headers._MANY", 6)
+        opened: list[str] = []
+
+        def noted(place: Any, wanted: ReadRequest) -> Any:
+            opened.append(Path(str(place)).name)
+            return open_raster(place, wanted)
+
+        monkeypatch.setattr("tileseg.source.tile_headers.open_raster", noted)
+        return cut(tmp_path / "tiles", pixels, nodata=0), opened
+
+    def test_they_are_read_once(self, several: tuple[Path, list[str]]) -> None:
+        folder, opened = several
+        first = many(folder)
+        assert len(opened) == 6
+        opened.clear()
+        again = many(folder)
+        assert opened == []
+        assert again == first
+        assert [file.source for file in again.layers[0].base.files] == [
+            file.source for file in first.layers[0].base.files
+        ]
+        assert np.array_equal(whole(again)[0], whole(first)[0])
+
+    def test_what_makes_one_stale(self, several: tuple[Path, list[str]], pixels: npt.NDArray[np.uint8]) -> None:
+        folder, opened = several
+        before = many(folder)
+        os.utime(folder / "t_041_000.tif", (1, 1))
+        (folder / "t_000_000.tif.aux.xml").write_text("<PAMDataset/>")
+        (folder / "t_040_096.tfw").write_text("1\n0\n0\n-1\n0\n0\n")
+        opened.clear()
+        assert many(folder).identity != before.identity
+        assert sorted(opened) == ["t_000_000.tif", "t_040_096.tif", "t_041_000.tif"]
+
+    def test_another_question_is_asked_anew(self, several: tuple[Path, list[str]]) -> None:
+        folder, opened = several
+        many(folder)
+        opened.clear()
+        opener_of(folder).open(folder, ReadRequest(1, bands=(2,)))
+        assert len(opened) == 6
+
+    def test_a_file_that_breaks(self, several: tuple[Path, list[str]]) -> None:
+        folder, _ = several
+        many(folder)
+        (folder / "t_041_000.tif").write_bytes(b"")
+        with pytest.raises(InputError, match=r"t_041_000\.tif: is empty"):
+            many(folder)
+
+    def test_rubbish_in_its_place_and_a_cache_that_cannot_be_written(
+        self, several: tuple[Path, list[str]], tmp_path: Path
+    ) -> None:
+        folder, _ = several
+        before = many(folder)
+        (kept,) = (tmp_path / "cache" / "tileseg" / "headers").iterdir()
+        kept.write_bytes(b"PAR1 rubbish")
+        assert many(folder) == before
+        kept.unlink()
+        kept.parent.rmdir()
+        kept.parent.write_text("a file where the folder should be")
+        assert many(folder) == before

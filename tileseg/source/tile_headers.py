@@ -6,14 +6,18 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from tileseg.errors import InputError
 from tileseg.grid import Grid
+from tileseg.source.header_cache import cache_file, load, save, stamps_of
 from tileseg.source.protocol import ReadRequest
 from tileseg.source.raster import RasterScene, open_raster
 from tileseg.source.tile_list import Tile
 from tileseg.storage.place import Url
 
+_MANY = 64
+"""Files whose headers are kept between runs; of fewer it takes longer to keep them."""
 _FROM_SERVERS = 32
 """Headers that are asked for at once, of files on servers."""
 
@@ -26,7 +30,7 @@ class Header:
     grid: Grid
     """Where it lies: files of one coordinate reference system have it in the same words."""
     taken: float
-    """When it was taken, or else changed: seconds since 1970."""
+    """When it was taken, or else changed: seconds since 1970; 0 where nobody asks."""
 
 
 def read_headers(named: str, tiles: Sequence[Tile], wanted: ReadRequest) -> tuple[list[Header], list[str]]:
@@ -35,9 +39,8 @@ def read_headers(named: str, tiles: Sequence[Tile], wanted: ReadRequest) -> tupl
     Raises InputError, naming the first, where files are missing or broken, unless the request says that they count as
     without data.
     """
-    remote = any(isinstance(tile.place, Url) for tile in tiles)
-    with ThreadPoolExecutor(_FROM_SERVERS if remote else min(8, 2 * (os.cpu_count() or 1))) as pool:
-        found = list(pool.map(lambda tile: _opened(tile, wanted), tiles))
+    opened = _opened([tile.place for tile in tiles], wanted)
+    found = [opened[tile.place] for tile in tiles]
     broken = [error for error in found if isinstance(error, InputError)]
     notes: list[str] = []
     if broken:
@@ -49,12 +52,29 @@ def read_headers(named: str, tiles: Sequence[Tile], wanted: ReadRequest) -> tupl
         if len(broken) > 5:
             notes.append(f"and {len(broken) - 5} more files count as without data")
     usable = [(s, t) for s, t in zip(found, tiles, strict=True) if isinstance(s, RasterScene)]
-    return [Header(source, source.grid, _taken(source, tile)) for source, tile in usable], notes
+    newest = wanted.joining.on_top == "newest"
+    return [Header(source, source.grid, _taken(source, tile) if newest else 0.0) for source, tile in usable], notes
 
 
-def _opened(tile: Tile, wanted: ReadRequest) -> RasterScene | InputError:
+def _opened(places: Sequence[Path | Url], wanted: ReadRequest) -> dict[Path | Url, RasterScene | InputError]:
+    """Headers of all files, or why one cannot be used."""
+    many = len(places) >= _MANY
+    stamps = stamps_of(places) if many else {}
+    file = cache_file(places, wanted)
+    kept = load(file, stamps) if many else {}
+    left = [place for place in places if place not in kept]
+    remote = any(isinstance(place, Url) for place in left)
+    with ThreadPoolExecutor(_FROM_SERVERS if remote else min(8, 2 * (os.cpu_count() or 1))) as pool:
+        new = dict(zip(left, pool.map(lambda place: _open(place, wanted), left), strict=True))
+    usable = {place: scene for place, scene in new.items() if isinstance(scene, RasterScene)}
+    if many and usable:
+        save(file, stamps, {**kept, **usable})
+    return {**kept, **new}
+
+
+def _open(place: Path | Url, wanted: ReadRequest) -> RasterScene | InputError:
     try:
-        return open_raster(tile.place, wanted)
+        return open_raster(place, wanted)
     except InputError as error:
         return error
 
