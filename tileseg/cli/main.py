@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tileseg.cli import batch, dataset, doctor, evaluate, merge, model, run, train, vectorize, view, worker
+from tileseg.cli import batch, dataset, doctor, evaluate, merge, model, run, scan, train, vectorize, view, worker
 from tileseg.errors import Interrupted, TilesegError, disk_full, root_of
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("run", context_settings={"allow_extra_args": True})(run.command)
 app.command("worker")(worker.command)
 app.command("batch")(batch.command)
+app.command("scan")(scan.command)
 app.command("merge")(merge.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)

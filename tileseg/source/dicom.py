@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from affine import Affine
 
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
-from tileseg.source.dicom_header import DicomFrame, DicomHeader, read_header, stamp_of
+from tileseg.source.dicom_header import DicomFrame, DicomHeader, is_dicom, read_header, stamp_of
 from tileseg.source.dicom_pixels import frame_pixels, type_of
 from tileseg.source.plain_bands import choose_plain_bands
 from tileseg.source.protocol import Mask, Pixels, ReadRequest
-from tileseg.storage.place import Named
+from tileseg.source.slide_file import is_slide
+from tileseg.storage.place import Named, Places, Url, printable
 from tileseg.storage.protocol import Stamp
 from tileseg.window import Window
 
@@ -23,6 +27,9 @@ _MILLIMETRES = (
     'ENGCRS["Image of a scan, from its upper left corner",EDATUM["Scanner"],CS[Cartesian,2],'
     'AXIS["to the right (x)",unspecified],AXIS["down (y)",unspecified],LENGTHUNIT["millimetre",0.001]]'
 )
+
+_LOOKED_AT = 8
+"""Files of a folder by which it is told what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +148,23 @@ def _notes(header: DicomHeader) -> tuple[str, ...]:
     if header.at_detector:
         notes.append("its pixels' size is that at the detector: things are somewhat smaller than they seem")
     return tuple(notes)
+
+
+def is_series(named: Named) -> bool:
+    """Whether a path is a folder whose first files are scans."""
+    if isinstance(named, Url | Places):
+        return False
+    folder = Path(str(named))
+    if not folder.is_dir():
+        return False
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return any(is_dicom(file) and not is_slide(file) for file in islice(files, _LOOKED_AT))
+
+
+def refuse_series(named: Named, wanted: ReadRequest) -> DicomScene:
+    """Say what takes a series: a run takes one image."""
+    del wanted
+    raise InputError(
+        f"{printable(str(named))}: is a folder of scans, and a run takes one image; all of them, in their order: "
+        f"tileseg scan {shlex.quote(str(named))} --out FOLDER"
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tileseg.source.dicom import open_dicom
+from tileseg.source.dicom import is_series, open_dicom, refuse_series
 from tileseg.source.dicom_header import is_dicom
 from tileseg.source.protocol import OF_A_RUN, Mask, Pixels, PixelSource, ReadRequest, Words
 from tileseg.source.raster import open_raster
@@ -39,6 +39,7 @@ TILES = Opener("many files on one grid", is_many, open_tiles)
 OPENERS: list[Opener] = [
     Opener("whole slides", is_slide, open_slide),
     Opener("scans (DICOM)", is_dicom, open_dicom),
+    Opener("series of scans", is_series, refuse_series),
     TILES,
     RASTERS,
 ]

@@ -1,0 +1,1 @@
+"""Series of scans: slices in their order, segmented one by one, and what is made of all of them."""
