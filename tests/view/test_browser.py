@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,12 @@ from typing import Any
 import geopandas
 import numpy as np
 import pytest
+import rasterio
+from fakes import smooth_noise, write_scene
+from rasterio.transform import from_origin
 from served import serving, serving_app
 
+from tileseg import RunSpec, run
 from tileseg.view.viewed import look_into, runs_in
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -46,7 +51,9 @@ def look(browser: Any, address: str) -> Iterator[Look]:
     said: list[str] = []
     pages: list[Page] = []
 
-    def opened(rest: str = "", at: str = address, size: tuple[int, int] = (1000, 700)) -> Page:
+    def opened(
+        rest: str = "", at: str = address, size: tuple[int, int] = (1000, 700), ready: str = "viewer.state.known.tiles"
+    ) -> Page:
         page = browser.new_page(viewport={"width": size[0], "height": size[1]})
         page.on(
             "console",
@@ -56,9 +63,10 @@ def look(browser: Any, address: str) -> Iterator[Look]:
         page.on("requestfailed", lambda request: said.append(request.url) if at not in request.url else None)
         page.goto(f"{at}/{rest}")
         pages.append(page)
-        wait(page, "viewer.state.known.ready && viewer.state.known.tiles && viewer.map.isSourceLoaded('polygons')")
+        wait(page, f"viewer.state.known.ready && {ready}")
+        if "tiles" in ready:
+            wait(page, "viewer.map.isSourceLoaded('polygons') && document.getElementById('a-list').children.length")
         wait(page, "viewer.map.areTilesLoaded() && viewer.map.loaded()")
-        wait(page, "document.getElementById('a-list').children.length")
         return page
 
     yield opened
@@ -245,3 +253,48 @@ def test_a_narrow_window_has_the_panel_below(look: Look) -> None:
     page.locator("#fold").click()
     assert not page.locator("#panel").is_visible()
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 380
+
+
+def test_a_run_under_way_fills_up_and_is_shown_whole_when_it_is_done(look: Look, runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "begun.tileseg"
+    shutil.copytree(runs / "placed.tileseg", folder)
+    summary, record = folder / "summary.json", min((folder / ".state" / "done").rglob("*.json"))
+    kept = summary.read_text(), record.read_text()
+    summary.unlink()
+    record.unlink()
+    with serving([look_into(folder)]) as served:
+        page = look(at=served.address, ready="!document.getElementById('live').hidden")
+        blocks = wait(page, "document.getElementById('left').textContent")
+        assert blocks
+        count = page.evaluate(
+            "() => viewer.map.querySourceFeatures('done').length > 0 && document.getElementById('bar').max"
+        )
+        assert page.locator("#left").text_content().startswith(f"{count - 1} of {count} blocks")
+        assert page.locator("[data-layer=labels]").is_checked()
+        record.write_text(kept[1])
+        summary.write_text(kept[0])
+        wait(page, "document.getElementById('live').hidden && viewer.state.known.tiles")
+        wait(page, "viewer.map.areTilesLoaded() && viewer.map.getSource('polygons')")
+        assert not page.locator("#live").is_visible()
+
+
+def test_other_runs_lie_on_the_map_and_open_on_a_click(look: Look, runs: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "east.tif", smooth_noise(64, 96, 3))
+    with rasterio.open(scene, "r+") as file:
+        file.transform = from_origin(500_300, 4_000_000, 0.5, 0.5)
+    name = json.loads((runs / "placed.tileseg" / "summary.json").read_text())["spec"]["model"]
+    options = {"model": name, "workers": 0, "formats": "pmtiles"}
+    run(RunSpec.parse({"scene": scene, "out": tmp_path / "east.tileseg", **options}))
+    with serving([look_into(runs / "placed.tileseg"), look_into(tmp_path / "east.tileseg")]) as served:
+        page = look(at=served.address)
+        assert [o.text_content() for o in page.locator("#runs option").all()] == ["placed", "east"]
+        page.locator("#all").click()
+        pixels(page)
+        ((lon, lat),) = look_into(tmp_path / "east.tileseg").placement.lonlat(
+            look_into(tmp_path / "east.tileseg").placement.of_pixels(np.array([[48.0, 32.0]]))
+        )
+        x, y = page.evaluate(f"() => Object.values(viewer.map.project([{lon}, {lat}]))")
+        page.locator("#map").click(position={"x": x, "y": y})
+        wait(page, "document.getElementById('title').textContent === 'east' && viewer.state.known.tiles")
+        assert page.locator("#runs").input_value() == "1"
+        pixels(page)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,22 +37,21 @@ class PolygonArchive:
     _problem: str | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
+    _of: int = -1
 
     def start(self) -> None:
-        """Begin to read, unless that was begun."""
+        """Begin to read, unless that was begun; again where the run was finished, or its polygons made anew, since."""
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._read, name="polygons", daemon=True)
-                self._thread.start()
+            if self._thread is not None and (self._thread.is_alive() or self._of == self.run.written):
+                return
+            self._of, self._facts, self._problem = self.run.written, None, None
+            self._thread = threading.Thread(target=self._read, name="polygons", daemon=True)
+            self._thread.start()
 
     @property
     def path(self) -> Path | None:
         """The archive of tiles; None: not there yet, or never."""
-        return self._own or self._made
-
-    @cached_property
-    def _own(self) -> Path | None:
-        return self.run.archive()
+        return self.run.archive() or self._made
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -68,10 +66,10 @@ class PolygonArchive:
             self._folder.cleanup()
 
     def _read(self) -> None:
-        found = self.run.polygons()
+        found, own = self.run.polygons(), self.run.archive()
         if found is None:
-            self._problem = None if self._own is not None else "this run has no polygons that can be read"
-            self._facts = {} if self._own is not None else None
+            self._problem = None if own is not None else "this run has no polygons that can be read"
+            self._facts = {} if own is not None else None
             return
         form, path = found
         try:
@@ -80,7 +78,8 @@ class PolygonArchive:
             if self.run.placement.globe is not None and frame.crs is not None:
                 placed = frame.to_crs(self.run.placement.globe.degrees)
             self._facts = facts_of(placed, self.run.placement)
-            if self._own is None:
+            if own is None:
+                self.close()
                 self._folder = tempfile.TemporaryDirectory(prefix="tileseg-view-", ignore_cleanup_errors=True)
                 made = Path(self._folder.name) / "polygons.pmtiles"
                 write_archive(made, self.run, placed)

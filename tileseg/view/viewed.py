@@ -109,13 +109,21 @@ class ViewedRun:
             return f"{path}: has {size[0]} x {size[1]} pixels, the run {self.grid.height} x {self.grid.width}"
         return found
 
-    @cached_property
+    @property
     def rasters(self) -> dict[str, Path]:
         """Name -> COG of what is kept of pixels beside their labels: ``probability of building``, ``disagreement``."""
         classes = self.mosaic.classes
         files = {f"probability of {classes[i].name}": name for i, name in probability_files(classes).items()}
         found = {**files, "disagreement of views": DISAGREEMENT}
         return {name: self.folder / file for name, file in found.items() if (self.folder / file).is_file()}
+
+    @property
+    def written(self) -> int:
+        """When the summary was written, in nanoseconds; 0: not yet."""
+        try:
+            return (self.folder / SUMMARY).stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def polygons(self) -> tuple[Format, Path] | None:
         """The file of polygons to read; None where there is none."""

@@ -97,16 +97,27 @@ function polygonLayers(source, extra = {}) {
   ];
 }
 
+// The other runs that lie on the globe.
+function footprints() {
+  const others = index.runs.filter(({ id, on_globe }) => id !== state.run && on_globe && state.facts.on_globe);
+  const features = others.map(({ id, name, outline }) => ({
+    type: "Feature", properties: { id, name }, geometry: { type: "Polygon", coordinates: outline },
+  }));
+  return { type: "FeatureCollection", features };
+}
+
 function style() {
   const { facts } = state;
   const empty = { type: "geojson", data: { type: "FeatureCollection", features: [] } };
   const sources = {
     outline: { type: "geojson", data: { type: "Feature", properties: {}, geometry: { type: "Polygon", coordinates: facts.outline } } },
     seams: index.served || facts.finished ? { type: "geojson", data: `${here}${base()}/seams.json` } : empty,
-    changed: { ...empty }, done: { ...empty },
+    changed: { ...empty }, done: { ...empty }, runs: { type: "geojson", data: footprints() },
   };
   const layers = [
     { id: "background", type: "background", paint: { "background-color": "#e8eaed" } },
+    { id: "runs", type: "fill", source: "runs", paint: { "fill-color": "#0b57a4", "fill-opacity": 0.12 } },
+    { id: "runs-line", type: "line", source: "runs", paint: { "line-color": "#0b57a4", "line-width": 1.5 } },
     { id: "outline", type: "line", source: "outline", paint: { "line-color": "#57606a", "line-width": 1 } },
   ];
   for (const { key } of state.layers) {
@@ -175,7 +186,8 @@ function drawLegend() {
     const swatch = make("span", { className: "swatch" });
     swatch.style.background = color;
     const found = classes[id];
-    const counts = state.known.ready ? [number(found?.count ?? 0), area(found?.area ?? 0, unit)] : ["…", "…"];
+    const waiting = state.known.ready ? "–" : "…";
+    const counts = state.known.classes ? [number(found?.count ?? 0), area(found?.area ?? 0, unit)] : [waiting, waiting];
     return make("tr", {}, make("td", {}, make("label", {}, box, swatch, name)), ...counts.map((textContent) => make("td", { textContent })));
   });
   one("legend").replaceChildren(head, ...rows);
@@ -241,7 +253,11 @@ map.on("moveend", () => Object.keys(state.thresholds).length && change());
 map.on("click", (event) => {
   const layers = ["changed", "polygons"].filter((id) => map.getLayer(id));
   const [feature] = map.queryRenderedFeatures(event.point, { layers });
-  if (!feature) return;
+  if (!feature) {
+    const [other] = map.getLayer("runs") ? map.queryRenderedFeatures(event.point, { layers: ["runs"] }) : [];
+    if (other) choose(other.properties.id);
+    return;
+  }
   select(feature.properties.id);
   new maplibre.Popup({ maxWidth: "340px" }).setLngLat(event.lngLat).setDOMContent(attributes(feature.properties)).addTo(map);
 });
@@ -252,7 +268,7 @@ map.on("mousemove", ({ lngLat, point }) => {
   one("place").textContent = facts.on_globe
     ? `${lngLat.lat.toFixed(6)}, ${lngLat.lng.toFixed(6)}`
     : `row ${Math.floor((y - 0.5) / facts.fraction)}, column ${Math.floor((x - 0.5) / facts.fraction)}`;
-  const layers = ["changed", "polygons"].filter((id) => map.getLayer(id));
+  const layers = ["changed", "polygons", "runs"].filter((id) => map.getLayer(id));
   map.getCanvas().style.cursor = layers.length && map.queryRenderedFeatures(point, { layers }).length ? "pointer" : "";
 });
 
@@ -378,11 +394,18 @@ one("fold").onclick = () => {
 };
 one("runs").replaceChildren(...index.runs.map(({ id, name }) => make("option", { value: id, textContent: name })));
 one("choose").hidden = index.runs.length < 2;
-one("runs").onchange = () => {
+function choose(run) {
   const values = params();
   values.delete("on");
   history.replaceState(null, "", `#${decodeURIComponent(values.toString())}`);
-  open(Number(one("runs").value));
+  one("runs").value = run;
+  open(run);
+}
+
+one("runs").onchange = () => choose(Number(one("runs").value));
+one("all").onclick = () => {
+  const bounds = index.runs.filter(({ on_globe }) => on_globe === state.facts.on_globe).map((each) => each.bounds);
+  map.fitBounds([0, 1, 2, 3].map((i) => (i < 2 ? Math.min : Math.max)(...bounds.map((each) => each[i]))), { padding: 40, duration: 0 });
 };
 const first = Math.min(index.runs.length - 1, Math.max(0, Number(params().get("run") ?? 0) || 0));
 one("runs").value = first;
