@@ -94,6 +94,51 @@ class TestLevels:
         assert opener_of(coarse).name == "rasters that GDAL reads"
 
 
+def write_ome(path: Path, pixels: Any, axes: str = "YXS") -> Path:
+    """Write an OME-TIFF whose smaller sizes are in directories of their own below the first."""
+    options = {"tile": (240, 256), "photometric": "rgb" if axes == "YXS" else "minisblack", "compression": "deflate"}
+    said = {
+        "axes": axes,
+        "PhysicalSizeX": 0.25,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": 250,
+        "PhysicalSizeYUnit": "nm",
+    }
+    with tifffile.TiffWriter(path, ome=True) as file:
+        file.write(pixels, subifds=2, metadata=said, **options)
+        for step in (2, 8):
+            file.write(
+                pixels[..., ::step, ::step] if axes != "YXS" else pixels[::step, ::step], subfiletype=1, **options
+            )
+    return path
+
+
+class TestOmeTiff:
+    @pytest.mark.parametrize(("metres", "step"), [(None, 1), (5e-7, 2), (2e-6, 8)])
+    def test_levels(self, tmp_path: Path, stained: Any, metres: float | None, step: int) -> None:
+        scene = opened(write_ome(tmp_path / "a.ome.tif", stained), metres=metres)
+        pixels, valid = scene.read(scene.grid.extent)
+        assert np.array_equal(pixels, stained[::step, ::step])
+        assert valid.all()
+        assert scene.grid.pixel_metres == pytest.approx((2.5e-7 * step,) * 2)
+        window = Window(3, 5, 90, 70)
+        assert np.array_equal(scene.read(window)[0], pixels[window.slices])
+
+    def test_other_kinds_stay_with_gdal(self, tmp_path: Path, stained: Any) -> None:
+        path = write_ome(tmp_path / "a.ome.tif", np.moveaxis(stained, 2, 0), "CYX")
+        assert opener_of(path).name == "rasters that GDAL reads"
+
+    def test_damage_is_one_line(self, tmp_path: Path, stained: Any) -> None:
+        path = write_ome(tmp_path / "a.ome.tif", stained)
+        data = bytearray(path.read_bytes())
+        with tifffile.TiffFile(path) as file:
+            start = file.pages[0].dataoffsets[0]
+        data[start : start + 40] = bytes(40)
+        path.write_bytes(data)
+        with pytest.raises(InputError, match="cannot be read"):
+            opened(path)
+
+
 class TestGlass:
     def test_has_no_data_but_its_colours(self, slide: Path, stained: Any) -> None:
         scene = opened(slide, skips_glass=True)

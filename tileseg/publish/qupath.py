@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,30 +42,46 @@ class QuPath:
 
     def write(self, rows: Rows) -> None:
         """Append polygons."""
-        names = [
-            name for name, kind in self._table.columns.items() if str(kind) in ("double", "int64") and name != "id"
-        ]
-        columns = dict(zip(self._table.columns, rows.values, strict=True))
         shapes = rows.shapes
-        for i, label in enumerate(shapes.label.tolist()):
+        heads = self._heads(rows)
+        small = len(shapes.coordinates) <= shapes.scratch.in_memory
+        points = self._pixels(shapes.coordinates).tolist() if small else None
+        offsets = shapes.ring_offsets.tolist()
+        for head, first, last in zip(heads, shapes.polygon_offsets[:-1], shapes.polygon_offsets[1:], strict=True):
             self._file.write(b",\n" if self._begun else b"")
             self._begun = True
-            properties = {
-                "objectType": "annotation",
-                "classification": {"name": self._table.name(label), "color": self._color(label)},
-                "measurements": {name: _number(columns[name][i]) for name in names},
-            }
-            self._file.write(
-                b'{"type": "Feature", "properties": '
-                + json.dumps(properties, ensure_ascii=False).encode()
-                + b', "geometry": {"type": "Polygon", "coordinates": ['
-            )
-            for ring in range(shapes.polygon_offsets[i], shapes.polygon_offsets[i + 1]):
-                self._file.write(b",[" if ring > shapes.polygon_offsets[i] else b"[")
-                for text in self._vertices(shapes.coordinates, *shapes.ring_offsets[ring : ring + 2]):
-                    self._file.write(text)
+            self._file.write(b'{"type": "Feature", "properties": ' + head.encode())
+            self._file.write(b', "geometry": {"type": "Polygon", "coordinates": ')
+            if points is not None:
+                rings = [points[offsets[ring] : offsets[ring + 1]] for ring in range(first, last)]
+                self._file.write(json.dumps(rings, separators=(",", ":")).encode())
+            else:
+                for ring in range(first, last):
+                    self._file.write(b"," if ring > first else b"[")
+                    for text in self._pieces(shapes.coordinates, offsets[ring], offsets[ring + 1]):
+                        self._file.write(text)
                 self._file.write(b"]")
-            self._file.write(b"]}}")
+            self._file.write(b"}}")
+
+    def _heads(self, rows: Rows) -> list[str]:
+        """The properties of each polygon, as JSON."""
+        kinds = self._table.columns.items()
+        names = [name for name, kind in kinds if str(kind) in ("double", "int64") and name != "id"]
+        columns = dict(zip(self._table.columns, rows.values, strict=True))
+        measured = zip(*(columns[name].tolist() for name in names), strict=True)
+        labels = rows.shapes.label.tolist()
+        classes = {i: {"name": self._table.name(i), "color": self._color(i)} for i in set(labels)}
+        return [
+            json.dumps(
+                {
+                    "objectType": "annotation",
+                    "classification": classes[label],
+                    "measurements": {n: v if math.isfinite(v) else None for n, v in zip(names, values, strict=True)},
+                },
+                ensure_ascii=False,
+            )
+            for label, values in zip(labels, measured, strict=True)
+        ]
 
     def close(self) -> None:
         """Everything is written to the file."""
@@ -72,15 +89,20 @@ class QuPath:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _vertices(self, xy: npt.NDArray[Any], first: int, last: int) -> Iterator[bytes]:
-        """The points of a ring, in pieces."""
+    def _pieces(self, xy: npt.NDArray[Any], first: int, last: int) -> Iterator[bytes]:
+        """A ring of any size, in pieces."""
         for start in range(first, last, _VERTICES):
-            points = np.asarray(xy[start : min(start + _VERTICES, last)])
-            if self._to_pixels is not None:
-                gt = self._to_pixels
-                points = points @ np.array([[gt.a, gt.d], [gt.b, gt.e]]) + (gt.c, gt.f)
-            text = json.dumps(np.round(points, 2).tolist(), separators=(",", ":"))[1:-1]
-            yield (b"," if start > first else b"") + text.encode()
+            points = self._pixels(np.asarray(xy[start : min(start + _VERTICES, last)])).tolist()
+            text = json.dumps(points, separators=(",", ":"))[1:-1].encode()
+            yield (b"," if start > first else b"[") + text
+        yield b"]"
+
+    def _pixels(self, xy: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """(n, 2) x and y in pixels, to a hundredth."""
+        if self._to_pixels is not None:
+            gt = self._to_pixels
+            xy = xy @ np.array([[gt.a, gt.d], [gt.b, gt.e]]) + (gt.c, gt.f)
+        return np.round(xy, 2)
 
     def _color(self, label: int) -> list[int]:
         color = self._table.colors.get(label) or default_color(label, background=False)
@@ -91,8 +113,3 @@ def _is_pixels(table: Table) -> bool:
     """Whether coordinates count pixels already: those of a slide."""
     crs = table.grid.crs
     return crs is not None and any("pixel" in axis.unit_name for axis in crs.axis_info)
-
-
-def _number(value: Any) -> float | int | None:
-    number = value.item()
-    return number if np.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""Whole slides as OpenSlide reads them: open files, levels, and regions that are the same whatever is asked for."""
+"""Whole slides as OpenSlide and tifffile read them: levels, and regions that are the same whatever is asked for."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tileseg.errors import InputError, UsageError, first_line
 from tileseg.source.header import LARGEST_BLOCK, MOST_PIXELS
+from tileseg.source.slide_ome import OmeSlide, is_ome, is_ome_slide
 from tileseg.source.slide_tiff import is_slide_tiff
 from tileseg.storage.place import Named, Places, Url, printable
 from tileseg.storage.protocol import Stamp
@@ -25,6 +26,7 @@ from tileseg.storage.store import at
 ENDINGS = (".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".czi")
 """What files are called that only slides are."""
 
+_TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
 _TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -99,8 +101,10 @@ def is_slide(named: Named) -> bool:
                 return False
     except (OSError, ValueError):
         return False
-    if importlib.util.find_spec("openslide") is None:
+    if importlib.util.find_spec("openslide") is None or importlib.util.find_spec("tifffile") is None:
         return False  # GDAL reads it, too, at its full size
+    if is_ome(str(named)):
+        return is_ome_slide(str(named))
     return _openslide(str(named)).OpenSlide.detect_format(str(named)) is not None
 
 
@@ -170,7 +174,8 @@ def _opened(text: str, path: str, stamp: Stamp) -> Iterator[Any]:
         slide = _slides.get((path, stamp))
         if slide is None:
             _check_tiles(text, path)
-            slide = _slides[path, stamp] = openslide.OpenSlide(path)
+            by_tifffile = path.lower().endswith(_TIFF_ENDINGS) and is_ome(path)
+            slide = _slides[path, stamp] = OmeSlide(path) if by_tifffile else openslide.OpenSlide(path)
             while len(_slides) > _OPEN:
                 _slides.popitem(last=False)  # closed when the last thread is done with it
         _slides.move_to_end((path, stamp))

@@ -17,7 +17,7 @@ _ACROSS, _UNIT = 282, 296
 _METRES = {2: 0.0254, 3: 0.01}
 """Unit of the resolution -> metres."""
 _SAID = 4096
-_WORDS = (b"aperio", b"philips", b"hamamatsu", b"ventana", b"leica scn", b"/leica")
+_WORDS = (b"aperio", b"philips", b"hamamatsu", b"ventana", b"leica scn", b"/leica", b"<ome")
 
 
 def is_slide_tiff(stream: BinaryIO) -> bool:
