@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +17,8 @@ Resampling = Literal["nearest", "bilinear", "cubic"]
 """How pixels of another grid are warped."""
 Tissue = Literal["auto", "none"]
 """How tissue is told from glass on slides."""
+Values = Literal["stored", "harmonized", "physical"]
+"""Which numbers pixels are: as stored; without the offset of the metadata; with its scale and offset."""
 Missing = Literal["fail", "nodata"]
 """What becomes of a file that is missing or broken."""
 
@@ -40,6 +43,46 @@ def _band(value: Any) -> Any:
 
 Band = Annotated[int | str, BeforeValidator(_band)]
 Bands = Annotated[tuple[Band, ...], BeforeValidator(split)]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRule:
+    """Which pixels a band of quality hides."""
+
+    band: str
+    """Its name, or its number."""
+    values: tuple[int, ...]
+    """Numbers that hide a pixel."""
+    bits: int
+    """Bits that hide a pixel, where any of them is set."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """``SCL:3,8-10`` or ``QA_PIXEL:bit1,bit3-4``. Raises ValueError."""
+        band, colon, rest = text.rpartition(":")
+        values: list[int] = []
+        bits = 0
+        parts = [part.strip() for part in rest.split(",") if part.strip()]
+        for part in parts:
+            found = re.fullmatch(r"(bits?)?\s*(\d+)(?:-(\d+))?", part)
+            first, last = (int(found[2]), int(found[3] or found[2])) if found else (1, 0)
+            if not found or not first <= last <= (31 if found[1] else 65535):
+                raise ValueError(f"{text!r}: expected BAND:VALUES, such as SCL:3,8-10, or QA_PIXEL:bit1,bit3-4")
+            if found[1]:
+                bits |= sum(1 << bit for bit in range(first, last + 1))
+            else:
+                values += range(first, last + 1)
+        if not colon or not band.strip() or not parts:
+            raise ValueError(f"{text!r}: expected BAND:VALUES, such as SCL:3,8-10, or QA_PIXEL:bit1,bit3-4")
+        return cls(band.strip(), tuple(values), bits)
+
+
+def _mask(value: Any) -> Any:
+    """One rule, or several."""
+    texts = [value] if isinstance(value, str) else list(value)
+    for text in texts:
+        MaskRule.parse(text)
+    return texts
 
 
 class ReadingOptions(BaseModel):
@@ -71,6 +114,10 @@ class ReadingOptions(BaseModel):
     """Which file counts where several have data; None: the first in their order."""
     asset: str | None = None
     """Key or role of the asset that is read of each item, where STAC says which files a scene is."""
+    mask: Annotated[tuple[str, ...], BeforeValidator(_mask)] | None = None
+    """Bands of quality and what of them hides a pixel: ``SCL:3,8-10``, ``QA_PIXEL:bit1,bit3-4``."""
+    values: Values | None = None
+    """Which numbers pixels are; None: those that are stored."""
     missing: Missing | None = None
     """What becomes of files that are missing or broken; None: the scene is refused."""
 

@@ -33,7 +33,7 @@ from tileseg.plan import Keep
 from tileseg.polygons.quantity import Quantity
 from tileseg.problems import first_problem, toml_of
 from tileseg.reading import ReadingOptions, split
-from tileseg.storage.place import Places, Url, fitting, named_after, parse_place, parse_places
+from tileseg.storage.place import BandFiles, Places, Url, fitting, named_after, parse_place, parse_places
 from tileseg.tta import Flips, parse_scale, views
 
 AskedPrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -293,12 +293,12 @@ class RunSpec(VectorOptions, ReadingOptions):
     """One run: which scene, which model, how, and which polygons. Lists may be given as text with commas."""
 
     scene: Annotated[
-        Path | InstanceOf[Url] | InstanceOf[Places],
+        Path | InstanceOf[Url] | InstanceOf[Places] | InstanceOf[BandFiles],
         BeforeValidator(parse_places),
         PlainSerializer(str, return_type=str, when_used="json"),
     ]
     """A raster that GDAL reads: a path, or an address such as ``s3://bucket/scene.tif``. Or many on one grid: a folder,
-    a pattern, a list of files (in a file, or of Python)."""
+    a pattern, a list of files (in a file, or of Python). Or a file for each band: a table, name = file."""
     out: Place | None = None
     """Output folder, or an address on an object store; by default ``<stem>.tileseg`` in the current folder
     (``<stem>-<page or table>.tileseg`` of one raster of several in a file)."""

@@ -17,7 +17,8 @@ from fakes import smooth_noise, write_scene
 from tileseg.errors import InputError, UsageError
 from tileseg.source.protocol import Joining, ReadRequest
 from tileseg.source.scene import TILES, opener_of
-from tileseg.source.tile_list import is_many, tiles_of
+from tileseg.source.tile_list import Tile, is_many
+from tileseg.source.tile_list import tiles_of as tiles_for
 from tileseg.storage.place import parse_places
 
 NAMES = ["b.tif", "a.tif", "deep/c d.tif"]
@@ -62,8 +63,12 @@ def collection(folder: Path, *, extra: bool = False) -> Path:
     return path
 
 
-def named_in(path: Path, **options: str) -> list[str]:
-    return [os.path.relpath(str(tile.place), path.parent) for tile in tiles_of(path, **options)]
+def tiles_of(named: object, **joining: str) -> tuple[Tile, ...]:
+    return tiles_for(named, ReadRequest(3, names=("red", "green", "blue"), joining=Joining(**joining)))  # type: ignore[arg-type]
+
+
+def named_in(path: Path, **joining: str) -> list[str]:
+    return [os.path.relpath(str(tile.place), path.parent) for tile in tiles_of(path, **joining)]
 
 
 class TestIndexes:
@@ -138,7 +143,7 @@ class TestIndexes:
     def test_files_that_are_broken(self, tmp_path: Path, ending: str) -> None:
         (tmp_path / f"i{ending}").write_bytes(b"PAR1 or not")
         with pytest.raises(InputError, match=rf"i\{ending}"):
-            tiles_of(tmp_path / f"i{ending}")
+            opener_of(tmp_path / f"i{ending}").open(tmp_path / f"i{ending}", ReadRequest(3))
 
 
 class TestStac:

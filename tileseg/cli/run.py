@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ import typer
 from tileseg.cli.facts import packed
 from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
 from tileseg.cli.option import chosen, expand, option
-from tileseg.cli.run_options import CONTROL, RunOptions
+from tileseg.cli.run_options import CONTROL, FILES, RunOptions
 from tileseg.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -55,6 +56,15 @@ def command(
         ),
     ] = None,
     *,
+    band: Annotated[
+        list[str] | None,
+        option(
+            FILES,
+            "A scene with a file for each band, by the model's names of the bands; once for each, and for bands of "
+            "quality.",
+            metavar="NAME=FILE",
+        ),
+    ] = None,
     options: RunOptions,
     control: Control,
 ) -> None:
@@ -62,7 +72,9 @@ def command(
     from tileseg.errors import UsageError
     from tileseg.spec import RunSpec, read_config
 
-    named = [scene, *context.args] if context.args else scene
+    named: object = [scene, *context.args] if context.args else scene
+    if band:
+        named = _by_band(band, named)
     given = {"scene": named, "out": out, **chosen(options), "overwrite": control.overwrite}
     asked = {
         **(read_config(control.config) if control.config else {}),
@@ -93,6 +105,23 @@ def command(
         typer.echo(json.dumps(report.to_json(), indent=2))
     elif not control.quiet:
         print_report(report, verbose=control.verbose)
+
+
+def _by_band(given: Sequence[str], scene: object) -> dict[str, str]:
+    """Bands and their files. Raises UsageError."""
+    from tileseg.errors import UsageError
+
+    if scene is not None:
+        raise UsageError(f"--band: names the files of the scene, so {scene} is one too many")
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, file = (part.strip() for part in text.partition("="))
+        if not (name and equals and file):
+            raise UsageError(f"--band {text}: expected NAME=FILE, such as red=B04.tif")
+        if name in found:
+            raise UsageError(f"--band {name}: is given twice, as {found[name]} and {file}")
+        found[name] = file
+    return found
 
 
 def _check_out(out: Path | Url | None) -> None:

@@ -11,10 +11,10 @@ from tileseg.cli.option import option
 from tileseg.engine.kinds import ENGINES
 from tileseg.formats import DEFAULT, FORMATS
 from tileseg.hounsfield import PRESETS
-from tileseg.reading import Missing, OnTop, Resampling
+from tileseg.reading import Missing, OnTop, Resampling, Values
 
 MODEL, VIEWS, SIZES = "Model", "Views and stitching", "Sizes and resources"
-SCENE, FILES, VECTORS, CONTROL = "Scene", "Scenes of many files", "Polygons", "Control"
+SCENE, FILES, VECTORS, CONTROL = "Scene", "Several files, grids, bands of quality", "Polygons", "Control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +184,23 @@ class JoiningOptions:
             "Which file counts where several have data: the first (default) or last in their order (of folders and "
             "patterns: by name), or the newest.",
             metavar="|".join(get_args(OnTop)),
+        ),
+    ] = None
+    mask: Annotated[
+        list[str] | None,
+        option(
+            FILES,
+            "A band of quality, and what of it hides a pixel: SCL:3,8-10, or QA_PIXEL:bit1,bit3-4; may be given "
+            "several times.",
+            metavar="BAND:VALUES",
+        ),
+    ] = None
+    values: Annotated[
+        str | None,
+        option(
+            FILES,
+            "stored (default); harmonized: without the offset that metadata says; physical: with its scale and offset.",
+            metavar="|".join(get_args(Values)),
         ),
     ] = None
     asset: Annotated[str | None, option(FILES, "Key or role of the STAC asset that is the scene.", metavar="NAME")] = (

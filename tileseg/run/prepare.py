@@ -90,7 +90,7 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
     """
     from tileseg.run.vectorize import ignored_classes, regular_classes
     from tileseg.source.protocol import Joining, ReadRequest
-    from tileseg.source.scene import opener_of
+    from tileseg.source.scene import open_request
 
     model = resolve_model(spec.model)
     card = load_card(model)
@@ -105,7 +105,7 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
         skips_glass=spec.tissue != "none",
         joining=Joining.asked(spec),
     )
-    scene = opener_of(spec.scene).open(spec.scene, wanted)
+    scene = open_request(spec.scene, wanted)
     notices = [*scene.notes, *_scene_notices(spec, scene, card)]
     base, lines = base_scale(spec, card, scene.grid)
     notices += lines

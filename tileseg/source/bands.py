@@ -113,6 +113,12 @@ def _called(dataset: DatasetReader, name: str, among: list[int]) -> list[int]:
     return []
 
 
+def same_band(one: str, other: str) -> bool:
+    """Whether two names mean one band: red, R and B04 do."""
+    plain = {_plain(one), _plain(other)}
+    return len(plain) == 1 or any(plain <= names for names in _SAME)
+
+
 def _plain(name: str) -> str:
     """A name without case, blanks and leading zeros: B04 is b4."""
     plain = re.sub(r"[\s_-]+", "", name.lower())

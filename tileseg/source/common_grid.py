@@ -118,14 +118,15 @@ def anchor_of(grids: Sequence[Grid], joining: Joining) -> Grid:
     """
     usual = majority(grids)
     wkt = usual.crs_wkt if joining.crs is None else _asked(joining.crs, grids)
-    alike = [g for g in grids if g.crs_wkt == wkt and _has(g, joining.resolution)]
+    alike = [g for g in grids if g.crs_wkt == wkt and has_resolution(g, joining.resolution)]
     if alike:
         return majority(alike)
     size = joining.resolution or _resolution(_spanned([g for g in grids if _kind(g) == _kind(usual)]), wkt)
     return Grid(1, 1, Affine(size, 0, 0, 0, -size, 0), wkt)
 
 
-def _has(grid: Grid, resolution: float | None) -> bool:
+def has_resolution(grid: Grid, resolution: float | None) -> bool:
+    """Whether a grid's pixels are squares of that side, along its axes."""
     a, b, d, e = _steps(grid)
     return resolution is None or (b == d == 0 and math.isclose(abs(a), resolution, rel_tol=1e-9) and abs(a) == abs(e))
 

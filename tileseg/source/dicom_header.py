@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tileseg.errors import InputError, TilesegError, UsageError
-from tileseg.storage.place import Named, Places, SubDataset, Url, printable
+from tileseg.storage.place import Named, SubDataset, printable
 from tileseg.storage.protocol import Stamp
 from tileseg.storage.store import at
 
@@ -159,7 +159,7 @@ class DicomHeader:
 
 def is_dicom(path: Named) -> bool:
     """Whether a path is a DICOM file, or names a frame of one."""
-    if isinstance(path, Url | Places):
+    if not isinstance(path, str | Path):
         return False
     part = SubDataset.parse(str(path))
     if part is not None and part.kind == "DICOM" and not Path(str(path)).exists():

@@ -26,7 +26,7 @@ from tileseg.storage.local import until_whole
 from tileseg.storage.place import Url
 from tileseg.storage.store import at
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when a row means something else than before."""
 _KEPT = 32
 """Sets of files whose headers are kept; the least recently written go first."""
@@ -115,7 +115,7 @@ def save(file: Path, stamps: Stamps, scenes: Mapping[Path | Url, RasterScene]) -
 
 
 _PLAIN = ("dtype", "alpha", "palette", "identity", "warp_to", "orientation")
-_LISTS = ("bands", "nodata", "masks", "block", "notes")
+_LISTS = ("bands", "nodata", "masks", "block", "scales", "offsets", "notes")
 
 
 def _row(scene: RasterScene) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.grid import Grid
-from tileseg.reading import Missing, OnTop, ReadingOptions, Resampling
+from tileseg.reading import MaskRule, Missing, OnTop, ReadingOptions, Resampling, Values
 from tileseg.window import Window
 
 Pixels = npt.NDArray[Any]
@@ -107,6 +107,10 @@ class Joining:
     """Which file counts where several have data: the first or last in their order, or the one taken last."""
     asset: str | None = None
     """Key or role of the asset that is read of each item of STAC; None: of its only raster."""
+    mask: tuple[MaskRule, ...] = ()
+    """Bands of quality, and what of them hides a pixel."""
+    values: Values = "stored"
+    """Which numbers pixels are."""
     missing: Missing = "fail"
     """What becomes of files that are missing or broken: the scene is refused, or they count as without data."""
 
@@ -119,8 +123,15 @@ class Joining:
             options.resampling or "bilinear",
             options.on_top or "first",
             options.asset,
+            tuple(map(MaskRule.parse, options.mask or ())),
+            options.values or "stored",
             options.missing or "fail",
         )
+
+    @property
+    def changes_one(self) -> bool:
+        """Whether it is something for a scene of one file, too."""
+        return bool(self.mask) or self.values != "stored" or self.crs is not None or self.resolution is not None
 
 
 @dataclass(frozen=True, slots=True)

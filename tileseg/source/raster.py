@@ -63,6 +63,10 @@ class RasterScene:
     """Coordinate reference system into which a scene with ground control points is warped as it is read."""
     orientation: int = UPRIGHT
     """How the stored picture is turned as it is read: Exif's numbers, 1 for not at all."""
+    scales: tuple[float, ...] = ()
+    """What the file says that numbers of each of ``bands`` are to be multiplied by; none: nothing."""
+    offsets: tuple[float, ...] = ()
+    """And what is to be added then."""
     notes: tuple[str, ...] = ()
     """What the user should know about how it is read, one line each."""
 
@@ -166,5 +170,7 @@ def describe(
         identity=identity_of(file, dataset),
         warp_to=warp_to,
         orientation=orientation,
+        scales=tuple(dataset.scales[band - 1] for band in bands),
+        offsets=tuple(dataset.offsets[band - 1] for band in bands),
         notes=notes,
     )

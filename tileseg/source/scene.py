@@ -51,6 +51,12 @@ def opener_of(path: Named) -> Opener:
     return next(opener for opener in OPENERS if opener.recognises(path))
 
 
+def open_request(path: Named, wanted: ReadRequest) -> PixelSource:
+    """Describe a scene. Raises InputError or UsageError in one line."""
+    opener = TILES if wanted.joining.changes_one else opener_of(path)
+    return opener.open(path, wanted)
+
+
 def open_scene(
     path: Named,
     *,
@@ -70,7 +76,7 @@ def open_scene(
     files outside its own folder with ``trust_vrt``. ``words``: how messages name what the user can change. Raises
     InputError in one line for whatever cannot be used.
     """
-    return opener_of(path).open(path, ReadRequest(expected, bands, names, warp, trust_vrt, words))
+    return open_request(path, ReadRequest(expected, bands, names, warp, trust_vrt, words))
 
 
 def read_plane(

@@ -50,13 +50,23 @@ def scene_of(source: str, item: pystac.Item, wanted: str | None) -> str:
     if wanted is not None:
         chosen = [wanted] if wanted in assets else [k for k, a in assets.items() if a.has_role(wanted)]
     else:
-        rasters = [k for k, a in assets.items() if _raster_asset(a)]
-        chosen = [k for k in rasters if assets[k].has_role("data")] or rasters
+        chosen = _rasters(item)
     if len(chosen) != 1:
         problem = "no asset" if not chosen else f"{len(chosen)} assets"
         which = "for a raster" if wanted is None else f"with the key or role {wanted!r}"
         raise UsageError(f"{source}: item {item.id}: {problem} {which}; --asset: one of {', '.join(assets) or 'none'}")
     return address_of(source, item, chosen[0])
+
+
+def is_one_raster(item: pystac.Item) -> bool:
+    """Whether an item has one asset that is a raster, so that nobody has to say which."""
+    return len(_rasters(item)) == 1
+
+
+def _rasters(item: pystac.Item) -> list[str]:
+    assets = item.get_assets()
+    rasters = [k for k, a in assets.items() if _raster_asset(a)]
+    return [k for k in rasters if assets[k].has_role("data")] or rasters
 
 
 def address_of(source: str, item: pystac.Item, key: str) -> str:

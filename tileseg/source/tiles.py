@@ -167,7 +167,7 @@ def _again(named: Named, wanted: ReadRequest, identity: str) -> ManyFiles:
 
 def open_tiles(named: Named, wanted: ReadRequest) -> ManyFiles:
     """Describe a scene that lies in several files. Raises InputError or UsageError in one line."""
-    headers, notes = read_headers(str(named), tiles_of(named, wanted.joining.asset), wanted)
+    headers, notes = read_headers(str(named), tiles_of(named, wanted), wanted)
     _check_places(named, headers)
     ranks = _ranks(headers, wanted.joining.on_top)
     grids = same_words([header.grid for header in headers])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import has_magic
 from pathlib import Path, PurePosixPath
@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from tileseg.errors import UsageError, did_you_mean
 
+BAND = "{band}"
+"""What stands for the name of a band in a pattern of files that have one band each."""
 BUCKETS = ("s3", "gs", "az")
 """Schemes of object stores, which are read and written."""
 _WEB = ("https", "http")
@@ -128,6 +130,21 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
+class BandFiles:
+    """The files of one scene that has one for each band, by what the user calls the bands."""
+
+    bands: tuple[tuple[str, Path | Url], ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{band}={place}" for band, place in self.bands)
+
+    @property
+    def name(self) -> str:
+        """That of the first file."""
+        return self.bands[0][1].name
+
+
+@dataclass(frozen=True, slots=True)
 class SubDataset:
     """One raster of several in a file, by GDAL's name for it: ``GTIFF_DIR:2:scene.tif``, ``GPKG:scene.gpkg:table``.
 
@@ -213,24 +230,34 @@ def similar_name(path: Path) -> str:
     return did_you_mean(path.name, names)
 
 
-Named = str | Path | Url | Places
+Named = str | Path | Url | Places | BandFiles
 """What a user may name as one scene."""
 
 
 def named_after(scene: Named) -> str:
     """What the outputs of a scene are called: of several files after the first, of a pattern after its folder."""
-    first = scene.places[0] if isinstance(scene, Places) else scene
+    first: Named = scene
+    if isinstance(scene, Places):
+        first = scene.places[0]
+    elif isinstance(scene, BandFiles):
+        first = scene.bands[0][1]
     text = str(first)
-    if has_magic(text) and not Path(file_of(text)).exists():
+    if (has_magic(text) or BAND in text) and not Path(file_of(text)).exists():
         parts = text.split("/")
-        text = "/".join(parts[: next(i for i, part in enumerate(parts) if has_magic(part))]) or "."
+        text = "/".join(parts[: next(i for i, part in enumerate(parts) if has_magic(part) or "{" in part)]) or "."
     return stem_of(text if text.strip("./") else str(Path(text).resolve()))
 
 
-def parse_places(value: Named | Sequence[str | Path | Url]) -> Path | Url | Places:
-    """A place, or several of a list. Raises UsageError in one line."""
-    if isinstance(value, str | Path | Url | Places):
-        return value if isinstance(value, Places) else parse_place(value)
+def parse_places(
+    value: Named | Sequence[str | Path | Url] | Mapping[str, str | Path | Url],
+) -> Path | Url | Places | BandFiles:
+    """A place, or several of a list, or one for each band. Raises UsageError in one line."""
+    if isinstance(value, str | Path | Url | Places | BandFiles):
+        return value if isinstance(value, Places | BandFiles) else parse_place(value)
+    if isinstance(value, Mapping):
+        if not value:
+            raise UsageError("a scene with a file for each band needs at least one")
+        return BandFiles(tuple((band, parse_place(place)) for band, place in value.items()))
     found = Places(tuple(map(parse_place, value)))
     return found if len(found.places) > 1 else found.places[0]
 
