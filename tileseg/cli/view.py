@@ -23,7 +23,13 @@ def command(
             help="Write it as a folder of files for any web server, instead of serving it.", show_default=False
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write one page about the run, with everything in it, instead of serving it.", show_default=False
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export or report.")] = False,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
 ) -> None:
     """Look at a run in the browser: scene, labels and polygons, other thresholds, what is uncertain."""
@@ -44,7 +50,18 @@ def command(
         raise UsageError(f"{folder}: view reads folders of this machine only; copy the results here first")
     if port is not None and not 0 <= port < 65536:
         raise UsageError(f"--port {port}: expected 1 to 65535")
+    if report is not None and (export is not None or (report.exists() and not overwrite)):
+        told = "give only one of it and --export" if export is not None else "exists; --overwrite replaces it"
+        raise UsageError(f"--report {report}: {told}")
     runs = runs_in(Path(folder), scene, tell)
+    if report is not None:
+        from tileseg.view.report import write_report
+
+        if len(runs) > 1:
+            raise UsageError(f"--report is for the folder of one run; {folder} has {len(runs)}")
+        write_report(runs[0], report)
+        tell(str(report))
+        return
     if export is None:
         from tileseg.view.serve import serve
 
