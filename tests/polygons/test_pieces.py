@@ -23,7 +23,7 @@ from tileseg.polygons.quantity import Quantity
 from tileseg.polygons.scratch import Scratch
 from tileseg.polygons.shape import Shaper
 from tileseg.polygons.trace import trace_block
-from tileseg.publish import geojson
+from tileseg.publish import geojson, qupath
 from tileseg.publish.table import Table
 from tileseg.publish.vectors import write_vectors
 from tileseg.publish.wkb import large_polygon
@@ -76,12 +76,15 @@ def test_pieces_give_the_same_files(
         (tmp_path / folder).mkdir()
     whole = written(tmp_path / "whole", name, 1 << 18, fill_holes)
     monkeypatch.setattr(geojson, "_VERTICES", 11)
+    monkeypatch.setattr(qupath, "_VERTICES", 11)
     pieces = written(tmp_path / "pieces", name, 7, fill_holes)
     expected, found = (json.loads(paths["geojson"].read_text())["features"] for paths in (whole, pieces))
     assert len(found) > 20
     _same([f["properties"] for f in found], [f["properties"] for f in expected])
     assert [f["geometry"] for f in found] == [f["geometry"] for f in expected]
     assert [json.loads(line) for line in pieces["geojsonseq"].read_text().splitlines()] == found
+    annotations = [json.loads(paths["qupath"].read_text())["features"] for paths in (whole, pieces)]
+    assert [f["geometry"] for f in annotations[1]] == [f["geometry"] for f in annotations[0]]
     for form in ("parquet", "gpkg", "fgb"):
         mine, theirs = (FORMATS[form].read(paths[form]).sort_values("id") for paths in (pieces, whole))
         assert mine.geometry.to_wkb().tolist() == theirs.geometry.to_wkb().tolist()

@@ -160,6 +160,12 @@ class TestGlass:
         assert len({scene.identity for scene in scenes}) == 3
 
 
+def outlines(features: list[dict[str, Any]]) -> list[tuple[int, str]]:
+    """Class and outline of polygons, in an order of their own."""
+    found = ((f["properties"]["class"], shapely.geometry.shape(f["geometry"]).normalize().wkt) for f in features)
+    return sorted(found)
+
+
 class TestRuns:
     def test_polygons_lie_in_pixels_of_the_slide(
         self, slide: Path, model: Path, tmp_path: Path, in_process: Command
@@ -181,6 +187,12 @@ class TestRuns:
             color = {"roof": [0xD7, 0x30, 0x27], "water": [0x45, 0x75, 0xB4]}[of["class_name"]]
             assert said["classification"] == {"name": of["class_name"], "color": color}
             assert said["measurements"]["pixels"] == of["pixels"] == pytest.approx(outline.area / 16)
+        said = "coordinates are those of a plane, 'Pixels of a slide, from its upper left corner'"
+        assert said in json.loads((out / "polygons.geojson").read_text())["description"]
+        pieces = in_process("run", slide, "--out", tmp_path / "pieces", "--block", "64", "--window", "64", *asked)
+        assert pieces.returncode == 0, pieces.stderr
+        again = json.loads((tmp_path / "pieces/polygons.geojson").read_text())["features"]
+        assert outlines(again) == outlines(plain)
         all_of_it = in_process("run", slide, "--out", tmp_path / "all", "--tissue", "none", *asked)
         assert all_of_it.returncode == 0, all_of_it.stderr
         assert json.loads(all_of_it.stdout)["pixels"] != json.loads(done.stdout)["pixels"]

@@ -79,13 +79,17 @@ def lines(path: Path, table: Table) -> GeoJson:
 
 def description_of(grid: Grid) -> str | None:
     """What a reader has to know of the coordinates; None where they are those of WGS 84, as RFC 7946 has it."""
-    if grid.geod is None or grid.crs_wkt is None:
+    if grid.crs is not None and grid.geod is None:
+        return _PLANE.format(grid.crs.name, grid.crs.axis_info[0].unit_name if grid.crs.axis_info else "unknown")
+    if grid.crs_wkt is None:
         return _NO_CRS
     globe = globe_of(grid.crs_wkt)
     return None if globe.is_earth else _NOT_EARTH.format(globe.degrees.name)
 
 
 _NOT_EARTH = "Not of the Earth: coordinates are longitude and latitude in {!r}, not in WGS 84."
+
+_PLANE = "Not longitude and latitude: coordinates are those of a plane, {!r}; their unit: {}."
 
 _NO_CRS = (
     "The scene has no coordinate reference system: coordinates are those of its own grid (x = column, y = row "

@@ -16,10 +16,11 @@ from tileseg.storage.store import at
 
 ENDINGS = (
     ".tif", ".tiff", ".jp2", ".j2k", ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".img", ".ntf", ".nitf", ".gpkg", ".vrt",
+    ".dcm", ".svs", ".ndpi", ".scn", ".mrxs", ".bif",
 )  # fmt: skip
 """What rasters in folders are called."""
 
-_NOT_FROM_SERVERS = (".gpkg", ".vrt")
+_NOT_FROM_SERVERS = (".gpkg", ".vrt", ".dcm", ".svs", ".ndpi", ".scn", ".mrxs", ".bif")
 """Endings, among these, of formats that are read as files only."""
 
 
