@@ -6,7 +6,6 @@ polygons are written, and a hundred thousand at a time).
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -139,11 +138,13 @@ def layer(name: str, ids: Array, columns: Mapping[str, Array], geometry: Array, 
     """
     tags = np.full((len(ids), len(columns)), -1, np.int64)
     values: list[bytes] = []
+    count = 0
     for k, column in enumerate(columns.values()):
         there = column != "" if column.dtype.kind == "U" else ~np.isnan(column)
         found, index = np.unique(column[there], return_inverse=True)
-        tags[there, k] = index + len(values)
-        values += [_value(value) for value in found.tolist()]
+        tags[there, k] = index + count
+        values.append(_values(found))
+        count += len(found)
     out = np.empty(len(geometry) + len(ids) * (20 * len(columns) + 60), np.uint8)
     size = _encode_features(np.asarray(ids, np.int64), tags, geometry, np.asarray(ends, np.int64), out)
     parts = [
@@ -151,20 +152,37 @@ def layer(name: str, ids: Array, columns: Mapping[str, Array], geometry: Array, 
         _message(0x0A, name.encode()),
         out[:size].tobytes(),
         *(_message(0x1A, key.encode()) for key in columns),
-        *(_message(0x22, value) for value in values),
+        *values,
         b"\x28" + _varint(EXTENT),
     ]
     return _message(0x1A, b"".join(parts))
 
 
-def _value(value: bool | float | str) -> bytes:
-    if isinstance(value, str):
-        return _message(0x0A, value.encode())
-    if isinstance(value, bool):
-        return b"\x38" + _varint(value)
-    if isinstance(value, int):
-        return b"\x28" + _varint(value) if value >= 0 else b"\x30" + _varint(-2 * value - 1)
-    return b"\x19" + struct.pack("<d", value)
+def _values(found: Array) -> bytes:
+    """Values of one kind as messages of the layer."""
+    if found.dtype.kind == "U":
+        return b"".join(_message(0x22, _message(0x0A, text.encode())) for text in found.tolist())
+    if found.dtype.kind == "b":
+        return b"".join(_message(0x22, b"\x38" + _varint(value)) for value in found.tolist())
+    if found.dtype.kind == "f":
+        messages = np.empty(len(found), [("head", "S3"), ("value", "<f8")])
+        messages["head"], messages["value"] = b"\x22\x09\x19", found
+        return messages.tobytes()
+    out = np.empty(16 * len(found), np.uint8)
+    return out[: _encode_integers(np.asarray(found, np.int64), out)].tobytes()
+
+
+@compiled
+def _encode_integers(values: Array, out: Array) -> int:  # pragma: no cover - compiled
+    """Whole numbers as messages of the layer; the length of what was written."""
+    at = 0
+    for value in values:
+        out[at] = 0x22
+        out[at + 2] = 0x28 if value >= 0 else 0x30
+        end = _put(value if value >= 0 else _zigzag(value), out, at + 3)
+        out[at + 1] = end - at - 2
+        at = end
+    return at
 
 
 def _message(tag: int, content: bytes) -> bytes:

@@ -31,6 +31,9 @@ _UNITS_PER_PIXEL = 4
 _IN_MEMORY = 1 << 18
 """Corners."""
 
+_LEVEL = 6
+"""Of compression: 9, the usual one, takes several times as long for a percent."""
+
 MERGED = "merged"
 """Attribute of what stands for several polygons at lower zooms: how many."""
 
@@ -96,7 +99,7 @@ class VectorTiles:
             writer.tile_f = waiting
             for zoom in range(zooms + 1):
                 for tile_id, content in self._tiles(zoom, whole=zoom == zooms):
-                    writer.write_tile(tile_id, gzip.compress(content, mtime=0))
+                    writer.write_tile(tile_id, gzip.compress(content, _LEVEL, mtime=0))
             if not len(self._store):
                 writer.write_tile(0, gzip.compress(layer(LAYER, *_NOTHING), mtime=0))
             box = {

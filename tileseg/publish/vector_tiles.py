@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 
+from tileseg.compiled import compiled
 from tileseg.polygons.rings import Array
 from tileseg.polygons.scratch import Scratch
 from tileseg.publish.mvt import EXTENT, encode_polygons, most_bytes
@@ -49,6 +50,10 @@ class Store:
         """Of each polygon: the row of its attributes, ascending; several polygons may have one."""
         self.labels = scratch.growing(np.int64)
         """Class of each polygon."""
+        self.areas = scratch.growing(np.float64)
+        """Area of each polygon, as a fraction of the square."""
+        self.boxes = scratch.growing(np.float64, 4)
+        """Least x and y, greatest x and y of each polygon."""
 
     def add(self, corners: Array, rings: Array, polygons: Array, rows: Array, labels: Array) -> None:
         """Append P polygons: corners (n, 2), offsets of rings (R + 1,) and polygons (P + 1,), row and label of each."""
@@ -60,6 +65,9 @@ class Store:
         self.polygon_ends.extend(np.asarray(polygons[1:], np.int64) + first_ring)
         self.rows.extend(rows)
         self.labels.extend(labels)
+        area, box = _measured(corners, np.asarray(rings, np.int64), np.asarray(polygons, np.int64))
+        self.areas.extend(area)
+        self.boxes.extend(box)
         self.corners.release()
 
     def __len__(self) -> int:
@@ -81,17 +89,40 @@ class Store:
         ring = 0 if polygon == 0 else int(self.polygon_ends.filled[polygon - 1])
         return 0 if ring == 0 else int(self.ring_ends.filled[ring - 1])
 
-    def geometries(self, low: int, high: int) -> Array:
-        """(high - low,) shapely polygons, in fractions."""
+    def geometries(self, low: int, high: int, scale: float) -> Array:
+        """(high - low,) shapely polygons, in fractions times ``scale``."""
         first = 0 if low == 0 else int(self.polygon_ends.filled[low - 1])
         polygons = np.concatenate([[first], self.polygon_ends.filled[low:high]])
         start = self._corner(low)
         rings = np.concatenate([[start], self.ring_ends.filled[first : polygons[-1]]])
-        corners = np.array(self.corners.filled[start : rings[-1]])
+        corners = self.corners.filled[start : rings[-1]] * scale
         self.corners.release()
         return np.asarray(
             shapely.from_ragged_array(shapely.GeometryType.POLYGON, corners, (rings - start, polygons - first))
         )
+
+
+@compiled
+def _measured(corners: Array, rings: Array, polygons: Array) -> tuple[Array, Array]:  # pragma: no cover - compiled
+    """(P,) areas without their holes, (P, 4) boxes of polygons; an exterior comes before its holes."""
+    count = len(polygons) - 1
+    areas, boxes = np.zeros(count), np.empty((count, 4))
+    for i in range(count):
+        for ring in range(polygons[i], polygons[i + 1]):
+            low, high = rings[ring], rings[ring + 1]
+            # From the ring's own corner: fractions of the square have few digits left for a house.
+            x, y = corners[low, 0], corners[low, 1]
+            total = 0.0
+            for k in range(low, high - 1):
+                total += (corners[k, 0] - x) * (corners[k + 1, 1] - y) - (corners[k + 1, 0] - x) * (corners[k, 1] - y)
+            if ring == polygons[i]:
+                areas[i] = abs(total) / 2
+                box = corners[low:high]
+                boxes[i, 0], boxes[i, 1] = box[:, 0].min(), box[:, 1].min()
+                boxes[i, 2], boxes[i, 3] = box[:, 0].max(), box[:, 1].max()
+            else:
+                areas[i] -= abs(total) / 2
+    return areas, boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +151,21 @@ def features_of(store: Store, zoom: int, *, whole: bool) -> Iterator[Features]:
     scale = float(EXTENT << zoom)
     gathered: list[tuple[Array, ...]] = []
     for low, high in store.pieces():
-        shapes = shapely.transform(store.geometries(low, high), lambda xy: xy * scale)
+        box, area = store.boxes.filled[low:high] * scale, store.areas.filled[low:high] * scale**2
         rows, labels = store.rows.filled[low:high], store.labels.filled[low:high]
-        box = shapely.bounds(shapes)
-        alone, area = np.ones(len(shapes), np.bool_), shapely.area(shapes)
-        if not whole:
-            longest = np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1])
-            alone = (area >= SMALL**2) | (longest > _LONG)
-            shapes[alone] = shapely.simplify(shapes[alone], _SIMPLE)
-        # What is as narrow as nothing has no outline of its own, however long.
-        alone[alone] = shapely.area(shapely.set_precision(shapes[alone], 1.0, mode="pointwise")) > 0
+        longest = np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1])
+        alone = np.ones(len(area), np.bool_) if whole else (area >= SMALL**2) | (longest > _LONG)
+        if alone.any():
+            shapes = store.geometries(low, high, scale)[alone]
+            if not whole:
+                shapes = shapely.simplify(shapes, _SIMPLE)
+            # What is as narrow as nothing has no outline of its own, however long.
+            shown = shapely.area(shapely.set_precision(shapes, 1.0, mode="pointwise")) > 0
+            alone[alone] = shown
+            if shown.any():
+                yield _cut_and_encoded(shapes[shown], rows[alone], zoom)
         small = ~alone
         gathered.append((rows[small].copy(), labels[small].copy(), area[small], (box[small, :2] + box[small, 2:]) / 2))
-        if alone.any():
-            yield _cut_and_encoded(shapes[alone], rows[alone], zoom)
     if gathered:
         rows, labels, area, centre = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
         if len(rows):
