@@ -25,6 +25,23 @@ print(tileseg.__file__, halve(labels).tolist(), confusion(labels, labels, 3).tol
 RESULT = "[[1, 2]] [[0, 0, 0], [0, 3, 0], [0, 0, 3]]"
 
 
+def test_numba_waits_for_the_first_call_and_loops_for_those_that_they_call() -> None:
+    code = (
+        "import sys\n"
+        "import numpy as np\n"
+        "import tileseg.run.vectorize, tileseg.labels\n"
+        "from tileseg.imports import own_process\n"
+        "print('numba' in sys.modules)\n"
+        "own_process()\n"
+        "print(tileseg.labels.halve(np.array([[1, 2, 2], [1, 1, 2]], np.uint8)).tolist())\n"
+        "print('numba' in sys.modules, 'scipy.linalg' in sys.modules)\n"
+        "import scipy.linalg\n"  # whoever wants it has it
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.split("\n")[:3] == ["False", "[[1, 2]]", "True False"]
+
+
 def use(root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     unset = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
     inherited = {name: value for name, value in os.environ.items() if name not in unset}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,18 @@ def test_a_run_takes_it_and_the_summary_says_so(folder: Path, tmp_path: Path) ->
         logits[engine] = Mosaic(tmp_path / engine / "mosaic.zarr").read_logits(Window(0, 0, 60, 90)).astype(np.float32)
     assert np.abs(logits["openvino"] - logits["onnx"]).max() <= 2e-3 * logits["onnx"].std()  # kept as float16
     assert '"name":"openvino"' in (tmp_path / "openvino" / "summary.json").read_text().replace(" ", "")
+
+
+def test_it_reports_nothing_to_its_makers() -> None:
+    """Its converter of models, of which nothing is needed, would as soon as it is imported."""
+    code = (
+        "import sys\n"
+        "import tileseg.nn.openvino_session\n"
+        "print([name for name in sys.modules if 'telemetry' in name])\n"
+        "import openvino.tools.ovc\n"  # whoever wants it has it
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
 
 
 def test_a_graph_that_it_does_not_take_is_told_in_one_line() -> None:

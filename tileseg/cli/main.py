@@ -12,6 +12,7 @@ import typer
 
 from tileseg.cli import batch, dataset, doctor, evaluate, merge, model, run, scan, train, vectorize, view, worker
 from tileseg.errors import Interrupted, TilesegError, disk_full, root_of
+from tileseg.imports import own_process
 
 app = typer.Typer(
     name="tileseg",
@@ -54,6 +55,7 @@ def _options(
 
 def main() -> None:
     """Run a command; turn errors into one line and an exit code. A traceback is for bugs, and for -v."""
+    own_process()
     try:
         app()
     except TilesegError as error:

@@ -15,6 +15,7 @@ from tileseg.cli.interrupt import BLOCKS, stop_on_interrupt
 from tileseg.cli.option import chosen, expand, option
 from tileseg.cli.run_options import CONTROL, FILES, RunOptions
 from tileseg.formats import FORMATS
+from tileseg.imports import spared
 
 if TYPE_CHECKING:
     from tileseg.storage.place import Url
@@ -84,6 +85,8 @@ def command(
         raise UsageError("which scene? tileseg run SCENE, or scene = ... in --config")
     spec = RunSpec.parse(packed(asked))
     _check_out(spec.out)
+    with spared("boto3"):  # for credentials of stores that are read by other means here
+        import tileseg.source.raster  # noqa: F401 - it imports rasterio
     from tileseg.cli.progress import RunProgress, print_plan, print_report
     from tileseg.cluster.allocator import keep_freed_memory
     from tileseg.run.prepare import prepare

@@ -18,7 +18,7 @@ def write_openvino(model: onnx.ModelProto, path: Path, *, half: bool) -> None:
 
     Raises InputError if OpenVINO does not take the graph.
     """
-    import openvino
+    from tileseg.nn.openvino_quiet import openvino
 
     with TemporaryDirectory(prefix="tileseg-") as folder:
         source = Path(folder) / "model.onnx"

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import openvino
 
 from tileseg.errors import InputError, first_line
+from tileseg.nn.openvino_quiet import openvino
 
 if TYPE_CHECKING:
     import onnx

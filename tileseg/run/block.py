@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import traceback
 from collections import defaultdict
@@ -194,6 +195,8 @@ class _Clock:
 
 # One device per process: one network runs at a time, and one model is kept.
 _FLIGHT = Flight()
+NETWORK_LOADED = threading.Event()
+"""Set when this process has its first network, or will have none: until then, whatever else needs Python waits."""
 _loaded: tuple[_Model, TiledNetwork] | None = None
 
 
@@ -217,6 +220,9 @@ def _network_for(job: Job) -> TiledNetwork:
     model = _Model(job.model, plan.card.using(plan.form), plan.engine, threads)
     if _loaded is None or _loaded[0] != model:
         _loaded = None  # goes before the next is loaded
-        network = open_network(model.folder, model.card, threads, engine=plan.engine, form=plan.form)
+        try:
+            network = open_network(model.folder, model.card, threads, engine=plan.engine, form=plan.form)
+        finally:
+            NETWORK_LOADED.set()
         _loaded = (model, TiledNetwork(network))
     return _loaded[1]

@@ -102,10 +102,13 @@ def compute(
 
     Raises BlocksFailed or Interrupted once those in flight are finished.
     """
+    from tileseg.run.block import NETWORK_LOADED, segment_block
+
     plan, pending = opened.prepared.plan, opened.pending
     listener.start(opened.prepared, opened.done)
     if not pending:
         opened.ledger.forget_killed()
+        NETWORK_LOADED.set()
         clock.lap("start")
         return 0
     job = make_job(opened)
@@ -117,14 +120,13 @@ def compute(
             listener.notice(note)
         listener.block(record, plan[record.index].core.pixels)
 
-    from tileseg.run.block import segment_block
-
     if plan.workers == 0:
         from tileseg.cluster.threads import run_in_threads
 
         clock.lap("start")
         with opened.ledger.in_process():
             failures = run_in_threads(segment_block, job, pending, on_done, stop)
+        NETWORK_LOADED.set()  # all may have been empty
     else:
         from tileseg.cluster.schedule import run_on_cluster
         from tileseg.cluster.settings import restore_path

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_HEAD_START = 5.0
+"""Seconds at most that a network is waited for before other things are loaded."""
 _QUICKLOOK_PIXELS = 900
 """Longest side of a quicklook's pictures."""
 
@@ -332,12 +334,24 @@ def _in_background(part: Callable[[], T]) -> Future[T]:
 
 
 def _get_ready(prepared: PreparedRun) -> npt.NDArray[np.uint8]:
-    """Compile or load what the outputs need, and read the scene's picture (y, x, 3) for the quicklook."""
+    """Read the scene's picture (y, x, 3) for the quicklook, and compile or load what the outputs need.
+
+    One thread at a time runs Python. Where this process computes the network, that is loaded first, and the rest while
+    it computes.
+    """
     from tileseg.run.vectorize import warm_up
     from tileseg.source.picture import overview_rgb
 
+    picture = overview_rgb(prepared.scene, _QUICKLOOK_PIXELS, pictured(prepared))
+    if prepared.plan.workers == 0:
+        from tileseg.run.block import NETWORK_LOADED
+
+        NETWORK_LOADED.wait(_HEAD_START)
     warm_up(regular=prepared.spec.regularize is not None)
-    return overview_rgb(prepared.scene, _QUICKLOOK_PIXELS, pictured(prepared))
+    import tileseg.publish.label_cog
+    import tileseg.publish.quicklook  # noqa: F401 - for the finish
+
+    return picture
 
 
 def pictured(prepared: PreparedRun) -> Window:
