@@ -37,6 +37,7 @@ from tileseg.labels import (
     halve,
     probabilities,
 )
+from tileseg.ome import ome_attributes
 from tileseg.plan import Keep
 from tileseg.storage.patience import patiently_await
 from tileseg.storage.place import Url
@@ -328,6 +329,7 @@ def _create(
             },
             "Conventions": "CF-1.11",
             **_conventions(grid),
+            **ome_attributes(grid, classes, {1: "labels", **{f: f"overviews/{f}/labels" for f in levels}}),
         }
     )
     shape = (grid.height, grid.width)

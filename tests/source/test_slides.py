@@ -187,6 +187,14 @@ class TestRuns:
             color = {"roof": [0xD7, 0x30, 0x27], "water": [0x45, 0x75, 0xB4]}[of["class_name"]]
             assert said["classification"] == {"name": of["class_name"], "color": color}
             assert said["measurements"]["pixels"] == of["pixels"] == pytest.approx(outline.area / 16)
+        ome = json.loads((out / "mosaic.zarr/zarr.json").read_text())["attributes"]["ome"]
+        (sizes,) = ome["multiscales"]
+        for i, (size, factor) in enumerate(zip(sizes["datasets"], (1, 2, 4, 8, 16), strict=False)):
+            assert (out / "mosaic.zarr" / size["path"] / "zarr.json").exists()
+            scale, shift = (list(each.values())[1] for each in size["coordinateTransformations"])
+            assert scale == pytest.approx([2.0 * factor] * 2), i  # micrometres
+            assert shift == pytest.approx([factor - 1.0] * 2)
+        assert ome["image-label"]["colors"][1] == {"label-value": 1, "rgba": [0xD7, 0x30, 0x27, 255]}
         said = "coordinates are those of a plane, 'Pixels of a slide, from its upper left corner'"
         assert said in json.loads((out / "polygons.geojson").read_text())["description"]
         pieces = in_process("run", slide, "--out", tmp_path / "pieces", "--block", "64", "--window", "64", *asked)
