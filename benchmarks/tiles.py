@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-SIDE = 64
+SIDE = 104
 """Pixels of a tile."""
 
 
@@ -52,7 +52,7 @@ def measure(what: str, folder: Path) -> dict[str, float]:
     if what == "plan":
         from tileseg.run.prepare import prepare
 
-        blocks = sum(1 for _ in prepare(RunSpec(scene=folder, block=20, gsd="native")).plan)
+        blocks = sum(1 for _ in prepare(RunSpec(scene=folder, block=32, gsd="native")).plan)
         return {"seconds": time.perf_counter() - began, "memory": peak(), "blocks": blocks}
     if what == "one":
         tile = next(folder.iterdir())

@@ -412,3 +412,27 @@ class TestKeptHeaders:
         kept.parent.rmdir()
         kept.parent.write_text("a file where the folder should be")
         assert many(folder) == before
+
+
+@pytest.mark.real_data
+def test_a_real_scene_cut_into_tiles_has_its_labels(real_data: Path, tmp_path: Path, model: Path, in_process) -> None:
+    with rasterio.open(real_data / "places" / "vienna_0_rgb.tif") as file:
+        place = file.transform @ Affine.translation(200, 100)
+        real = np.moveaxis(file.read(window=((100, 331), (200, 485))), 0, -1)
+        crs = file.crs.to_wkt()
+    write(tmp_path / "one.tif", real, place, crs)
+    for top in range(0, 231, 77):
+        for left in range(0, 285, 101):
+            part = real[top : top + 77, left : left + 101]
+            write(tmp_path / "tiles" / f"{top}_{left}.tif", part, place @ Affine.translation(left, top), crs)
+    found = []
+    for scene in ("one.tif", "tiles"):
+        out = f"{scene}.out"
+        options = ("--model", model, "--block", 64, "--window", 96, "--precision", "float32", "--gsd", "native")
+        done = in_process("run", scene, *options, "--out", out, "-q", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with rasterio.open(tmp_path / out / "labels.tif") as file:
+            found.append((file.read(1), (tmp_path / out / "polygons.geojson").read_bytes()))
+    assert np.array_equal(found[0][0], found[1][0])
+    assert len(np.unique(found[0][0])) > 1
+    assert found[0][1] == found[1][1]
