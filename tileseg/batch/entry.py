@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tileseg.storage.place import file_of, fitting, printable, shown, stem_of, with_file
+from tileseg.storage.place import file_of, fitting, named_after, printable, shown, with_file
 
 _SUFFIX = ".tileseg"
 
@@ -44,7 +44,7 @@ class Entry:
 
         A stem for which file systems have no room is cut.
         """
-        stem = stem_of(self.shown)
+        stem = named_after(self.shown)
         text = f"{self.place} {sorted(self.options.items())}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return fitting(stem, _SUFFIX), fitting(stem, f"-{digest}{_SUFFIX}")
