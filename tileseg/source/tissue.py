@@ -7,7 +7,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from tileseg.source.slide_file import Level, SlideFile, read_region
 
@@ -55,6 +54,8 @@ def tissue_of(slide: SlideFile, level: Level) -> Tissue | None:
     Glass is as bright as the brightest parts and without a colour: what is darker, or has more colour than Otsu's limit
     (A Threshold Selection Method from Gray-Level Histograms, 1979) between the two kinds, is tissue.
     """
+    from scipy import ndimage
+
     enough = [each for each in slide.levels if max(each.height, each.width) >= _ENOUGH] or [slide.levels[0]]
     seen = enough[-1]
     if seen.height * seen.width > _MOST:
