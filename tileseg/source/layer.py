@@ -27,9 +27,14 @@ class Layer:
     """Where on the scene's grid they have pixels."""
     warp: Warp | None = None
     """From their lattice to the scene's grid; None: they lie on it, pixel for pixel."""
+    alone: bool = True
+    """Whether nothing else is laid over it or under it, so that it is no matter whose a pixel is."""
 
     def read(self, window: Window) -> tuple[Pixels, Owner]:
-        """Pixels (y, x, band), 0 where there are none, and whose they are (y, x), of a window inside this one's."""
+        """Pixels (y, x, band), 0 where there are none, and whose they are (y, x), of a window inside this one's.
+
+        Of files that are warped, alone on their scene, it may be another's of them.
+        """
         if self.warp is None:
             return self.base.read(window.relative_to(self.window))
         pixels, owner = nothing((window.height, window.width), self.base.bands, self.base.dtype)
@@ -37,7 +42,7 @@ class Layer:
             needed = self.warp.needed(piece)
             if needed is not None:
                 here = piece.relative_to(window).slices
-                pixels[here], owner[here] = self.warp(*self.base.read(needed), needed, piece)
+                pixels[here], owner[here] = self.warp(*self.base.read(needed), needed, piece, ranks=not self.alone)
         return pixels, owner
 
     def read_thinned(self, window: Window, shape: tuple[int, int]) -> tuple[Pixels, Owner]:
@@ -75,6 +80,11 @@ def layers_on(anchor: Grid, lattices: Sequence[Lattice], resampling: Resampling)
     corner = corner_of(anchor, [(base.grid, w) for base, w, warps in windows if not warps], top, left)
     grid = Grid(bottom - top, right - left, corner, anchor.crs_wkt)
     return grid, tuple(
-        Layer(base, window.shift(-top, -left), Warp(base.grid, grid, resampling) if warps else None)
+        Layer(
+            base,
+            window.shift(-top, -left),
+            Warp(base.grid, grid, resampling) if warps else None,
+            alone=len(windows) == 1,
+        )
         for base, window, warps in windows
     )

@@ -124,15 +124,29 @@ class Warp:
         pieces = [self._seen(piece) for piece in _pieces(window, 8)]
         return np.concatenate([cols for cols, _ in pieces]), np.concatenate([rows for _, rows in pieces])
 
-    def __call__(self, pixels: Pixels, owner: Owner, at: Window, window: Window) -> tuple[Pixels, Owner]:
-        """Warp what is at ``at`` in the source onto a window of the target: pixels (y, x, band) and owner (y, x)."""
+    def __call__(
+        self, pixels: Pixels, owner: Owner, at: Window, window: Window, *, ranks: bool = True
+    ) -> tuple[Pixels, Owner]:
+        """Warp what is at ``at`` in the source onto a window of the target: pixels (y, x, band) and owner (y, x).
+
+        Without ``ranks`` it is only said whether a pixel has an owner, and not which.
+        """
         if (owner == NOBODY).all():
             shape = (window.height, window.width)
             return np.zeros((*shape, pixels.shape[2]), pixels.dtype), np.full(shape, NOBODY, np.int32)
         filled = spread(pixels, owner != NOBODY, self.reach) if self.resampling != "nearest" else pixels
         warped = self._warped(np.moveaxis(filled, -1, 0), at, window, self.resampling, 0)
-        owners = self._warped(owner[None], at, window, "nearest", NOBODY)
-        return np.ascontiguousarray(np.moveaxis(warped, 0, -1)), owners[0]
+        return np.ascontiguousarray(np.moveaxis(warped, 0, -1)), self._owners(owner, at, window, ranks=ranks)
+
+    def _owners(self, owner: Owner, at: Window, window: Window, *, ranks: bool) -> Owner:
+        """Whose the pixels under the centres are (y, x). Where all are one file's, nothing need be computed."""
+        low, high = int(owner.min()), int(owner.max())
+        whole = self.source.extent
+        # At the source's own edge, some centres may lie beyond.
+        inside = at.row_off > 0 and at.col_off > 0 and at.row_stop < whole.height and at.col_stop < whole.width
+        if inside and (low == high or (not ranks and high != NOBODY)):
+            return np.full((window.height, window.width), low, np.int32)
+        return np.asarray(self._warped(owner[None], at, window, "nearest", NOBODY)[0])
 
     def _warped(
         self, planes: npt.NDArray[Any], at: Window, window: Window, resampling: Resampling, outside: int
