@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,6 @@ from tileseg.source.lattice import NOBODY, Lattice, Owner
 from tileseg.source.protocol import Pixels
 from tileseg.source.warp import Warp, scaled
 from tileseg.window import Window, tile
-
-_PIECE = 512
-"""Rows and columns that are warped at once: where pixels get coarser, they need many more of the files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +35,7 @@ class Layer:
         if self.warp is None:
             return self.base.read(window.relative_to(self.window))
         pixels, owner = nothing((window.height, window.width), self.base.bands, self.base.dtype)
-        for piece in tile(window, _PIECE, _PIECE):
+        for piece in _aligned(window, self.warp.piece):
             needed = self.warp.needed(piece)
             if needed is not None:
                 here = piece.relative_to(window).slices
@@ -56,6 +53,15 @@ class Layer:
         target = scaled(self.warp.target[window], shape)
         coarse = Warp(scaled(self.base.grid[needed], size), target, "nearest")
         return coarse(*self.base.read_thinned(needed, size), Window(0, 0, *size), target.extent)
+
+
+def _aligned(window: Window, side: int) -> Iterator[Window]:
+    """A window cut at multiples of ``side``."""
+    top, left = window.row_off // side * side, window.col_off // side * side
+    for piece in tile(Window(top, left, window.row_stop - top, window.col_stop - left), side, side):
+        part = piece.intersection(window)
+        assert part is not None
+        yield part
 
 
 def nothing(shape: tuple[int, int], bands: int, dtype: str) -> tuple[Pixels, Owner]:

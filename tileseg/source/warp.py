@@ -48,6 +48,8 @@ _RADIUS = {"nearest": 0, "bilinear": 1, "cubic": 2}
 """Pixels that a kernel reaches, where pixels do not get coarser."""
 _EXTRA = 4
 """Further pixels that are read around what a window needs."""
+_PIECE, _LEAST, _BLOCK = 512, 16, 128
+"""Rows and columns: of the source that are warped at once, about; of the target, at least; that GDAL computes whole."""
 _POINTS = 11
 """Points along each side of a window whose places are computed to find out what it needs."""
 
@@ -90,6 +92,14 @@ class Warp:
             size = math.hypot(*steps)
             found.append(float(f"{min(1.0, 1 / size):.6g}") if math.isfinite(size) and size > 0 else 1.0)
         return found[0], found[1]
+
+    @property
+    def piece(self) -> int:
+        """Rows and columns of the target that are best warped at once, beginning at multiples of it.
+
+        Where pixels get coarser, they need many more of the source: so the memory is bounded.
+        """
+        return 1 << int(math.log2(max(_LEAST, _PIECE * min(self.scale))))
 
     def _seen(self, window: Window) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Columns and rows of the source under evenly spread points of a window of the target."""
@@ -182,6 +192,8 @@ class Warp:
             f'<VRTDataset rasterXSize="{self.target.width}" rasterYSize="{self.target.height}" '
             'subClass="VRTWarpedDataset">'
             + "".join(f'<VRTRasterBand dataType="{kind}" band="{i}" subClass="VRTWarpedRasterBand"/>' for i in bands)
+            # GDAL computes whole blocks, also of those that a window only touches; a large one would be mostly in vain.
+            + "".join(f"<Block{axis}Size>{min(_BLOCK, self.piece)}</Block{axis}Size>" for axis in "XY")
             + f"<GDALWarpOptions><ResampleAlg>{_ALGORITHMS[resampling]}</ResampleAlg>"
             f"<WorkingDataType>{kind}</WorkingDataType>"
             + "".join(f'<Option name="{name}">{value}</Option>' for name, value in options.items())
