@@ -388,3 +388,33 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     image.write_bytes(data)
     labels = write(tmp_path / "l.tif", patchy(256, 256))
     assert "a.tif: cannot be read at rows" in refusal(tmp_path, image, labels)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_labels_are_known_within_the_polygons_of_a_file_only(tmp_path: Path, scale: int) -> None:
+    """As rasterio's mask of these polygons has it, however labels are read; another area is another key."""
+    image = write(tmp_path / "image.tif", noise(60, 90, 3))
+    truth = write(tmp_path / "truth.tif", patchy(60, 90))
+    known = polygons(tmp_path / "known.geojson", [(box(10, 8, 20, 20), {}), (box(50, 8, 20, 40), {})])
+    head = f"ground_sample_distance = {abs(NORTH_UP.a) * scale}\n"
+    scene = scene_of(tmp_path, image, truth, "known = 'known.geojson'\n", head)
+    everywhere = scene_of(tmp_path, image, truth, head=head)
+    inside = rasterio.features.geometry_mask(
+        geopandas.read_file(known).geometry, (scene.grid.height, scene.grid.width), scene.grid.transform, invert=True
+    )
+    assert 0 < inside.sum() < inside.size
+    expected = np.where(inside, everywhere.read(scene.extent)[1], 255)
+    np.testing.assert_array_equal(scene.read(scene.extent)[1], expected)
+    np.testing.assert_array_equal(scene.read_labels(scene.extent), expected)
+    np.testing.assert_array_equal(replace(scene, cached=True).read(scene.extent)[1], expected)
+    part = Window(3, 5, 17, 21)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(scene)).read_labels(part), expected[part.slices])
+    assert scene.key != everywhere.key
+
+
+def test_a_known_area_that_is_none_is_refused(tmp_path: Path) -> None:
+    image, truth = write(tmp_path / "image.tif", noise(60, 90, 3)), write(tmp_path / "truth.tif", patchy(60, 90))
+    assert "area.gpkg: is not there; expected polygons" in refusal(tmp_path, image, truth, "known = 'area.gpkg'\n")
+    assert "truth.tif" in refusal(tmp_path, image, truth, "known = 'truth.tif'\n")
+    polygons(tmp_path / "far.geojson", [(box(500, 0, 10, 10), {})])
+    assert "none of its polygons lies on the scene" in refusal(tmp_path, image, truth, "known = 'far.geojson'\n")

@@ -19,7 +19,7 @@ from PIL import Image
 from tileseg.errors import InputError, Interrupted, LockedError, TilesegError, UsageError
 from tileseg.nn.backend import keras
 from tileseg.nn.bundle import load_bundle
-from tileseg.nn.folder import load_card
+from tileseg.nn.folder import load_card, resolve_model
 from tileseg.nn.options import NetworkSpec
 from tileseg.nn.unet import build_network
 from tileseg.run.block import fill_of
@@ -29,7 +29,7 @@ from tileseg.train.checkpoint import Store
 from tileseg.train.folder import TrainingFolder
 from tileseg.train.journal import STEPS, read_columns
 from tileseg.train.learner import frozen_layers
-from tileseg.train.prepare import load_scenes, prepare
+from tileseg.train.prepare import like_init, load_scenes, prepare
 from tileseg.train.spec import TrainSpec
 from tileseg.train.trainer import TrainReport, train
 
@@ -496,12 +496,26 @@ def unmoved(dataset, trained, tmp_path_factory) -> Trained:
 def test_a_training_may_start_from_a_model(dataset, trained, unmoved, tmp_path) -> None:
     (one, card), (other, second) = load_bundle(trained), load_bundle(unmoved.out)
     assert second.scaling == card.scaling
+    assert second.hands_over == card.hands_over
     # A card is given to others: it does not tell where things lie here.
     assert second.training["spec"]["init"] == trained.name
     for a, b in zip(one.trainable_variables, other.trainable_variables, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
     with pytest.raises(InputError, match="none of its layers fits"):
         go(spec_of(dataset, tmp_path / "third", init=trained, network={"width": 0.05}))
+
+
+def test_a_model_to_begin_with_brings_its_network_its_rate_and_what_it_hands_over(dataset, tmp_path) -> None:
+    """`--init MODEL` alone; what is given wins."""
+    usual = {"dataset": dataset, "out": tmp_path / "m", "init": resolve_model("embedded")}
+    spec, told = like_init(TrainSpec.parse(usual))
+    options = load_card(resolve_model("embedded")).training["spec"]["network"]
+    assert spec.network.model_dump(mode="json", include=set(options)) == options
+    assert spec.rate == 3e-4
+    assert "width=0.25,decoder_width=0.5,decoder_convs=1 and --rate 0.0003" in told
+    spec, told = like_init(TrainSpec.parse(usual | {"network": "width=0.05", "rate": 0.1}))
+    assert (spec.network.width, spec.rate, told) == (0.05, 0.1, None)
+    assert like_init(TrainSpec.parse({"dataset": dataset, "out": tmp_path / "m"}))[1] is None
 
 
 def test_patience_ends_a_training(unmoved) -> None:

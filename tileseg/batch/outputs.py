@@ -20,7 +20,7 @@ from tileseg.mosaic import Mosaic
 from tileseg.run.names import MOSAIC, SUMMARY
 from tileseg.source.vector_file import name_to_write
 from tileseg.storage.local import until_whole
-from tileseg.storage.place import Url
+from tileseg.storage.place import Url, similar_name
 from tileseg.storage.store import at
 
 if TYPE_CHECKING:
@@ -117,6 +117,18 @@ def finished_in(folder: Path | Url, tell: Callable[[str], object] | None = None)
             continue
         if found is not None:
             yield found
+
+
+def finished_at(folder: Path) -> list[FinishedRun]:
+    """The finished run in a folder, or all directly below it. Raises InputError where there is none."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else f"is not there{similar_name(folder)}"
+        raise InputError(f"{folder}: {what}; expected the folder of a run, or one with folders of runs")
+    own = _finished_run(folder)
+    found = [*finished_in(folder)] if own is None else [own]
+    if not found:
+        raise InputError(f"{folder}: no finished run there; expected the folder of a run, or one with folders of runs")
+    return found
 
 
 def _finished_run(folder: Path | Url) -> FinishedRun | None:

@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from tileseg.cli import batch, dataset, doctor, evaluate, merge, model, run, scan, train, vectorize, view, worker
+from tileseg.cli import (
+    batch,
+    dataset,
+    doctor,
+    evaluate,
+    merge,
+    model,
+    run,
+    scan,
+    suggest,
+    train,
+    vectorize,
+    view,
+    worker,
+)
 from tileseg.errors import Interrupted, TilesegError, disk_full, root_of
 from tileseg.imports import own_process
 
@@ -29,6 +43,7 @@ app.command("scan")(scan.command)
 app.command("merge")(merge.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
+app.command("suggest")(suggest.command)
 app.command("vectorize")(vectorize.command)
 app.command("view")(view.command)
 app.add_typer(dataset.app, name="dataset", help="Look at labelled scenes before training on them.")

@@ -7,6 +7,7 @@ import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from affine import Affine
 
 from tileseg.card import ClassInfo
+from tileseg.dataset.known_area import KnownArea
 from tileseg.dataset.raster_truth import NoTruth, Truth
 from tileseg.dataset.spec import IGNORE, DatasetSpec, SceneFiles, Split, is_there
 from tileseg.dataset.truth import open_truth
@@ -57,6 +59,8 @@ class LabelledScene:
     """From the image's pixels to those of ``grid``."""
     truth: Truth
     """The labels, on ``grid``."""
+    known: KnownArea | None
+    """Where ``truth`` is complete; None: everywhere."""
     key: str
     """Digest of all that decides what is read."""
     fill: tuple[float, ...] = (0.0,)
@@ -128,14 +132,20 @@ class LabelledScene:
         """The labels of :meth:`read`, without reading pixels where the image has data everywhere."""
         if self.cached or self.scene.has_gaps:
             return self.read(window)[1]
-        return self.truth.read(window)
+        return self._labels(window)
+
+    def _labels(self, window: Window) -> Labels:
+        labels = self.truth.read(window)
+        if self.known is not None:
+            labels[~self.known.mask(window)] = IGNORE
+        return labels
 
     def _read(self, window: Window) -> tuple[Pixels, Labels, Mask]:
         if self.rescale.identity:
             pixels, valid = self.scene.read(window)
         else:
             pixels, valid = self.rescale.image(*self.scene.read(self.rescale.source(window)), window)
-        labels = self.truth.read(window)
+        labels = self._labels(window)
         if not valid.all():
             pixels[~valid] = np.asarray(self.fill).astype(pixels.dtype)
             labels[~valid] = IGNORE
@@ -207,7 +217,9 @@ def open_labelled(pair: SceneFiles, spec: DatasetSpec, gsd: float | None) -> Lab
         rescale.rows.count, rescale.cols.count, scene.grid.transform @ Affine.scale(1 / scale), scene.grid.crs_wkt
     )
     truth = open_truth(pair, spec, scene.grid, grid, rescale)
-    key = hashlib.sha256(repr((scene, scale, truth)).encode()).hexdigest()
+    listed = pair.reading.known if pair.labels is not None else None
+    known = None if listed is None else KnownArea.open(Path(listed), grid)
+    key = hashlib.sha256(repr((scene, scale, truth, *([known] if known else []))).encode()).hexdigest()
     return LabelledScene(
         name=pair.name,
         split=pair.split,
@@ -221,6 +233,7 @@ def open_labelled(pair: SceneFiles, spec: DatasetSpec, gsd: float | None) -> Lab
         ground_sample_distance=own,
         rescale=rescale,
         truth=truth,
+        known=known,
         key=key,
         trust_vrt=pair.reading.trust_vrt,
     )

@@ -73,6 +73,8 @@ class ReadOptions(_Strict):
     """Class of all polygons, where there is no ``attribute``; by default the only one that is no background."""
     ignore_where: dict[str, str | int | bool | Annotated[tuple[str | int, ...], BeforeValidator(_as_list)]] = {}
     """Polygons with such a value (or one of several) in a column cover pixels whose class is not known."""
+    known: str | None = None
+    """A vector file: labels are complete within its polygons, and nothing is known elsewhere."""
     pixel_size: Annotated[float | None, Field(gt=0, strict=False)] = None
     """Metres per pixel of images that do not say it themselves."""
     trust_vrt: bool = False
@@ -265,7 +267,7 @@ def list_pairs(spec: DatasetSpec, folder: Path) -> tuple[list[SceneFiles], list[
     pairs: list[SceneFiles] = []
     problems: list[str] = []
     for entry in (*spec.scenes, *spec.folders, *spec.voc):
-        reading = _complete(spec, entry)
+        reading = _complete(spec, entry, folder)
         try:
             match entry:
                 case SceneEntry():
@@ -292,10 +294,12 @@ def is_there(path: Path) -> bool:
     return path.exists() or Path(file_of(str(path))).is_file()
 
 
-def _complete(spec: DatasetSpec, entry: ReadOptions) -> ReadOptions:
-    """What an entry says; what it does not say is taken from the top of the file."""
+def _complete(spec: DatasetSpec, entry: ReadOptions, folder: Path) -> ReadOptions:
+    """What an entry says, files as seen from ``folder``; what it does not say is taken from the top of the file."""
     fields = ReadOptions.model_fields
     chosen = {name: getattr(entry if name in entry.model_fields_set else spec, name) for name in fields}
+    if chosen["known"] is not None:
+        chosen["known"] = str(folder / chosen["known"])
     return ReadOptions.model_construct(**chosen)
 
 

@@ -89,23 +89,11 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
     ``least_workers``: processes that are started here where the spec does not say how many.
     """
     from tileseg.run.vectorize import ignored_classes, regular_classes
-    from tileseg.source.protocol import Joining, ReadRequest
-    from tileseg.source.scene import open_request
 
     model = resolve_model(spec.model)
     card = load_card(model)
     spec, usual = spec.handing_over(card.hands_over)
-    wanted = ReadRequest(
-        len(card.bands),
-        spec.bands,
-        card.bands,
-        spec.warp,
-        spec.trust_vrt,
-        metres=None if spec.gsd == "native" else wanted_distance(spec, card),
-        skips_glass=spec.tissue != "none",
-        joining=Joining.asked(spec),
-    )
-    scene = open_request(spec.scene, wanted)
+    scene = open_as_asked(spec, card)
     notices = [*scene.notes, *_scene_notices(spec, scene, card)]
     base, lines = base_scale(spec, card, scene.grid)
     notices += lines
@@ -154,6 +142,24 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
         size_notices=sizing.notices(plan),
         max_memory=max_memory,
     )
+
+
+def open_as_asked(spec: RunSpec, card: ModelCard) -> PixelSource:
+    """The scene of a run, read as its options and the model want it. Raises UsageError or InputError in one line."""
+    from tileseg.source.protocol import Joining, ReadRequest
+    from tileseg.source.scene import open_request
+
+    wanted = ReadRequest(
+        len(card.bands),
+        spec.bands,
+        card.bands,
+        spec.warp,
+        spec.trust_vrt,
+        metres=None if spec.gsd == "native" else wanted_distance(spec, card),
+        skips_glass=spec.tissue != "none",
+        joining=Joining.asked(spec),
+    )
+    return open_request(spec.scene, wanted)
 
 
 def _workers(spec: RunSpec, machine: hardware.Hardware, least: int) -> int:

@@ -11,7 +11,7 @@ measure it on features of the network.)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +79,7 @@ class Scaled:
         return self.rescale.image(*self.scene.read(self.rescale.source(window)), window)
 
 
-def look_at(windows: Iterator[Window], read: Callable[[Window], tuple[Pixels, Mask]], scaling: Scaling) -> list[Floats]:
+def look_at(windows: Iterable[Window], read: Callable[[Window], tuple[Pixels, Mask]], scaling: Scaling) -> list[Floats]:
     """The features of those windows of a scene of which at least half has data.
 
     ``read`` gives pixels (y, x, band), and valid (y, x).

@@ -42,6 +42,7 @@ class TrainingOutput:
             scaling=self.prepared.normalisation.scaling,
             dtypes=(dataset.dtype,),
             ground_sample_distance=self.prepared.ground_sample_distance,
+            hands_over=self.prepared.hands_over,
             appearance=self._appearance,
             credits=dataset.credits,
             training={

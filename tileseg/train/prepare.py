@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+from pydantic import ValidationError
 
-from tileseg.card import ModelCard
+from tileseg.card import HandedOver, ModelCard
 from tileseg.dataset.dataset import Dataset, load_dataset
 from tileseg.dataset.doubts import mask_doubt, nodata_doubt
 from tileseg.dataset.patches import PatchSampler, count_cells
@@ -19,6 +21,7 @@ from tileseg.nn.bundle import load_bundle
 from tileseg.nn.encoder_weights import load_encoder_weights, settle_norms
 from tileseg.nn.folder import load_card, resolve_model
 from tileseg.nn.network_file import open_for_int8, open_network_file
+from tileseg.nn.options import NetworkSpec
 from tileseg.nn.unet import BLOCKS, part_of
 from tileseg.run.block import fill_of
 from tileseg.train.checkpoint import Progress
@@ -30,6 +33,8 @@ from tileseg.train.spec import TrainSpec
 from tileseg.train.teacher import Teacher, coarser_or_finer, open_teacher
 from tileseg.train.validation import Validation
 
+RATE_OF_INIT = 3e-4
+"""Learning rate of a training that begins with a model, where none is given."""
 _MOST_LISTED = 6
 """Names of layers in one line."""
 
@@ -48,6 +53,8 @@ class PreparedTraining:
     validation: Validation
     learner: Learner
     teacher: Teacher | None
+    hands_over: HandedOver
+    """Which polygons the model's users hand over: as those of ``init``, if its classes are the same."""
     progress: Progress
     """Where the training begins, or goes on."""
 
@@ -67,6 +74,38 @@ class PreparedTraining:
             f"{scenes} ({windows}), {'' if gsd is None else f'{gsd:g} m per pixel, '}"
             f"{self.learner.model.count_params():,} parameters, {self.spec.precision}"
         )
+
+
+def like_init(spec: TrainSpec) -> tuple[TrainSpec, str | None]:
+    """The options of a training that begins with a model: where ``network`` and ``rate`` are not given, those for it.
+
+    The network is the one that the model's card has the options of; a network that knows something already is to learn
+    slowly. Also what to tell the user, or None.
+    """
+    if spec.init is None:
+        return spec, None
+    try:
+        card = load_card(resolve_model(spec.init))
+    except InputError:
+        return spec, None  # refused where the training is prepared, after what speaks against the options
+    taken: dict[str, object] = {}
+    listed = card.training.get("spec")
+    options = listed.get("network") if isinstance(listed, dict) else None
+    if "network" not in spec.model_fields_set and spec.quantize is None and isinstance(options, dict):
+        with contextlib.suppress(ValidationError):  # of a file, or of another version: layers are compared, then
+            taken["network"] = NetworkSpec.model_validate(options)
+    if "rate" not in spec.model_fields_set:
+        taken["rate"] = RATE_OF_INIT
+    if not taken:
+        return spec, None
+    told = [f"--rate {RATE_OF_INIT:g}"] if "rate" in taken else []
+    if isinstance(network := taken.get("network"), NetworkSpec):
+        given = network.model_dump(exclude_defaults=True)
+        shown = ",".join(f"{name}={str(value).lower()}" for name, value in given.items())
+        told.insert(0, f"--network {shown}" if shown else "the usual network")
+    return spec.model_copy(
+        update=taken
+    ), f"--init {spec.init}: begins with {' and '.join(told)}, as nothing else is said"
 
 
 def load_scenes(spec: TrainSpec) -> Dataset:
@@ -102,11 +141,13 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
         )
     blueprint = _blueprint(spec, dataset)
     found = _statistics(spec, dataset)
-    normalisation = normalisation_of(spec, dataset.dtype, found)
+    normalisation, hands_over = normalisation_of(spec, dataset.dtype, found), HandedOver()
     if spec.init is not None:
         card = load_card(resolve_model(spec.init))
         _refuse_other_bands(spec, card, dataset)
         normalisation = normalisation_like(card, normalisation)
+        if [info.name for info in card.classes] == [info.name for info in dataset.classes]:
+            hands_over = card.hands_over
     # Where images have no data the network sees what a run will show it there.
     dataset = dataset.filled(fill_of(normalisation.scaling, dataset.dtype))
     loss = _loss(spec, dataset, found)
@@ -127,6 +168,7 @@ def prepare(spec: TrainSpec, dataset: Dataset, folder: TrainingFolder, notice: N
         validation=_choose_windows(spec, dataset, blueprint.stride, notice),
         learner=learner,
         teacher=teacher,
+        hands_over=hands_over,
     )
 
 

@@ -113,7 +113,7 @@ class TrainSpec(BaseModel):
     """Name of the model in its card; by default that of the folder."""
 
     network: Annotated[NetworkSpec, BeforeValidator(_network)] = NetworkSpec()
-    """Options of the network, or a ``.keras`` file that has it."""
+    """Options of the network, or a ``.keras`` file that has it; by default those of ``init``, if that is given."""
     encoder_weights: str | None = None
     """``imagenet``, or a file of keras.applications.VGG16 without top: what the encoder starts from."""
     init: Path | None = None
@@ -172,7 +172,7 @@ class TrainSpec(BaseModel):
 
     optimizer: Literal["adamw", "adam"] = "adamw"
     rate: float = Field(default=1e-3, gt=0)
-    """Learning rate at its highest."""
+    """Learning rate at its highest; where ``init`` is given and it is not, 3e-4."""
     encoder_rate: float = Field(default=1.0, ge=0)
     """Learning rate of the encoder as a share of ``rate``."""
     schedule: Schedule = "cosine"

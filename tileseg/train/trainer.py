@@ -17,7 +17,7 @@ from tileseg.train.folder import TrainingFolder
 from tileseg.train.journal import Journal
 from tileseg.train.loop import TrainingListener, TrainingLoop, score_windows
 from tileseg.train.output import TrainingOutput, facts
-from tileseg.train.prepare import PreparedTraining, load_scenes, prepare
+from tileseg.train.prepare import PreparedTraining, like_init, load_scenes, prepare
 from tileseg.train.spec import TrainSpec
 from tileseg.train.validation import Score
 
@@ -52,11 +52,14 @@ def train(spec: TrainSpec, listener: TrainingListener, stop: threading.Event | N
         TilesegError: If the loss is no number any more.
     """
     configure(whole_float32=False)
+    spec, told = like_init(spec)
     dataset = load_scenes(spec)
     folder = TrainingFolder.of(spec)
     if (finished := _finished(folder)) is not None:
         return finished
     folder.check_writable()
+    if told is not None:
+        listener.notice(told)
     prepared = prepare(spec, dataset, folder, listener.notice)
     try:
         with Ledger(folder.store.root).lock():
