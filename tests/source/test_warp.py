@@ -250,6 +250,14 @@ class TestMixedFiles:
         with pytest.raises(UsageError, match=r"--crs EPSG:99: .*such as EPSG:32637"):
             opened(tmp_path / "s", crs="EPSG:99")
 
+    @pytest.mark.parametrize(
+        ("resolution", "match"), [(1e9, "too small for such a --resolution"), (1e-9, "choose a coarser --resolution")]
+    )
+    def test_resolutions_that_make_no_scene(self, tmp_path: Path, resolution: float, match: str) -> None:
+        write(tmp_path / "s" / "a.tif", self.PIXELS, CORNER, ZONE_37)
+        with pytest.raises(InputError, match=match):
+            opened(tmp_path / "s", resolution=resolution)
+
     def test_a_system_from_nowhere(self, tmp_path: Path) -> None:
         with rasterio.open(
             tmp_path / "a.tif", "w", driver="GTiff", dtype="uint8", count=3, height=9, width=8, transform=CORNER

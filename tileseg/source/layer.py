@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tileseg.errors import InputError
 from tileseg.grid import Grid
 from tileseg.reading import Resampling
 from tileseg.source.lattice import NOBODY, Lattice, Owner
@@ -72,7 +73,7 @@ def nothing(shape: tuple[int, int], bands: int, dtype: str) -> tuple[Pixels, Own
 def layers_on(anchor: Grid, lattices: Sequence[Lattice], resampling: Resampling) -> tuple[Grid, tuple[Layer, ...]]:
     """The least part of an anchor's lattice that holds all of these, and each of them on it.
 
-    A lattice of which no pixel's centre lies under a file is left out.
+    A lattice of which no pixel's centre lies under a file is left out. Raises InputError where that is all of them.
     """
     from tileseg.source.lattice import corner_of, place_on
 
@@ -81,6 +82,10 @@ def layers_on(anchor: Grid, lattices: Sequence[Lattice], resampling: Resampling)
     for base, beside in placed:
         if beside is None and (covers := Warp(base.grid, anchor, resampling).covers) is not None:
             windows.append((base, covers, True))
+    if not windows:
+        raise InputError(
+            f"no pixel of {abs(anchor.transform.a):g} has its centre on a file: too small for such a --resolution"
+        )
     top, left = (min(getattr(w, name) for _, w, _ in windows) for name in ("row_off", "col_off"))
     bottom, right = (max(getattr(w, name) for _, w, _ in windows) for name in ("row_stop", "col_stop"))
     corner = corner_of(anchor, [(base.grid, w) for base, w, warps in windows if not warps], top, left)

@@ -50,7 +50,7 @@ def read_headers(named: str, tiles: Sequence[Tile], wanted: ReadRequest) -> tupl
         several = f" (and {len(broken) - 1} more of {len(tiles)} files)" if len(broken) > 1 else ""
         if wanted.joining.missing == "fail" or len(broken) == len(tiles):
             remedy = "" if len(broken) == len(tiles) else "; --missing nodata goes on without"
-            raise InputError(f"{named}: {broken[0]}{several}{remedy}") from broken[0]
+            raise InputError(f"{f'{named}: ' if len(tiles) > 1 else ''}{broken[0]}{several}{remedy}") from broken[0]
         notes += [f"counts as without data: {error}" for error in broken[:5]]
         if len(broken) > 5:
             notes.append(f"and {len(broken) - 5} more files count as without data")

@@ -237,8 +237,8 @@ def _ranks(headers: Sequence[Header], on_top: OnTop) -> list[int]:
 def _check_size(named: Named, grid: Grid) -> None:
     if grid.extent.pixels > MOST_PIXELS:
         raise InputError(
-            f"{named}: its files lie so far apart that one scene of them would have {grid.width} x {grid.height} "
-            "pixels; as scenes of their own: tileseg batch"
+            f"{named}: would be a scene of {grid.width} x {grid.height} pixels of {abs(grid.transform.a):g}; where its "
+            "files are no tiles of one image: tileseg batch; else choose a coarser --resolution"
         )
 
 
