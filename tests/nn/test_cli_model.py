@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tileseg.cli.model import app
 from tileseg.errors import InputError, UsageError
 from tileseg.nn.backend import keras
-from tileseg.nn.folder import load_card, save_card
+from tileseg.nn.folder import load_card, resolve_model, save_card
 
 layers = keras.layers
 THREE = "a:#000000,b:#111111,c:#222222"
@@ -158,3 +158,14 @@ def test_what_makes_no_sense_is_refused(archive: Path, tmp_path: Path, options: 
     found = runner.invoke(app, ["pack", str(archive), str(tmp_path / "out"), "--bands", "a,b", *options])
     assert isinstance(found.exception, UsageError)
     assert said in str(found.exception)
+
+
+def test_models_are_listed_by_the_names_that_a_run_takes() -> None:
+    done = runner.invoke(app, ["list", "--json"])
+    listed = json.loads(done.stdout)
+    assert listed["buildings"]["finds"] == "building"
+    assert listed["buildings"]["at"] == "0.3 m per pixel"
+    assert "iou" in listed["buildings"]["elsewhere"]
+    for name in listed:
+        assert load_card(resolve_model(name)).name == name
+    assert "buildings" in runner.invoke(app, ["list"]).stdout

@@ -46,6 +46,31 @@ def info(
         _print(_facts(card) | (_settings(card) if verbose else {}))
 
 
+@app.command("list")
+def list_models(as_json: _Json = False) -> None:
+    """List the models that come with tileseg, by the names that --model takes."""
+    from tileseg.nn.folder import load_card, packaged_models
+
+    cards = {name: load_card(folder) for name, folder in packaged_models().items()}
+    rows = {name: _short(card) for name, card in cards.items()}
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        _print({name: "; ".join(f"{what} {value}" for what, value in facts.items()) for name, facts in rows.items()})
+
+
+def _short(card: ModelCard) -> dict[str, str]:
+    """What tells one model from another."""
+    elsewhere = next((text for name, text in _elsewhere(card.training.get(_ELSEWHERE)).items() if "mean" in name), None)
+    facts = {
+        "finds": ", ".join(info.name for info in card.classes if not info.background),
+        "in": ", ".join(card.bands),
+        "at": f"{card.ground_sample_distance:g} m per pixel" if card.ground_sample_distance else "any size of pixel",
+        "parameters": f"{card.parameters:,}",
+    }
+    return facts if elsewhere is None else {**facts, "elsewhere": elsewhere}
+
+
 @app.command()
 def check(
     model: _Model = "embedded",

@@ -33,7 +33,7 @@ def resolve_model(name: str | Path) -> Path:
     path = Path(name)
     if (path / "card.json").is_file():
         return path
-    packaged = _packaged()
+    packaged = packaged_models()
     if str(name) in packaged:
         return packaged[str(name)]
     kinds = {".keras": "a Keras file", ".onnx": "an ONNX file", ".tflite": "a LiteRT file"}
@@ -70,7 +70,7 @@ def resolve_model(name: str | Path) -> Path:
     raise InputError(f"{path}: no such model{meant}; expected {EMBEDDED!r} or a folder with card.json and {ARCHIVE}")
 
 
-def _packaged() -> dict[str, Path]:
+def packaged_models() -> dict[str, Path]:
     """The models that come with tileseg, by the names in their cards."""
     return {load_card(card.parent).name: card.parent for card in sorted(_MODELS.glob("*/card.json"))}
 
