@@ -78,7 +78,7 @@ def look(browser: Any, address: str) -> Iterator[Look]:
 
 def wait(page: Page, condition: str) -> Any:
     """Until an expression of the page holds; its value. (Playwright's own way needs eval, which the page forbids.)"""
-    for _ in range(400):
+    for _ in range(1200):
         if found := page.evaluate(f"() => Boolean(window.viewer) && ({condition})"):
             return found
         time.sleep(0.05)

@@ -28,6 +28,7 @@ def listening(port: int | None) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((HOST, number))
+            found.listen()  # until then, others may have the same one
         except OSError as error:
             found.close()
             if error.errno in (errno.EACCES, errno.EPERM):
