@@ -12,7 +12,9 @@ import numpy as np
 import shapely
 
 from tileseg.errors import TilesegError
+from tileseg.formats import Format
 from tileseg.publish.pmtiles import VectorTiles, fractions_of
+from tileseg.view.polygon_file import attributes, in_degrees, some
 from tileseg.view.viewed import ViewedRun
 from tileseg.webmap import Placement
 
@@ -73,16 +75,12 @@ class PolygonArchive:
             return
         form, path = found
         try:
-            frame = form.read(path)
-            placed = frame
-            if self.run.placement.globe is not None and frame.crs is not None:
-                placed = frame.to_crs(self.run.placement.globe.degrees)
-            self._facts = facts_of(placed, self.run.placement)
+            self._facts = facts_of(form, path, self.run.placement)
             if own is None:
                 self.close()
                 self._folder = tempfile.TemporaryDirectory(prefix="tileseg-view-", ignore_cleanup_errors=True)
                 made = Path(self._folder.name) / "polygons.pmtiles"
-                write_archive(made, self.run, placed)
+                write_archive(made, self.run, in_degrees(form.read(path), self.run.placement))
                 self._made = made
         except (TilesegError, OSError, ValueError, RuntimeError) as error:
             self._problem = f"{path}: cannot be shown: {error}"
@@ -105,29 +103,37 @@ def write_archive(path: Path, run: ViewedRun, frame: GeoDataFrame) -> None:
     tiles.close()
 
 
-def facts_of(frame: GeoDataFrame, placement: Placement) -> dict[str, Any]:
+def facts_of(form: Format, path: Path, placement: Placement) -> dict[str, Any]:
     """Numbers and areas of classes, and the least certain polygons with a box around each, as JSON values."""
-    area = next((name for name in frame.columns if name.startswith("area_")), None)
+    table = attributes(form, path)
+    area = next((name for name in table.columns if name.startswith("area_")), None)
     by_class = {
         int(label): {"count": len(part), "area": 0.0 if area is None else round(float(part[area].sum()), 2)}
-        for label, part in frame.groupby("class")
+        for label, part in table.groupby("class")
     }
-    sure = next((name for name in ("confidence", "mean_probability") if name in frame.columns), None)
+    sure = next((name for name in ("confidence", "mean_probability") if name in table.columns), None)
     uncertain: list[dict[str, Any]] = []
-    if sure is not None:
-        ordered = frame[frame[sure].notna()].sort_values([sure, "id"]).head(LISTED)
-        corners = shapely.bounds(ordered.geometry.to_numpy()).reshape(-1, 2)
-        if not placement.on_globe:
-            corners = placement.lonlat(placement.of_crs(corners))
-        # From what is pixels, the first corner need not be the south-western one.
-        low, high = np.sort(corners.reshape(-1, 2, 2), axis=1).transpose(1, 0, 2)
-        boxes = np.round(np.hstack([low, high]), 8).tolist()
-        rows = zip(ordered["id"].tolist(), ordered["class_name"].tolist(), ordered[sure].tolist(), boxes, strict=True)
-        uncertain = [{"id": int(i), "class": name, "value": value, "box": box} for i, name, value, box in rows]
+    if sure is not None and len(table):
+        ordered = table[table[sure].notna()].sort_values([sure, "id"]).head(LISTED)
+        ids = [int(i) for i in ordered["id"]]
+        boxes = _boxes(in_degrees(some(form, path, ids), placement), placement)
+        rows = zip(ids, ordered["class_name"].tolist(), ordered[sure].tolist(), strict=True)
+        uncertain = [{"id": i, "class": name, "value": value, "box": boxes[i]} for i, name, value in rows if i in boxes]
     return {
         "classes": by_class,
         "unit": (area or "area_").removeprefix("area_"),
         "sure": sure,
         "uncertain": uncertain,
-        "total": len(frame),
+        "total": len(table),
     }
+
+
+def _boxes(frame: GeoDataFrame, placement: Placement) -> dict[int, list[float]]:
+    """Id -> west, south, east, north of polygons."""
+    corners = shapely.bounds(frame.geometry.to_numpy()).reshape(-1, 2)
+    if not placement.on_globe:
+        corners = placement.lonlat(placement.of_crs(corners))
+    # From what is pixels, the first corner need not be the south-western one.
+    low, high = np.sort(corners.reshape(-1, 2, 2), axis=1).transpose(1, 0, 2)
+    boxes = np.round(np.hstack([low, high]), 8).tolist()
+    return {int(i): box for i, box in zip(frame["id"], boxes, strict=True)}

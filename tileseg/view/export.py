@@ -19,6 +19,7 @@ from tileseg.view.app import TYPES, index_of, page_file
 from tileseg.view.archive import facts_of as polygon_facts
 from tileseg.view.archive import write_archive
 from tileseg.view.facts import facts_of, progress_of, seams_of
+from tileseg.view.polygon_file import in_degrees
 from tileseg.view.tiles import Draw, Tiles
 from tileseg.view.viewed import ViewedRun
 
@@ -87,14 +88,11 @@ def _write_polygons(run: ViewedRun, folder: Path) -> dict[str, Any]:
         return {"ready": True, "tiles": own is not None}
     form, path = found
     try:
-        frame = form.read(path)
+        if own is None:
+            write_archive(folder / "polygons.pmtiles", run, in_degrees(form.read(path), run.placement))
+        return {"ready": True, "tiles": True, **polygon_facts(form, path, run.placement)}
     except (OSError, ValueError, RuntimeError) as error:
         raise TilesegError(f"{path}: cannot be read: {error}") from error
-    if run.placement.globe is not None and frame.crs is not None:
-        frame = frame.to_crs(run.placement.globe.degrees)
-    if own is None:
-        write_archive(folder / "polygons.pmtiles", run, frame)
-    return {"ready": True, "tiles": True, **polygon_facts(frame, run.placement)}
 
 
 def _write_raster(path: Path, run: ViewedRun, draw: Draw, kind: str) -> None:

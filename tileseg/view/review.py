@@ -14,6 +14,7 @@ from tileseg.batch.outputs import write_frame
 from tileseg.errors import InputError, UsageError
 from tileseg.publish.ogr import UNDEFINED
 from tileseg.source.vector_file import name_to_read
+from tileseg.view.polygon_file import some
 from tileseg.view.viewed import ViewedRun
 
 if TYPE_CHECKING:
@@ -81,13 +82,7 @@ class Reviews:
         if found is None:
             raise InputError(f"{self.run.folder}: has no polygons to be marked")
         form, path = found
-        if form.name == "parquet":
-            import geopandas
-
-            row = geopandas.read_parquet(path, filters=[("id", "==", polygon)])
-        else:
-            with name_to_read(path) as name:
-                row = pyogrio.read_dataframe(name, layer=form.layer, where=f"id = {polygon:d}", fid_as_index=False)
+        row = some(form, path, [polygon])
         if not len(row):
             raise UsageError(f"{path}: has no polygon {polygon}")
         return row.reset_index(drop=True)
