@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,15 @@ def refused(tmp_path: Path, content: bytes, words: str) -> None:
     assert re.search(words, str(error.value)), error.value
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("m/*"))
+
+
+def test_without_its_package_the_remedy_is_told(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    (tmp_path / "n.tflite").write_bytes(content)
+    with pytest.raises(UsageError, match=r'need ai_edge_litert: pip install "tileseg\[litert\]"$'):
+        pack(tmp_path / "n.tflite", tmp_path / "m", described())
 
 
 def test_a_network_that_insists_on_its_size_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tileseg.errors import InputError
+from tileseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,9 +23,11 @@ _RANDOM = {"RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL", "STABLEHLO
 
 
 def schema() -> Any:
-    """LiteRT's own reader of its files."""
-    from ai_edge_litert import schema_py_generated
-
+    """LiteRT's own reader of its files. Raises UsageError where it is not installed."""
+    try:
+        from ai_edge_litert import schema_py_generated
+    except ImportError as error:
+        raise UsageError('LiteRT files need ai_edge_litert: pip install "tileseg[litert]"') from error
     return schema_py_generated
 
 
