@@ -13,6 +13,7 @@ farthest pixel that matters; and whether tiles equal the whole in a run at scale
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 import warnings
@@ -239,8 +240,10 @@ def row(name: str, build: Callable[[], Subject]) -> str:
 def influence(network: Subject, stride: int, radius: int) -> tuple[int, bool]:
     """How far the farthest pixel that matters to a logit is from it; and whether there is such a distance.
 
-    Logits at both ends of a stride, on strips along both axes whose other side is two strides.
+    Logits at both ends of a stride, on strips along both axes whose other side is two strides. Some networks insist on
+    multiples of 32, whatever their graphs say.
     """
+    stride = math.lcm(stride, 32)
     long = max(2048, int(FAR * 2 * radius)) // stride * stride
     farthest, bounded = 0, True
     for axis in (1, 2):
