@@ -5,22 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tileseg.choices import Missing, OnTop, Resampling, Tissue, Values
 from tileseg.hounsfield import PRESETS, ValueWindow, known_preset
-
-OnTop = Literal["first", "last", "newest"]
-"""Which file counts where several of a scene have data."""
-Resampling = Literal["nearest", "bilinear", "cubic"]
-"""How pixels of another grid are warped."""
-Tissue = Literal["auto", "none"]
-"""How tissue is told from glass on slides."""
-Values = Literal["stored", "harmonized", "physical"]
-"""Which numbers pixels are: as stored; without the offset of the metadata; with its scale and offset."""
-Missing = Literal["fail", "nodata"]
-"""What becomes of a file that is missing or broken."""
 
 
 def split(value: Any) -> Any:

@@ -43,7 +43,7 @@ def test_every_command_of_the_walk_through_runs(in_process, tmp_path: Path) -> N
             name = text.splitlines()[0].removeprefix("# ")
             (tmp_path / name).write_text(text, encoding="utf-8")
             written.append(name)
-    assert written == ["town.toml", "folds.toml", "more.toml", "towns.toml"]
+    assert written == ["town.toml", "folds.toml", "corrected.toml", "more.toml", "towns.toml"]
     for words in commands("train.md"):
         program, *arguments = words
         for option, less in (("--steps", "3"), ("--network", "width=0.02,encoder=unet,batch_norm=false")):

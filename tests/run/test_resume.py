@@ -102,6 +102,7 @@ SAYS_NOTHING_OF_THE_RESULT = {
     "activation_bytes_per_pixel": 99.0,
     "parameters": 7,
     "nonlocal_layers": ["none"],
+    "appearance": {"middle": [0.0], "deviation": [1.0], "far": 2.0, "places": {}},
     "ground_sample_distance": 0.5,  # as that of the scene, which is not resampled then
 }
 

@@ -102,7 +102,7 @@ def test_the_usual_folder_is_named_after_the_scene() -> None:
     [
         ("s3://{bucket}/none.tif", "no such object or bucket"),
         ("s3://no-such-bucket/none.tif", "no such object or bucket"),
-        ("s3://{bucket}/notes.txt", "no raster"),
+        ("s3://{bucket}/notes.md", "no raster"),
         ("s3://{bucket}/virtual.vrt", "no raster that is read from a server"),
         ("s3://{bucket}/nothing.tif", r"is empty \(0 bytes\)"),
         ("s3://{bucket}/half.tif", "truncated"),
@@ -110,7 +110,7 @@ def test_the_usual_folder_is_named_after_the_scene() -> None:
     ],
 )
 def test_unusable_scenes_are_told_in_one_line(bucket, scene_file, address, told) -> None:
-    bucket.put("notes.txt", b"dear reader")
+    bucket.put("notes.md", b"dear reader")
     bucket.put("virtual.vrt", b'<VRTDataset rasterXSize="1" rasterYSize="1"></VRTDataset>')
     bucket.put("nothing.tif", b"")
     whole = scene_file.read_bytes()

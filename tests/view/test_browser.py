@@ -245,6 +245,8 @@ def test_an_export_needs_only_a_server_of_files(look: Look, runs: Path, tmp_path
         assert page.evaluate("() => viewer.map.queryRenderedFeatures({ layers: ['polygons'] }).length") > 3
         assert not page.locator("#thresholds").is_visible()
         assert not page.locator("#marks").is_visible()
+        assert not page.locator("#problem").is_visible()
+        page.goto("about:blank")  # before the server ends, of which it would complain
 
 
 def test_a_narrow_window_has_the_panel_below(look: Look) -> None:

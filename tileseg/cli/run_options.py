@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 from tileseg.blend import BLENDS, stitches
+from tileseg.choices import Missing, OnTop, Resampling, Values
 from tileseg.cli.option import option
 from tileseg.engine.kinds import ENGINES
 from tileseg.formats import DEFAULT, FORMATS
 from tileseg.hounsfield import PRESETS
-from tileseg.reading import Missing, OnTop, Resampling, Values
 
 MODEL, VIEWS, SIZES = "Model", "Views and stitching", "Sizes and resources"
 SCENE, FILES, VECTORS, CONTROL = "Scene", "Several files, grids, bands of quality", "Polygons", "Control"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tileseg.choices import Resampling
 from tileseg.errors import InputError
 from tileseg.grid import Grid
-from tileseg.reading import Resampling
 from tileseg.source.lattice import NOBODY, Lattice, Owner
 from tileseg.source.protocol import Pixels
 from tileseg.source.warp import Warp, scaled

@@ -9,8 +9,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from tileseg.choices import Missing, OnTop, Resampling, Values
 from tileseg.grid import Grid
-from tileseg.reading import MaskRule, Missing, OnTop, ReadingOptions, Resampling, Values
+from tileseg.reading import MaskRule, ReadingOptions
 from tileseg.window import Window
 
 Pixels = npt.NDArray[Any]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import shapely
 
+from tileseg.choices import OnTop
 from tileseg.errors import InputError, UsageError
 from tileseg.grid import Grid
-from tileseg.reading import OnTop
 from tileseg.source.common_grid import anchor_of, lattices, same_words
 from tileseg.source.header import MOST_PIXELS
 from tileseg.source.lattice import NOBODY, Owner, Placed, boxes_of, common_dtype, lattice_of

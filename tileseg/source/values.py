@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tileseg.choices import Values
 from tileseg.errors import InputError
 from tileseg.grid import Grid
-from tileseg.reading import Values
 from tileseg.source.protocol import Mask, Pixels, PixelSource
 from tileseg.source.raster import RasterScene
 from tileseg.window import Window

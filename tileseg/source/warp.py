@@ -29,9 +29,9 @@ import rasterio.windows
 from affine import Affine
 from rasterio.io import MemoryFile
 
+from tileseg.choices import Resampling
 from tileseg.globe import transformer_between
 from tileseg.grid import Grid
-from tileseg.reading import Resampling
 from tileseg.source.gdal import complaints
 from tileseg.source.lattice import NOBODY, Owner
 from tileseg.source.protocol import Pixels
