@@ -14,9 +14,9 @@ import tileseg
 ROOT = Path(tileseg.__file__).parent
 LONGEST, MEDIAN, PARAMETERS = 500, 150, 8
 FLOOR = {
-    "__init__", "__main__", "ahead", "blend", "card", "choices", "compiled", "compiled_cache", "errors", "formats", "globe",
-    "grid", "hounsfield", "imports", "labels", "mosaic", "ome", "overlay", "plan", "problems", "reading", "spec",
-    "tiling", "tta", "webmap", "window",
+    "__init__", "__main__", "ahead", "blend", "card", "choices", "compiled", "compiled_cache", "errors", "formats",
+    "globe", "grid", "hounsfield", "imports", "labels", "mosaic", "ome", "overlay", "plan", "problems", "reading",
+    "spec", "tiling", "tta", "webmap", "window",
 }  # fmt: skip
 """Modules beside the rooms: values, arithmetic, registries."""
 KERNELS = ("compiled", "compiled_with_fma", "inlined")
