@@ -122,7 +122,7 @@ def _with_distance(
             return own
         scene = open_as_asked(spec, card)
         scale = float(Fraction(run.summary["identity"]["scale"]))
-        scaling, scaled = scaling_for(card, scene), Scaled.by(scene, scale)
+        scaling, scaled = scaling_for(card, scene, spec.value_window), Scaled.by(scene, scale)
         found = []
         for one in own:
             windows = look_at([_scaled(one.window, scale, scaled.extent)], scaled.read, scaling)

@@ -27,6 +27,7 @@ from tileseg.tta import nearby_scale
 
 if TYPE_CHECKING:
     from tileseg.grid import Grid
+    from tileseg.hounsfield import ValueWindow
     from tileseg.plan import Stitch
     from tileseg.source.aoi import Aoi
     from tileseg.source.protocol import PixelSource
@@ -99,7 +100,7 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
     notices += lines
     if spec.pixel_size is not None and scene.grid.pixel_metres is not None:
         notices.append("--pixel-size is not used: the scene says itself how large its pixels are")
-    distance, lines = _looks(scene, card, base)
+    distance, lines = _looks(scene, card, base, spec.value_window)
     notices += lines
     stitch, lines = _stitch_of(spec, card)
     notices += lines
@@ -195,7 +196,9 @@ def _scene_notices(spec: RunSpec, scene: PixelSource, card: ModelCard) -> list[s
     return lines
 
 
-def _looks(scene: PixelSource, card: ModelCard, base: Fraction) -> tuple[float | None, list[str]]:
+def _looks(
+    scene: PixelSource, card: ModelCard, base: Fraction, value_window: ValueWindow | None
+) -> tuple[float | None, list[str]]:
     """How far the scene looks from what the model was trained on, and what to say about it."""
     from tileseg.source.appearance import Scaled, distance, look_at
     from tileseg.source.statistics import scaling_for
@@ -205,7 +208,7 @@ def _looks(scene: PixelSource, card: ModelCard, base: Fraction) -> tuple[float |
         return None, []
     scaled = Scaled.by(scene, float(base))
     try:
-        windows = look_at(scaled.windows, scaled.read, scaling_for(card, scene))
+        windows = look_at(scaled.windows, scaled.read, scaling_for(card, scene, value_window))
     except InputError:
         return None, []  # the blocks that cannot be read are told when they are computed
     found = distance(windows, usual)
