@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from tileseg.tta import Polyphase, polyphase
 
+ROUNDED_OTHERWISE = 1.0
+"""Deviations of the logits, by which rounding to the next of 256 steps here and there may change one."""
+
 
 class _Ops:
     """NumPy under the names that :class:`tileseg.engine.protocol.Arrays` asks for."""

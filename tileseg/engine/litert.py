@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tileseg.card import ModelCard
-from tileseg.engine.host import HostArrays
+from tileseg.engine.host import ROUNDED_OTHERWISE, HostArrays
 from tileseg.engine.protocol import Engine, WindowSpec
 from tileseg.nn.activation import RandomImages
 from tileseg.nn.litert_bundle import load_graph
@@ -17,9 +17,6 @@ from tileseg.nn.litert_session import LitertSession, is_out_of_memory
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-ROUNDED_OTHERWISE = 1.0
-"""Deviations of the logits, by which rounding to the next of 256 steps here and there may change one."""
 
 
 def open_litert(folder: Path, card: ModelCard, threads: int) -> LitertNetwork:

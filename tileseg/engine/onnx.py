@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tileseg.card import ModelCard
-from tileseg.engine.host import HostArrays
+from tileseg.engine.host import ROUNDED_OTHERWISE, HostArrays
 from tileseg.engine.protocol import Engine, WindowSpec
 from tileseg.errors import InputError
 from tileseg.nn.activation import RandomImages
@@ -17,9 +17,6 @@ from tileseg.nn.onnx_bundle import load_graph
 from tileseg.nn.onnx_crop import cropped
 from tileseg.nn.onnx_graph import OnnxGraph, SizedOnnxGraph
 from tileseg.nn.onnx_session import Session, built_with, is_out_of_memory
-
-ROUNDED_OTHERWISE = 1.0
-"""Deviations of the logits, by which rounding to the next of 256 steps here and there may change one."""
 
 
 def open_onnx(folder: Path, card: ModelCard, threads: int) -> OnnxNetwork:

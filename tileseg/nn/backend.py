@@ -7,10 +7,9 @@ torch or jax.
 from __future__ import annotations
 
 import os
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, cast
 
 import numpy as np
@@ -20,25 +19,14 @@ import numpy.typing as npt
 # that the same process writes later would have no spatial index.
 import pyogrio  # noqa: F401
 
+from tileseg.imports import silent
+
 _FIRST_CALLS = threading.RLock()
 """One at a time: XLA compiles in them, and a process has crashed in one of two threads that augment (perhaps there)."""
 
 
-@contextmanager
-def silent() -> Iterator[None]:
-    """TensorFlow reports its build on stderr while it is imported, whatever its log level says."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
+# TensorFlow reports its build on stderr while it is imported, whatever its log level says.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silent():
     import keras
 

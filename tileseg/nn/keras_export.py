@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tileseg.errors import InputError, TilesegError, UsageError, first_line
+from tileseg.imports import silent
 from tileseg.nn import backend
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.keras_graph import analyse
@@ -74,7 +75,7 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), backend.silent():
+        with warnings.catch_warnings(), silent():
             warnings.simplefilter("ignore")
             yield
     finally:

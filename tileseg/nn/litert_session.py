@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tileseg.errors import InputError, first_line
+from tileseg.imports import silent
 
 
 class LitertSession:
@@ -21,7 +17,7 @@ class LitertSession:
         """``plain``: operator by operator, by LiteRT's own kernels. Raises InputError if it cannot be run."""
         kinds = OpResolverType
         try:
-            with _silent():
+            with silent():  # it says which delegate it takes
                 self._interpreter = Interpreter(
                     model_content=content,
                     num_threads=threads,
@@ -43,20 +39,6 @@ class LitertSession:
             self._interpreter.invoke()
             one_by_one.append(self._interpreter.get_tensor(self._output))
         return np.concatenate(one_by_one)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """It tells stderr which delegate it takes."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
