@@ -98,3 +98,14 @@ def shallow() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENCODERS, "unet", tuple((filters, 1) for filters, _ in ENCODERS["unet"]))
         yield
+
+
+@pytest.fixture(scope="module")
+def unfused() -> Iterator[None]:
+    """Images are distorted by functions that XLA does not compile: a quarter of a minute each, worth it in long trainings."""
+    from tileseg.nn import backend
+
+    plain = backend.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "compile", lambda function, *, fused=False: plain(function))
+        yield

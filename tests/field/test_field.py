@@ -202,7 +202,7 @@ def test_15_nodata_of_0_in_an_evaluation(in_process, cases, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_16_nodata_of_0_in_training(in_process, shallow, cases, tmp_path) -> None:
+def test_16_nodata_of_0_in_training(in_process, shallow, unfused, cases, tmp_path) -> None:
     folder = made(cases, "16")
     options = (
         "--network", "width=0.1,encoder=unet,batch_norm=false,decoder_convs=1", "--crop", 96,

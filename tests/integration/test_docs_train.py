@@ -34,7 +34,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_walk_through_runs(in_process, tmp_path: Path) -> None:
+def test_every_command_of_the_walk_through_runs(in_process, shallow, unfused, tmp_path: Path) -> None:
     for folder in ("sample_rasters", "workflows"):
         (tmp_path / folder).symlink_to(REPOSITORY / folder)
     written = []

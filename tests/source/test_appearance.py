@@ -6,12 +6,15 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 from fakes import write_scene
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from tileseg import RunSpec
 from tileseg.card import Scaling
 from tileseg.nn.folder import EMBEDDED, load_card, resolve_model
+from tileseg.run.prepare import prepare
 from tileseg.source.appearance import Floats, Scaled, distance, features_of, fit, look_at
 from tileseg.source.protocol import Mask, Pixels
 from tileseg.source.scene import open_scene
@@ -130,6 +133,22 @@ def test_the_sample_settlement_passes(sample_rasters, in_process, tmp_path) -> N
     done = in_process("run", sample_rasters / "settlement.tif", "--dry-run", "--out", tmp_path / "plan")
     assert done.returncode == 0, done.stderr
     assert "unlike" not in done.stderr
+
+
+def test_a_window_of_values_is_looked_through(sample_rasters, tmp_path) -> None:
+    """A scene of 16 bits, of which a window shows what 8 bits hold, looks as the one of 8 bits does."""
+    with rasterio.open(sample_rasters / "settlement.tif") as dataset:
+        pixels = dataset.read([1, 2, 3], window=((0, 200), (0, 300)))
+    found = []
+    for name, values, window in (
+        ("8", pixels, {}),
+        ("16", pixels * np.uint16(16), {"window_center": 127.5 * 16, "window_width": 255 * 16}),
+    ):
+        scene = write_scene(tmp_path / f"{name}.tif", values)
+        spec = {"scene": scene, "gsd": "native", "out": tmp_path / name, "workers": 0, **window}
+        found.append(prepare(RunSpec.parse(spec)).distance)
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    assert found[0] > 0
 
 
 def test_an_unknown_appearance_says_nothing(tmp_path) -> None:

@@ -18,6 +18,7 @@ from tileseg.errors import InputError, UsageError
 from tileseg.source.protocol import ReadRequest
 from tileseg.source.scene import opener_of
 from tileseg.source.slide import SlideScene
+from tileseg.view.viewed import look_into
 from tileseg.window import Window
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ class TestRuns:
         done = in_process("run", slide, "--out", out, *asked)
         assert done.returncode == 0, done.stderr
         assert "level 1 of 3 is read" in done.stdout
+        assert not isinstance(look_into(out).scene, str)  # tileseg view shows the level that was read
         plain = json.loads((out / "polygons.geojson").read_text())["features"]
         annotations = json.loads((out / "polygons.qupath.geojson").read_text())["features"]
         assert len(annotations) == len(plain) > 3

@@ -17,12 +17,23 @@ from tileseg.train.journal import STEPS, read_columns
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
+def dataset(tmp_path_factory, unfused) -> Path:
     return write_dataset(tmp_path_factory.mktemp("drawn"))
 
 
 def losses(out: Path) -> list[float]:
     return read_columns(out / "training" / STEPS, "loss")[0]
+
+
+PROGRAM = """
+from tileseg.cli.main import main
+from tileseg.nn import backend
+
+plain = backend.compile
+backend.compile = lambda function, *, fused=False: plain(function)
+main()
+"""
+"""``tileseg``, without the minute that XLA takes to compile the distortion of images (see the fixture ``unfused``)."""
 
 
 def environment() -> dict[str, str]:
@@ -35,7 +46,7 @@ def command(dataset: Path, out: Path, steps: int) -> list[str]:
         "--steps-per-epoch": "10", "--ema": "0.9", "--warmup": "5",
     }  # fmt: skip
     listed = [part for pair in options.items() for part in pair]
-    return [sys.executable, "-m", "tileseg", "train", str(dataset), "--out", str(out), *listed]
+    return [sys.executable, "-c", PROGRAM, "train", str(dataset), "--out", str(out), *listed]
 
 
 @pytest.mark.slow

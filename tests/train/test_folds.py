@@ -25,7 +25,7 @@ TINY = {
 }  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("shallow", "unfused")
 
 
 class Silent:

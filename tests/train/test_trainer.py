@@ -45,7 +45,7 @@ TINY = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("shallow", "unfused")
 
 
 class Silent:

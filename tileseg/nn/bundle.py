@@ -9,7 +9,6 @@ from typing import Any
 
 from tileseg.card import ModelCard
 from tileseg.errors import InputError, UsageError, first_line
-from tileseg.nn.activation import contradiction_of_outputs
 from tileseg.nn.backend import keras, to_numpy
 from tileseg.nn.description import Description, GraphFacts, check_card, keep
 from tileseg.nn.folder import ARCHIVE, check_archive, load_card, resolve_model
@@ -38,13 +37,11 @@ def save_bundle(model: keras.Model, folder: Path, described: Description) -> Mod
     def compute(images: Any) -> Any:
         return to_numpy(model(images, training=False))
 
-    claim, stride = described.activation, facts.locality.stride
-    facts.check_activation(claim, contradiction_of_outputs(compute, random_images(model), claim, stride, model.name))
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".partial-{ARCHIVE}"
-    # A model of the same layers, never compiled: the optimizer's state would triple the file.
-    keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(partial)
-    return keep(partial, folder / ARCHIVE, facts, described)
+    def write(path: Path) -> None:
+        # A model of the same layers, never compiled: the optimizer's state would triple the file.
+        keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(path)
+
+    return keep(folder / ARCHIVE, write, facts, described, compute, images=random_images(model))
 
 
 def facts_of(model: keras.Model) -> GraphFacts:

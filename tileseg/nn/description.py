@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue, ValidationError
 
 from tileseg.card import Activation, Appearance, ClassInfo, Form, HandedOver, ModelCard, Scaling, Weights
 from tileseg.errors import InputError
-from tileseg.nn.activation import Ending, contradiction
+from tileseg.nn.activation import Ending, RandomImages, contradiction, contradiction_of_outputs
 from tileseg.nn.folder import save_card
 from tileseg.nn.locality import Locality
 from tileseg.problems import first_problem
 from tileseg.storage.digest import file_sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +108,30 @@ def check_card(facts: GraphFacts, card: ModelCard, folder: Path) -> None:
 
 
 def keep(
-    partial: Path, archive: Path, facts: GraphFacts, described: Description, precision: Weights = "float32"
+    archive: Path,
+    write: Callable[[Path], object],
+    facts: GraphFacts,
+    described: Description,
+    compute: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]],
+    precision: Weights = "float32",
+    images: RandomImages | None = None,
 ) -> ModelCard:
-    """Give a finished file its name and a card; where they do not agree, neither stays. Raises InputError."""
+    """Make the folder of a graph that gives what it is said to give. Raises InputError, and writes nothing, if not.
+
+    Args:
+        archive: The file to make.
+        write: Puts the graph into a file of this name.
+        facts: What the graph says of itself.
+        described: What its owner says.
+        compute: Images (n, rows, columns, bands) -> maps (n, rows, columns, channels).
+        precision: Of its weights.
+        images: As it takes them; None: any numbers.
+    """
+    claim, images = described.activation, images or RandomImages(facts.bands)
+    facts.check_activation(claim, contradiction_of_outputs(compute, images, claim, facts.locality.stride, facts.name))
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    partial = archive.with_name(f".partial-{archive.name}")
+    write(partial)
     try:
         card = facts.card(described, Form(file=archive.name, sha256=file_sha256(partial), precision=precision))
     except InputError:

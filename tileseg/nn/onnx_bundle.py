@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tileseg.card import ModelCard
-from tileseg.nn.activation import RandomImages, contradiction_of_outputs
+from tileseg.card import ModelCard, Weights
 from tileseg.nn.description import Description, GraphFacts, check_card, keep
 from tileseg.nn.folder import check_archive
 from tileseg.nn.onnx_crop import cropped
@@ -32,14 +31,8 @@ def pack(file: Path, folder: Path, described: Description, output: str | None = 
     def compute(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return Session(cropped(graph, images.shape[1], images.shape[2], 0))(images)
 
-    claim, stride = described.activation, facts.locality.stride
-    facts.check_activation(
-        claim, contradiction_of_outputs(compute, RandomImages(graph.bands), claim, stride, graph.name)
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".partial-{ARCHIVE}"
-    write_onnx(graph.model, partial)
-    return keep(partial, folder / ARCHIVE, facts, described, "int8" if graph.quantised else "float32")
+    weights: Weights = "int8" if graph.quantised else "float32"
+    return keep(folder / ARCHIVE, lambda path: write_onnx(graph.model, path), facts, described, compute, weights)
 
 
 def load_graph(folder: Path, card: ModelCard) -> OnnxGraph:

@@ -147,20 +147,11 @@ def prepare(spec: RunSpec, *, least_workers: int = 0) -> PreparedRun:
 
 def open_as_asked(spec: RunSpec, card: ModelCard) -> PixelSource:
     """The scene of a run, read as its options and the model want it. Raises UsageError or InputError in one line."""
-    from tileseg.source.protocol import Joining, ReadRequest
+    from tileseg.source.protocol import ReadRequest
     from tileseg.source.scene import open_request
 
-    wanted = ReadRequest(
-        len(card.bands),
-        spec.bands,
-        card.bands,
-        spec.warp,
-        spec.trust_vrt,
-        metres=None if spec.gsd == "native" else wanted_distance(spec, card),
-        skips_glass=spec.tissue != "none",
-        joining=Joining.asked(spec),
-    )
-    return open_request(spec.scene, wanted)
+    metres = None if spec.gsd == "native" else wanted_distance(spec, card)
+    return open_request(spec.scene, ReadRequest.asked(spec, card.bands, metres))
 
 
 def _workers(spec: RunSpec, machine: hardware.Hardware, least: int) -> int:

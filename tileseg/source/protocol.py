@@ -157,3 +157,17 @@ class ReadRequest:
     """Whether the glass of a slide has no data."""
     joining: Joining = Joining()
     """How files become one where the scene lies in several."""
+
+    @classmethod
+    def asked(cls, options: ReadingOptions, names: tuple[str, ...], metres: float | None) -> Self:
+        """As the options say, for a network that takes bands of these names and pixels of this size (None: any)."""
+        return cls(
+            len(names),
+            options.bands,
+            names,
+            options.warp,
+            options.trust_vrt,
+            metres=metres,
+            skips_glass=options.tissue != "none",
+            joining=Joining.asked(options),
+        )

@@ -19,7 +19,7 @@ from tileseg.mosaic import Mosaic
 from tileseg.reading import ReadingOptions
 from tileseg.run.ledger import Ledger
 from tileseg.run.names import DISAGREEMENT, MOSAIC, STATE, SUMMARY, probability_files
-from tileseg.source.protocol import Joining, PixelSource, ReadRequest
+from tileseg.source.protocol import PixelSource, ReadRequest
 from tileseg.source.scene import opener_of
 from tileseg.storage.place import parse_places
 from tileseg.webmap import Placement
@@ -98,9 +98,8 @@ class ViewedRun:
                 {name: known[name] for name in ReadingOptions.model_fields if known.get(name) is not None}
             )
             names = tuple(identity.get("card", {}).get("bands") or ["red", "green", "blue"])
-            wanted = ReadRequest(
-                len(names), options.bands, names, options.warp, options.trust_vrt, joining=Joining.asked(options)
-            )
+            # Of a slide's levels the one that the run read is the one with its pixels.
+            wanted = ReadRequest.asked(options, names, self.grid.ground_sample_distance)
             found = opener_of(path).open(path, wanted)
         except (TilesegError, OSError, ValidationError) as error:
             return first_line(error)

@@ -38,6 +38,20 @@ export async function ask(address, options = {}) {
   return null;
 }
 
+// Ranges of an archive. A connection that breaks is tried once more, past the browser's cache: one lost answer of the
+// hundreds behind a map would leave a hole in it.
+export class Patient extends pmtiles.FetchSource {
+  async getBytes(...range) {
+    try {
+      return await super.getBytes(...range);
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error;
+      this.mustReload = true;
+      return super.getBytes(...range);
+    }
+  }
+}
+
 export const send = (address, body) =>
   ask(address, {
     method: "POST",

@@ -1,7 +1,7 @@
 // The viewer's page: one run on a map, from a server (tileseg view) or as files (tileseg view --export).
 import * as maplibre from "./maplibre-gl.mjs";
 import { Audit } from "./audit.js";
-import { area, ask, attributes, later, make, number, one, PixelScale, problem, send } from "./parts.js";
+import { area, ask, attributes, later, make, number, one, Patient, PixelScale, problem, send } from "./parts.js";
 
 const protocol = new pmtiles.Protocol();
 maplibre.addProtocol("pmtiles", protocol.tile);
@@ -27,8 +27,14 @@ let bare = null;
 const base = () => `runs/${state.run}`;
 const classOf = (id) => state.facts.classes.find((each) => each.id === id);
 
+function archive(name) {
+  const url = `${here}${base()}/${name}`;
+  if (!protocol.get(url)) protocol.add(new pmtiles.PMTiles(new Patient(url)));
+  return `pmtiles://${url}`;
+}
+
 function tiles(layer, query = {}) {
-  if (!index.served) return `pmtiles://${here}${base()}/${state.facts.exported[layer]}`;
+  if (!index.served) return archive(state.facts.exported[layer]);
   const asked = new URLSearchParams(query).toString();
   const [path, name] = layer.startsWith("measure:") ? ["measure", layer.slice(8)] : [layer, null];
   const all = [name && `name=${encodeURIComponent(name)}`, asked].filter(Boolean).join("&");
@@ -126,7 +132,7 @@ function style() {
     layers.push({ id: key, type: "raster", source: key, paint: { "raster-fade-duration": 0, "raster-resampling": key === "scene" ? "linear" : "nearest" } });
   }
   if (state.known.tiles) {
-    sources.polygons = { type: "vector", url: `pmtiles://${here}${base()}/polygons.pmtiles` };
+    sources.polygons = { type: "vector", url: archive("polygons.pmtiles") };
     layers.push(...polygonLayers("polygons", { "source-layer": "polygons" }));
   }
   layers.push(...polygonLayers("changed"));
