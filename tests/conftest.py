@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -102,10 +103,14 @@ def shallow() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def unfused() -> Iterator[None]:
-    """Images are distorted by functions that XLA does not compile: a quarter of a minute each, worth it in long trainings."""
+    """Images are distorted without XLA, whose compilation takes a quarter of a minute: worth it in long trainings."""
     from tileseg.nn import backend
 
-    plain = backend.compile
+    compiled = backend.compile
+
+    def plain(function: Callable[..., Any], *, fused: bool = False) -> Callable[..., Any]:
+        return compiled(function, fused=False)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "compile", lambda function, *, fused=False: plain(function))
+        patch.setattr(backend, "compile", plain)
         yield

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
+import urllib.parse
 from pathlib import Path
 
 import geopandas
@@ -54,10 +56,42 @@ def test_the_command_makes_the_same_again(runs: Path, in_process, tmp_path: Path
     assert again["report"]["polygons"] == summary["report"]["polygons"]
 
 
-def test_pages_of_several_runs_or_of_none_are_refused(in_process, runs: Path, tmp_path: Path) -> None:
-    told = in_process("view", runs, "--report", tmp_path / "report.html")
-    assert told.returncode == 2
-    assert "has 2" in told.stderr
+def test_a_folder_of_runs_is_told_on_one_page(in_process, runs: Path, tmp_path: Path) -> None:
+    """Finished ones, one that was killed and one that cannot be read, with links that hold where the page lies."""
+    archive = tmp_path / "an <archive>"
+    shutil.copytree(runs, archive)
+    shutil.copytree(runs / "placed.tileseg", archive / "killed.tileseg")
+    (archive / "killed.tileseg" / "summary.json").unlink()
+    told = [
+        {"scene": "in/killed.tif", "folder": "killed.tileseg", "status": "failed", "message": "its <disk> was full"},
+        {"scene": "in/broken.tif", "folder": "broken.tileseg", "status": "unusable", "message": "is damaged"},
+        {"scene": "in/bare.tif", "folder": "bare.tileseg", "status": "skipped", "message": ""},
+    ]
+    (archive / "batch.json").write_text(json.dumps({"scenes": told}))
+    page = tmp_path / "pages" / "archive.html"
+    page.parent.mkdir()
+    done = in_process("view", archive, "--report", page)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text(encoding="utf-8")
+    assert "<h1>an &lt;archive&gt;</h1><p class=sub>4 scenes: 2 finished, 2 failed</p>" in text
+    rows = re.findall(r"<tr><td>(.*?)</tr>", text)
+    assert len(rows) == 4
+    (bare,) = [row for row in rows if "bare.tif" in row]
+    summary = json.loads((archive / "bare.tileseg" / "summary.json").read_text())
+    assert f"<td>0.1</td><td>{sum(summary['report']['polygons'].values()):,}</td>" in bare
+    assert [row for row in rows if "failed</td>" in row and "12 of 12 blocks; its &lt;disk&gt; was full" in row]
+    assert [row for row in rows if "failed</td>" in row and "broken.tif" in row and "is damaged" in row]
+    links = re.findall(r"href='([^#'][^']*)'", text)
+    assert len(links) == 3
+    assert all((page.parent / urllib.parse.unquote(html.unescape(link)) / "mosaic.zarr").is_dir() for link in links)
+    assert len(re.findall("<polygon ", text)) == 2  # bare.tif lies nowhere
+    assert "1 of no known place" not in text
+    assert "2 of no known place are left out" in text
+    assert text.count("data:image/jpeg;base64,") == 3
+    assert not re.findall(r"src=['\"]?(?!['\"]?data:)", text)
+
+
+def test_a_folder_without_runs_has_no_page(in_process, tmp_path: Path) -> None:
     assert in_process("view", tmp_path, "--report", tmp_path / "report.html").returncode == 42
     assert list(tmp_path.iterdir()) == []
 

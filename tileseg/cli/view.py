@@ -26,7 +26,7 @@ def command(
     report: Annotated[
         Path | None,
         typer.Option(
-            help="Write one page about the run, with everything in it, instead of serving it.", show_default=False
+            help="Write one page about the run, or one about all, instead of serving them.", show_default=False
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export or report.")] = False,
@@ -55,11 +55,13 @@ def command(
         raise UsageError(f"--report {report}: {told}")
     runs = runs_in(Path(folder), scene, tell)
     if report is not None:
+        from tileseg.view.overview import write_overview
         from tileseg.view.report import write_report
 
-        if len(runs) > 1:
-            raise UsageError(f"--report is for the folder of one run; {folder} has {len(runs)}")
-        write_report(runs[0], report)
+        if runs[0].folder == Path(folder):
+            write_report(runs[0], report)
+        else:
+            write_overview(runs, Path(folder), report)
         tell(str(report))
         return
     if export is None:

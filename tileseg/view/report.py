@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from tileseg.errors import InputError
 from tileseg.labels import NODATA
 from tileseg.overlay import draw_outlines, outline_colors
 from tileseg.source.picture import overview_rgb
 from tileseg.spec import RunSpec
-from tileseg.storage.store import write_atomic
+from tileseg.view.page import jpeg, table, write_page
 from tileseg.view.viewed import ViewedRun
 from tileseg.window import Window
 
@@ -32,24 +28,6 @@ _CLOSE = (4, 12)
 """How much closer the second and third picture are than the first."""
 _BINS = 24
 _NONE = "&ndash;"
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#22272e;background:#fff;margin:0 auto;max-width:960px;padding:24px}
-h1{font-size:26px;margin:0 0 4px;overflow-wrap:anywhere}
-h2{font-size:19px;margin:32px 0 10px;border-bottom:1px solid #d0d7de}
-.sub{color:#57606a}table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums;margin:0 0 12px}
-th,td{padding:3px 12px 3px 0;border-bottom:1px solid #e5e8eb;text-align:right;vertical-align:top}
-th:first-child,td:first-child{text-align:left}th{font-weight:600}td.text{text-align:left;overflow-wrap:anywhere}
-i.key{display:inline-block;width:12px;height:12px;margin-right:6px;border:1px solid #22272e;vertical-align:-1px}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f6f8fa;border:1px solid #d0d7de;padding:8px;font-size:13px}
-figure{margin:0 0 16px;break-inside:avoid}figure img{display:block;max-width:100%;height:auto}
-figcaption{font-size:13px;color:#57606a}.charts{display:flex;flex-wrap:wrap;gap:24px}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:16px}.pair img{width:100%}
-.warn{background:#fff8e5;border-left:4px solid #9a6700;padding:6px 12px}
-svg text{font:11px system-ui,sans-serif;fill:#22272e}
-@media print{body{max-width:none;padding:0;font-size:12px}h2{break-after:avoid}table,pre,svg,.pair{break-inside:avoid}
-*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-"""
 
 
 def write_report(run: ViewedRun, path: Path) -> None:
@@ -73,13 +51,7 @@ def write_report(run: ViewedRun, path: Path) -> None:
         ("Time and memory", _costs(summary)),
         ("How it was made", _made(summary)),
     ]
-    body = "".join(f"<section><h2>{title}</h2>{text}</section>" for title, text in sections if text)
-    write_atomic(
-        path,
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{escape(run.scene_name)} &ndash; tileseg</title><style>{_STYLE}</style>"
-        f"<body>{head}{notices}{body}</html>\n",
-    )
+    write_page(path, run.scene_name, head + notices, sections)
 
 
 def _pictures(run: ViewedRun, frame: GeoDataFrame | None) -> str:
@@ -107,7 +79,7 @@ def _pictures(run: ViewedRun, frame: GeoDataFrame | None) -> str:
             down, across = (f"{low:,} to {high:,}" for low, high in _ranges(window))
             place = f"rows {down}, columns {across}"
         figures.append(
-            f"<figure><img src='{_uri(drawn)}' alt='The scene with outlines of its classes: {place}'>"
+            f"<figure><img src='{jpeg(drawn)}' alt='The scene with outlines of its classes: {place}'>"
             f"<figcaption>{place}; outlines: {_keys(run, colors)}</figcaption></figure>"
         )
     return f"{figures[0]}<div class=pair>{''.join(figures[1:])}</div>"
@@ -157,18 +129,6 @@ def _keys(run: ViewedRun, colors: npt.NDArray[np.uint8]) -> str:
     )
 
 
-def _uri(rgb: npt.NDArray[np.uint8]) -> str:
-    out = io.BytesIO()
-    Image.fromarray(rgb).save(out, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th scope=col>{escape(text)}</th>" for text in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
 def _classes(run: ViewedRun, summary: dict[str, Any], frame: GeoDataFrame | None) -> str:
     pixels = summary["report"].get("pixels", {})
     total = max(1, sum(pixels.values()))
@@ -191,7 +151,7 @@ def _classes(run: ViewedRun, summary: dict[str, Any], frame: GeoDataFrame | None
             ]
         )
     unit = {"area_m2": "m²", "area_px": "px"}.get(area or "", "")
-    return _table(["class", "pixels", "share", "polygons", f"their area {unit}", "mean probability"], rows)
+    return table(["class", "pixels", "share", "polygons", f"their area {unit}", "mean probability"], rows)
 
 
 def _histograms(frame: GeoDataFrame) -> str:
@@ -263,7 +223,7 @@ def _costs(summary: dict[str, Any]) -> str:
         f"{report.get('peak_memory', 0) / gib:.2f} GiB at most, {report.get('projected_memory', 0) / gib:.2f} GiB "
         "projected. Stages of blocks overlap, so they may add up to more.</p>"
     )
-    return told + _table(["stage", "time", ""], rows)
+    return told + table(["stage", "time", ""], rows)
 
 
 def _bar(share: float) -> str:
