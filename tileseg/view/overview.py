@@ -134,7 +134,7 @@ def _map(rows: Sequence[_Row]) -> str:
 
 
 def _degrees(value: float, below: str, above: str) -> str:
-    return f"{abs(value):.4g}&deg; {below if value < 0 else above}"
+    return f"{abs(value):.4f}&deg; {below if value < 0 else above}"
 
 
 def _scenes(rows: Sequence[_Row], page: Path) -> str:
