@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tileseg.cli.option import one_of
 from tileseg.errors import UsageError, did_you_mean
+from tileseg.storage.local import cache_folder
 
 if TYPE_CHECKING:
     from tileseg.card import ClassInfo, Scaling
@@ -89,11 +90,10 @@ def packed(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _cache() -> Path:
     """Where packed networks are kept."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(home) if home else Path.home() / ".cache") / "tileseg" / "models"
+    folder = cache_folder("models")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
+    except OSError:
         return Path(tempfile.gettempdir()) / f"tileseg-models-{os.getuid()}"
     return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / f"tileseg-models-{os.getuid()}"
 

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tileseg.cli.line import visible
+from tileseg.cli.line import span, visible
 from tileseg.cli.live import PLAIN_SECONDS, LiveView
 from tileseg.cluster import hardware
 from tileseg.run.ledger import BlockRecord
 
 if TYPE_CHECKING:
+    from tileseg.run.pace import Estimate
     from tileseg.run.prepare import PreparedRun
     from tileseg.run.report import RunReport
 
@@ -82,8 +83,8 @@ class RunProgress(LiveView):
             self.console.print(name)
 
 
-def print_plan(prepared: PreparedRun) -> None:
-    """The plan as a table on standard output."""
+def print_plan(prepared: PreparedRun, expected: Estimate | None, price: float | None, watts: float | None) -> None:
+    """The plan as a table on standard output; ``price``: of an hour."""
     from tileseg.run.report import describe
 
     facts = describe(prepared)
@@ -105,6 +106,8 @@ def print_plan(prepared: PreparedRun) -> None:
         "memory": f"{_gib(facts['memory_bytes'])} projected peak ({_processes(facts)}), "
         f"{_gib(facts['max_memory_bytes'])} allowed",
         "disk": f"{_gib(facts['disk_bytes'])} before compression" + _free(facts["disk_free_bytes"]),
+        "time": _expected(expected),
+        **_costs(expected, price, watts),
         "output": facts["output"],
     }
     for name, text in rows.items():
@@ -113,6 +116,28 @@ def print_plan(prepared: PreparedRun) -> None:
     console.print(table)
     for notice in prepared.notices:
         console.print(Text(f"note: {notice}", style="yellow"))
+
+
+def _expected(expected: Estimate | None) -> str:
+    if expected is None:
+        return "not known yet: no run of this kind has ended on this machine"
+    times = [span(seconds) for seconds in (expected.seconds, expected.low, expected.high)]
+    runs = f"the last {expected.runs} runs" if expected.runs > 1 else "the last run"
+    return f"about {times[0]} ({times[1]} to {times[2]}), by {runs} of this kind on this machine"
+
+
+def _costs(expected: Estimate | None, price: float | None, watts: float | None) -> dict[str, str]:
+    if expected is None:
+        return {}
+    hours = [seconds / 3600 for seconds in (expected.seconds, expected.low, expected.high)]
+    rows = {}
+    if price is not None:
+        about, low, high = (f"{price * each:.3g}" for each in hours)
+        rows["price"] = f"about {about} ({low} to {high}), at {price:g} per hour"
+    if watts is not None:
+        about, low, high = (f"{watts * each / 1000:.3g}" for each in hours)
+        rows["energy"] = f"about {about} kWh ({low} to {high}), at {watts:g} W"
+    return rows
 
 
 def print_report(report: RunReport, *, verbose: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ class Control:
     """How the command itself behaves."""
 
     dry_run: Annotated[bool, option(CONTROL, "Print the plan and stop.", "--dry-run")] = False
+    price_per_hour: Annotated[
+        float | None, option(CONTROL, "What an hour of this machine costs, for the plan.", "--price-per-hour")
+    ] = None
+    watts: Annotated[float | None, option(CONTROL, "What this machine draws, for the plan.", "--watts")] = None
     overwrite: Annotated[bool | None, option(CONTROL, "Start anew in the output folder.", "--overwrite")] = None
     config: Annotated[
         Path | None,
@@ -85,20 +90,25 @@ def command(
         raise UsageError("which scene? tileseg run SCENE, or scene = ... in --config")
     spec = RunSpec.parse(packed(asked))
     _check_out(spec.out)
+    for name, value in (("--price-per-hour", control.price_per_hour), ("--watts", control.watts)):
+        if value is not None and not (control.dry_run and 0 <= value < math.inf):
+            raise UsageError(f"{name} {value:g}: expected a number from 0 on, beside --dry-run")
     with spared("boto3"):  # for credentials of stores that are read by other means here
         import tileseg.source.raster  # noqa: F401 - it imports rasterio
     from tileseg.cli.progress import RunProgress, print_plan, print_report
     from tileseg.cluster.allocator import keep_freed_memory
+    from tileseg.run.pace import estimate
     from tileseg.run.prepare import prepare
     from tileseg.run.report import describe
     from tileseg.run.scene import run
 
     if control.dry_run:
         prepared = prepare(spec)
+        expected = estimate(prepared)
         if control.as_json:
-            typer.echo(json.dumps(describe(prepared), indent=2))
+            typer.echo(json.dumps({**describe(prepared), "estimate": expected and expected.to_json()}, indent=2))
         else:
-            print_plan(prepared)
+            print_plan(prepared, expected, control.price_per_hour, control.watts)
         return
     keep_freed_memory()  # as worker processes do, and this one computes as they would
     screen = RunProgress(quiet=control.quiet or control.as_json, verbose=control.verbose)

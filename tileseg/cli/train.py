@@ -103,7 +103,7 @@ def _print(report: TrainReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tileseg.cli.train_progress import span
+    from tileseg.cli.line import span
 
     progress = report.progress
     if report.already:

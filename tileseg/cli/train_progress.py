@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich import progress as bars
 
-from tileseg.cli.line import visible
+from tileseg.cli.line import span, visible
 from tileseg.cli.live import PLAIN_SECONDS, LiveView
 
 if TYPE_CHECKING:
@@ -63,10 +63,3 @@ class TrainingProgress(LiveView):
         """The network was validated."""
         each = ", ".join(f"{name} {value:.3f}" for name, value in score.iou.items())
         self.console.print(f"step {progress.step}: IoU {each}{' (best)' if best else ''}")
-
-
-def span(seconds: float) -> str:
-    """Seconds as ``minutes:seconds``, from an hour on as ``hours:minutes:seconds``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -18,6 +18,7 @@ from tileseg.errors import InputError, UsageError
 from tileseg.nn.cuda import page_locked
 from tileseg.nn.onnx_session import is_out_of_memory as is_out_of_host_memory
 from tileseg.nn.onnx_session import reason
+from tileseg.storage.local import cache_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -77,7 +78,7 @@ def tensorrt(limit: int | None = None, cache: Path | None = None) -> Provider:
 
     ``cache``: folder that keeps them; None: of the user's caches (``XDG_CACHE_HOME``).
     """
-    folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tileseg" / "tensorrt"
+    folder = cache or cache_folder("tensorrt")
     with contextlib.suppress(OSError):  # without it every process builds its own
         folder.mkdir(parents=True, exist_ok=True)
     kept = "1" if os.access(folder, os.W_OK) else "0"

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from tileseg.cluster import hardware
 from tileseg.engine.kinds import engine_kind
+from tileseg.run import pace
 from tileseg.run.identity import Record
 from tileseg.run.ledger import BlockRecord
 from tileseg.run.prepare import PreparedRun, wanted_distance
@@ -120,6 +121,7 @@ def summary_of(prepared: PreparedRun, record: Record, report: RunReport) -> dict
         },
         "plan": describe(prepared),
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
+        "estimate": None if (expected := pace.estimate(prepared)) is None else expected.to_json(),
         "report": report.to_json(),
     }
 

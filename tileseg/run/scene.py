@@ -7,6 +7,7 @@ import threading
 import time
 
 from tileseg.cluster import hardware
+from tileseg.run import pace
 from tileseg.run.compute import apart_if_killed, compute
 from tileseg.run.finish import Stopwatch, write_outputs
 from tileseg.run.folder import begin, finished, hold
@@ -45,4 +46,5 @@ def run(spec: RunSpec, listener: Listener | None = None, stop: threading.Event |
             ending.start()
         report = write_outputs(begun, listener, clock, computed, memory)
         ending.join()
+        pace.remember(begun.prepared, report)
         return report

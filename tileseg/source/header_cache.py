@@ -22,7 +22,7 @@ from tileseg.grid import Grid
 from tileseg.source.formats import RasterFile
 from tileseg.source.protocol import ReadRequest
 from tileseg.source.raster import RasterScene
-from tileseg.storage.local import until_whole
+from tileseg.storage.local import cache_folder, until_whole
 from tileseg.storage.place import Url
 from tileseg.storage.store import at
 
@@ -39,8 +39,8 @@ def cache_file(places: Sequence[Path | Url], wanted: ReadRequest) -> Path:
     """Where the headers of these files, read for this, are kept."""
     facts = [_FORMAT, wanted.expected, wanted.bands, wanted.names, wanted.warp, wanted.trust_vrt]
     text = json.dumps([facts, sorted(str(p.absolute()) for p in places)])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tileseg" / "headers"
-    return folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.parquet"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return cache_folder("headers") / f"{digest[:32]}.parquet"
 
 
 def stamps_of(places: Sequence[Path | Url]) -> Stamps:

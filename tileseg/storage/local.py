@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +17,15 @@ from tileseg.storage.protocol import Stamp
 def is_file(path: Path) -> bool:
     """Whether there is such a file: no, where its name is longer than the file system takes."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises OSError there
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the user's caches (``XDG_CACHE_HOME``); it need not be there, nor be one that can be made."""
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # nobody's home is known
+        return Path(tempfile.gettempdir()) / f"tileseg-{os.getuid()}" / name
+    return caches / "tileseg" / name
 
 
 @contextmanager
