@@ -50,6 +50,8 @@ def _doubtful_place(scene: LabelledScene, pair: SceneFiles) -> tuple[Path, str] 
         return None
     image, truth = scene.scene.grid, scene.truth
     if isinstance(truth, VectorTruth):
+        if truth.system == "pixels":
+            return None
         if image.crs is None:
             return pair.image, f"{nothing}; its polygons are taken to be in its own coordinates"
         if truth.system == "named":

@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 from affine import Affine
 
+from tileseg.dataset.annotations import LABEL, is_annotations
 from tileseg.dataset.raster_truth import (
     _COLOR,
     NO_COLOR,
@@ -43,7 +44,7 @@ def open_truth(pair: SceneFiles, spec: DatasetSpec, image: Grid, target: Grid, r
     if not is_there(path):
         raise InputError(f"{path}: is not there; expected the labels of {pair.image.name}")
     if path.suffix.lower() in VECTORS:
-        truth = _open_vectors(pair, spec, target)
+        truth = _open_vectors(pair, spec, image, target)
         if truth.apart:
             raise InputError(
                 f"{path}: none of its polygons lies on {pair.image.name}; is its coordinate reference system right?"
@@ -119,11 +120,14 @@ def _id(spec: DatasetSpec, wanted: int | str) -> int:
     return label
 
 
-def _open_vectors(pair: SceneFiles, spec: DatasetSpec, target: Grid) -> VectorTruth:
+def _open_vectors(pair: SceneFiles, spec: DatasetSpec, image: Grid, target: Grid) -> VectorTruth:
     reading = pair.reading
+    attribute = reading.attribute
+    if attribute is None and reading.class_ is None and is_annotations(pair.label_file):
+        attribute = LABEL
     foreground = [info.name for info in spec.classes if not info.background]
     meaning: dict[str, int]
-    if reading.attribute is None:
+    if attribute is None:
         if reading.class_ is None and len(foreground) != 1:
             raise InputError(
                 f"{pair.label_file}: which class its polygons are is not said: give attribute (a column) or class (one "
@@ -146,12 +150,13 @@ def _open_vectors(pair: SceneFiles, spec: DatasetSpec, target: Grid) -> VectorTr
         path=pair.label_file,
         grid=target,
         layer=reading.layer,
-        attribute=reading.attribute,
+        attribute=attribute,
         meaning=tuple(sorted(meaning.items())),
         ignore_where=tuple(sorted(ignored.items())),
         background=spec.background,
         identity=(facts.st_size, facts.st_mtime_ns),
         name=pair.image.name,
+        image=image,
     )
 
 

@@ -20,6 +20,7 @@ import shapely
 from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 
+from tileseg.dataset.annotations import is_annotations, read_annotations
 from tileseg.dataset.raster_truth import _STEPS
 from tileseg.dataset.spec import IGNORE
 from tileseg.errors import InputError, first_line
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from pyproj import CRS
 
 
-System = Literal["named", "unnamed", "not degrees"]
-"""What a file says of its coordinates: a reference system, none, or degrees where its numbers cannot be any."""
+System = Literal["named", "pixels", "unnamed", "not degrees"]
+"""What a file says of its coordinates: a reference system, those of the image's pixels, none, or degrees where its
+numbers cannot be any."""
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top."""
@@ -66,7 +68,9 @@ class VectorTruth:
     identity: tuple[int, int]
     """Size and time of change of the file."""
     name: str = "the scene"
-    """Name of the image, for messages about the file."""
+    """Name of the image's file, by which files of several images know it; and for messages."""
+    image: Grid | None = None
+    """The image's own grid, for files of annotation tools, which are in its pixels."""
 
     def read(self, window: Window) -> Labels:
         """Labels of a window; of overlapping polygons the later one in the file counts, IGNORE over all."""
@@ -178,7 +182,10 @@ def _load(truth: VectorTruth) -> _DrawnPolygons:
 def _read_vectors(truth: VectorTruth, columns: list[str]) -> _Features:
     path = truth.path
     with np.errstate(invalid="ignore"):  # GEOS meets numbers that are none; they are reported below
-        found = _read_parquet(truth, columns) if path.suffix.lower() in _PARQUET else _read_ogr(truth, columns)
+        if truth.image is not None and is_annotations(path):
+            found = _read_pixels(truth, truth.image, columns)
+        else:
+            found = _read_parquet(truth, columns) if path.suffix.lower() in _PARQUET else _read_ogr(truth, columns)
     broken = np.flatnonzero(~np.isfinite(_summed(found.shapes)))
     if len(broken):
         raise InputError(
@@ -194,6 +201,19 @@ def _summed(shapes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     points, owner = shapely.get_coordinates(shapes, return_index=True)
     with np.errstate(invalid="ignore"):
         return np.bincount(owner, points.sum(axis=1), minlength=len(shapes)).astype(np.float64)
+
+
+def _read_pixels(truth: VectorTruth, image: Grid, columns: list[str]) -> _Features:
+    """What was drawn on the image, in the coordinates of its grid."""
+    drawn = read_annotations(truth.path, truth.name)
+    if drawn.size != (image.height, image.width):
+        raise InputError(
+            f"{truth.path}: was drawn on {drawn.size[1]} x {drawn.size[0]} pixels, but {truth.name} has "
+            f"{image.width} x {image.height}"
+        )
+    _check_columns(truth.path, columns, list(drawn.columns))
+    placed = shapely.transform(drawn.shapes, lambda xy: np.stack(image.transform @ tuple(xy.T), axis=1))
+    return _Features("pixels", None, placed, {name: drawn.columns[name] for name in columns}, apart=False)
 
 
 def _read_parquet(truth: VectorTruth, columns: list[str]) -> _Features:
