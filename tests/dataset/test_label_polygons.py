@@ -99,6 +99,21 @@ def test_polygons_in_another_place_are_refused_and_none_are_a_fair_example(tmp_p
     assert not scene.read(scene.extent)[1].any()
 
 
+def test_marks_of_the_viewer_teach_what_they_say(tmp_path: Path) -> None:
+    """Within polygons that somebody judged (``review.gpkg``), and nowhere else."""
+    rings = [box(x, 12, 9, 11) for x in (3, 20, 50)]
+    frame = geopandas.GeoDataFrame(
+        {"teaches": ["building", "ground", "ignore"]}, geometry=[shapely.Polygon(r) for r in rings], crs=UTM
+    )
+    frame.to_file(tmp_path / "review.gpkg", layer="review")
+    write(tmp_path / "a.tif", noise(60, 80))
+    more = "labels = 'review.gpkg'\nknown = 'review.gpkg'\nattribute = 'teaches'"
+    scene = load_dataset(dataset(tmp_path, f"[[scenes]]\nimage = 'a.tif'\n{more}\n")).train[0]
+    places = [(shapely.Polygon([~NORTH_UP @ point for point in ring]), i) for i, ring in enumerate(rings, 1)]
+    marked = rasterio.features.rasterize(places, out_shape=(60, 80))
+    np.testing.assert_array_equal(scene.read(scene.extent)[1], np.array([255, 1, 0, 255], np.uint8)[marked])
+
+
 @pytest.mark.parametrize("name", ["a!b", "a\tb", "a\nb", "a;b", "a#b?c", "100 %", "zip+b!c"])
 @pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".shp"])
 def test_any_name_of_a_file_will_do(tmp_path: Path, name: str, suffix: str) -> None:

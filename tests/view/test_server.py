@@ -154,6 +154,7 @@ def test_marks_are_kept_with_the_polygons_they_are_about(runs: Path, served: Ser
         path = runs / f"{name}.tileseg" / "review.gpkg"
         frame = geopandas.read_file(path, layer="review").set_index("id")
         assert frame["verdict"].to_dict() == {first: "right", second: "again"}
+        assert frame["teaches"].to_dict() == {first: frame["class_name"][first], second: "ignore"}
         assert {"class_name", "mean_probability", "marked"} <= set(frame.columns)
         assert frame.geometry.is_valid.all()
         served.ask(f"/runs/{number}/review", {"id": first, "verdict": None}, X_Tileseg="view")

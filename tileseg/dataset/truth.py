@@ -21,7 +21,7 @@ from tileseg.dataset.raster_truth import (
     ValueRaster,
     ValueTable,
 )
-from tileseg.dataset.spec import IGNORE, VECTORS, DatasetSpec, SceneFiles, is_there
+from tileseg.dataset.spec import IGNORE, IGNORE_NAME, VECTORS, DatasetSpec, SceneFiles, is_there
 from tileseg.dataset.vector_truth import VectorTruth, _outline, _text, outline_in
 from tileseg.dataset.warped_truth import WarpedTruth
 from tileseg.errors import InputError
@@ -135,7 +135,7 @@ def _open_vectors(pair: SceneFiles, spec: DatasetSpec, image: Grid, target: Grid
             )
         meaning = {"": _id(spec, reading.class_ or foreground[0])}
     else:
-        meaning = {str(i): i for i in range(len(spec.classes))}
+        meaning = {IGNORE_NAME: IGNORE} | {str(i): i for i in range(len(spec.classes))}
         meaning |= {info.name: i for i, info in enumerate(spec.classes)}
         meaning |= {text: _id(spec, wanted) for text, wanted in reading.label_map.items()}
     ignored = {

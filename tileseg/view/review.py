@@ -64,10 +64,25 @@ class Reviews:
                 else:
                     kept = pd.concat([kept.set_crs(row.crs, allow_override=True), row], ignore_index=True)
             if kept is not None and len(kept):
+                kept["teaches"] = [
+                    self._taught(str(verdict), str(name))
+                    for verdict, name in zip(kept["verdict"], kept["class_name"], strict=True)
+                ]
                 write_frame(geopandas.GeoDataFrame(kept), self.path, "review")
             else:
                 self.path.unlink(missing_ok=True)
             return {} if kept is None else dict(zip(kept["id"].astype(int), kept["verdict"], strict=True))
+
+    def _taught(self, verdict: str, name: str) -> str:
+        """What a training may learn from a mark: the class of the pixels within the polygon, or ``ignore``.
+
+        A wrong polygon is background where there is one other class; of several, any could be right.
+        """
+        classes = self.run.mosaic.classes
+        behind = [info.name for info in classes if info.background]
+        if verdict == "right":
+            return name
+        return behind[0] if verdict == "wrong" and len(behind) == 1 and len(classes) == 2 else "ignore"
 
     def _read(self) -> GeoDataFrame:
         try:
