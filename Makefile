@@ -15,7 +15,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 DEMO := demo/settlement.tileseg
 PYTEST_ARGS ?=
 # Tests of one file stay together: they share models and runs. 0: one after the other in one process, as --pdb needs it.
-TEST_PROCESSES ?= 2
+# One more than two processors, because a part of the tests waits for processes that they started.
+TEST_PROCESSES ?= 3
 # A process that crashes, or a test that stands still, ends the whole with the test's name: pytest-xdist waits for ever for
 # the tests of a file whose process it replaced.
 # Files in their own order: those with few tests hold the longest ones, and would come last.
@@ -56,7 +57,7 @@ test: $(VENV)/test.stamp ## Run the tests (PYTEST_ARGS="-k polygons" for some of
 	$(PYTEST) $(PYTEST_ARGS)
 
 faults: $(VENV)/test.stamp ## Kill, stop and starve processes on purpose; prints the rows of benchmarks/RELIABILITY.md.
-	$(BIN)/python -m pytest tests/faults -m 'faults or not faults' $(PYTEST_ARGS)
+	TILESEG_FAULT_TIMES=$${TILESEG_FAULT_TIMES:-3} $(BIN)/python -m pytest tests/faults -m 'faults or not faults' $(PYTEST_ARGS)
 
 coverage: $(VENV)/test.stamp ## Run the tests and report the lines that none of them reaches.
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)

@@ -328,9 +328,10 @@ def quick_cases() -> Iterator[Case]:
     yield Case("bilinear", "settlement", scene, ONE, "none", (Tiling(512), Tiling(128, 416, 2)), (1,))
     yield Case("transpose", "settlement", scene, ONE, "none", (Tiling(512), Tiling(256, 480)), ())
     yield Case(
-        "bilinear", "settlement", small, (Fraction(1, 2), Fraction(1)), "d4", (Tiling(512), Tiling(128, 416, 2)), ()
+        "bilinear", "settlement", small, (Fraction(1, 2), Fraction(1)), "h", (Tiling(512), Tiling(128, 416, 2)), ()
     )
-    yield Case("transpose", "tiny", settlement(61, 97), THREE, "d4", (Tiling(128), Tiling(64)), ())
+    apart = (Fraction(1, 2), Fraction(3, 2))
+    yield Case("transpose", "tiny", settlement(61, 97), apart, "d4", (Tiling(128), Tiling(64)), ())
 
 
 def full_cases() -> Iterator[Case]:

@@ -240,7 +240,7 @@ def scheduler(tmp_path_factory) -> Iterator[Path]:
     """The file of a scheduler that runs, without workers."""
     file = tmp_path_factory.mktemp("scheduler") / "scheduler.json"
     with ended(start_scheduler(file)):
-        wait_for(file.exists)
+        wait_for(lambda: file.exists() and file.stat().st_size)
         yield file
 
 
@@ -391,7 +391,7 @@ def test_over_an_encrypted_connection(scene, tmp_path) -> None:
     file = tmp_path / "scheduler.json"
     keys = ["--tls-ca-file", str(cert), "--tls-cert", str(cert), "--tls-key", str(key)]
     with ended(start_scheduler(file, "--protocol", "tls", *keys)):
-        wait_for(file.exists)
+        wait_for(lambda: file.exists() and file.stat().st_size)
         address = json.loads(file.read_text())["address"]
         assert address.startswith("tls://")
         spec = spec_file(

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 BOUND = 900.0
 """Seconds after which a process hangs. They are many, because processors may be busy; nothing here measures speed."""
-TIMES = int(os.environ.get("TILESEG_FAULT_TIMES", "3"))
-"""How often each fault is made, where that is counted."""
+TIMES = int(os.environ.get("TILESEG_FAULT_TIMES", "2"))
+"""How often each fault is made, where that is counted; ``make faults`` asks for more."""
 FEW = -(-TIMES // 2)
 """How often those are that take minutes."""
 SLOTS = 2

@@ -108,7 +108,7 @@ def test_windows_cover_small_large_fine_and_coarse_scenes(tmp_path) -> None:
     """A scene is looked at in the network's pixels, and a fine one is not read whole for that."""
     rng = np.random.default_rng(5)
     for height, width, scale in ((40, 300, 1.0), (700, 900, 1.0), (700, 900, 0.25), (90, 70, 3.0), (20, 20, 0.1)):
-        path = write_scene(tmp_path / f"{height}{width}{scale}.tif", np.moveaxis(texture(rng, height, width), -1, 0))
+        path = write_scene(tmp_path / f"{height}{width}{scale}.tif", texture(rng, height, width))
         scaled = Scaled.by(open_scene(path, expected=3), scale)
         windows = list(scaled.windows)
         assert 1 <= len(windows) <= 16
@@ -138,7 +138,7 @@ def test_the_sample_settlement_passes(sample_rasters, in_process, tmp_path) -> N
 def test_a_window_of_values_is_looked_through(sample_rasters, tmp_path) -> None:
     """A scene of 16 bits, of which a window shows what 8 bits hold, looks as the one of 8 bits does."""
     with rasterio.open(sample_rasters / "settlement.tif") as dataset:
-        pixels = dataset.read([1, 2, 3], window=((0, 200), (0, 300)))
+        pixels = np.moveaxis(dataset.read([1, 2, 3], window=((0, 200), (0, 300))), 0, -1)
     found = []
     for name, values, window in (
         ("8", pixels, {}),
@@ -154,6 +154,6 @@ def test_a_window_of_values_is_looked_through(sample_rasters, tmp_path) -> None:
 def test_an_unknown_appearance_says_nothing(tmp_path) -> None:
     """A scene that cannot be looked at is judged when its blocks are computed."""
     assert windows_of(np.zeros((192, 240, 1), np.uint8), Scaling(divisor=255))[0].shape == (2 + 8 + 1,)
-    path = write_scene(tmp_path / "a.tif", np.zeros((3, 12, 9), np.uint8))
+    path = write_scene(tmp_path / "a.tif", np.zeros((12, 9, 3), np.uint8))
     scaled = Scaled.by(open_scene(path, expected=3), 1.0)
     assert look_at(scaled.windows, scaled.read, BYTES) == []
