@@ -30,6 +30,8 @@ class Session:
         options.enable_mem_pattern = False
         if threads is not None:
             options.intra_op_num_threads = threads
+        # Its threads would turn while they wait for work, and take the processors from those that read and write.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         levels = onnxruntime.GraphOptimizationLevel
         # With all, convolutions are joined to the sums after them in another order where a crop stands between, and
         # windows differ by their rounding.
