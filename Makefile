@@ -29,7 +29,7 @@ FITS := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	"$$python" -c '$(FITS)' >/dev/null 2>&1 && { command -v "$$python"; break; }; done)
 
-# Numba keeps what it compiles: done once here, the first run does not wait for it.
+# Numba keeps what it compiles: done once here, the first run does not wait for it, nor does each process of the tests.
 COMPILE := from tileseg.cluster import warm; from tileseg.run import vectorize; warm.warm_up(); vectorize.warm_up(regular=True)
 
 .PHONY: help demo test faults coverage lint format bench clean
@@ -37,7 +37,7 @@ COMPILE := from tileseg.cluster import warm; from tileseg.run import vectorize; 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/run.stamp ## Segment a sample raster with the embedded model; says where the outputs are.
+demo: $(VENV)/run.stamp $(VENV)/compiled.stamp ## Segment a sample raster with the embedded model; says where the outputs are.
 	$(BIN)/tileseg run sample_rasters/settlement.tif --out $(DEMO) --overwrite
 	@printf '%s\n' \
 	  '' \
@@ -53,7 +53,7 @@ demo: $(VENV)/run.stamp ## Segment a sample raster with the embedded model; says
 	  'Now with a raster of your own:  $(BIN)/tileseg run SCENE.tif' \
 	  'All options:                    $(BIN)/tileseg run --help'
 
-test: $(VENV)/test.stamp ## Run the tests (PYTEST_ARGS="-k polygons" for some of them).
+test: $(VENV)/test.stamp $(VENV)/compiled.stamp ## Run the tests (PYTEST_ARGS="-k polygons" for some of them).
 	$(PYTEST) $(PYTEST_ARGS)
 
 faults: $(VENV)/test.stamp ## Kill, stop and starve processes on purpose; prints the rows of benchmarks/RELIABILITY.md.
@@ -94,8 +94,6 @@ $(VENV)/created.stamp:
 $(VENV)/run.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	@echo 'Installing tileseg and what it needs into $(VENV) (TensorFlow is large: a few minutes)'
 	@$(PIP_INSTALL) -e '.[view]'
-	@echo 'Compiling what makes polygons, once (a minute)'
-	@$(BIN)/python -c '$(COMPILE)'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
@@ -107,3 +105,9 @@ $(VENV)/dev.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	@echo 'Installing tileseg and what its development needs into $(VENV) (TensorFlow is large: a few minutes)'
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/run.stamp $(VENV)/test.stamp $@
+
+# After one of the installations, which come before it in every list.
+$(VENV)/compiled.stamp: pyproject.toml constraints.txt
+	@echo 'Compiling what makes polygons, once (a minute)'
+	@$(BIN)/python -c '$(COMPILE)'
+	@touch $@
